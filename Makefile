@@ -1,0 +1,87 @@
+# Everything a developer runs. Needs Python 3.11, make and a package index; `make` alone lists the targets.
+#
+#   make dev PYTHON=/opt/python3.11/bin/python3     another interpreter
+#   make bench ONLY=match                           some of the benchmarks
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+dev: $(VENV)/.stamp-server ## Install what it needs, then run service, sample rulebase and a simulated province
+	@exec $(BIN)/opportune dev $(ARGS)
+
+test: lint types imports proto-check buf-lint ## Install what it needs, then run every check and every test
+	@echo "== tests"
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.stamp-dev ## Style and likely mistakes
+	@echo "== lint"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "badly formatted; run: make format"; exit 1; }
+
+types: $(VENV)/.stamp-dev ## Types, strictly
+	@echo "== types"
+	@$(BIN)/mypy
+
+imports: $(VENV)/.stamp-dev ## Who may import whom
+	@echo "== imports"
+	@$(BIN)/lint-imports --no-logo
+
+proto: $(VENV)/.stamp-dev ## Write the gRPC stubs anew from the contract
+	@$(BIN)/buf format -w proto
+	@$(BIN)/python proto/generate.py
+
+proto-check: $(VENV)/.stamp-dev ## Are the committed stubs what the contract says?
+	@echo "== stubs"
+	@$(BIN)/python proto/generate.py --check
+
+buf-lint: $(VENV)/.stamp-dev ## Style of the contract
+	@echo "== contract"
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf format --diff --exit-code proto
+
+buf-breaking: $(VENV)/.stamp-dev ## Does the contract still serve callers of the main branch?
+	@if git rev-parse --quiet --verify main:proto/buf.yaml >/dev/null; then \
+		$(BIN)/buf breaking proto --against "$$(git rev-parse --git-common-dir)#branch=main,subdir=proto"; \
+	else \
+		echo "the main branch has no contract yet: nothing to compare with"; \
+	fi
+
+format: $(VENV)/.stamp-dev ## Format the code and the contract
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format -w proto
+
+bench: $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: those whose name contains it)
+	@mkdir -p build
+	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
+
+clean: ## Remove everything that was made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "Python 3.11 or newer is needed; name it with PYTHON=..."; exit 1; }
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# A stamp that is older than pyproject.toml means that dependencies may have changed: install again.
+$(VENV)/.stamp-server: pyproject.toml | $(BIN)/python
+	@echo "== installing (once; a minute or so)"
+	@$(PIP) --editable '.[server]'
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml | $(BIN)/python
+	@echo "== installing, with the tools for development (once; a minute or two)"
+	@$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.stamp-server $@
