@@ -1,0 +1,107 @@
+"""Import static data of subscribers and show what is known of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opportune_service.app.errors import InvalidRequestError, NotFoundError
+from opportune_service.app.ingest import Ingest
+from opportune_service.app.ports import LiveState
+from opportune_service.app.revisions import LiveRevision
+from opportune_service.core.admit import AttributesError, is_subscriber_id
+from opportune_service.core.events import ContextRecord, Encoding, ImportMode, Rejection, RejectionReason
+from opportune_service.core.fold import read_metric
+
+
+@dataclass(frozen=True, slots=True)
+class ImportItem:
+    """Context of one subscriber as it was sent: an encoded map of attributes."""
+
+    subscriber_id: str
+    attributes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReceipt:
+    accepted: int
+    rejections: list[Rejection]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReading:
+    """`covered` False: `value` is only a lower bound, or nothing (None)."""
+
+    name: str
+    value: int | float | None
+    covered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberView:
+    """What is known of a subscriber now."""
+
+    subscriber_id: str
+    context: dict[str, object]
+    as_of_us: dict[str, int]
+    metrics: list[MetricReading]
+    cell_id: str
+    imei: str
+    latest_event_us: int
+
+
+async def import_context(
+    live: LiveRevision,
+    ingest: Ingest,
+    items: Sequence[ImportItem],
+    as_of_us: int,
+    mode: ImportMode,
+    encoding: Encoding,
+) -> ImportReceipt:
+    """Take in static data as it was at `as_of_us` and wait until it is durable. Bad items are rejected
+    one by one. Raises `NoRulebaseError`, `StoreUnavailableError`."""
+    admission = live.current.admission
+    records: list[ContextRecord] = []
+    rejections: list[Rejection] = []
+    for index, item in enumerate(items):
+        if not is_subscriber_id(item.subscriber_id):
+            message = "id must be 5 to 15 digits without a plus sign"
+            rejections.append(Rejection(index, "", RejectionReason.BAD_SUBSCRIBER_ID, message))
+            continue
+        try:
+            attributes = admission.admit_context(item.attributes, encoding)
+        except AttributesError as error:
+            rejections.append(Rejection(index, "", RejectionReason.BAD_ATTRIBUTES, str(error)))
+            continue
+        records.append(ContextRecord(item.subscriber_id, as_of_us, mode, attributes))
+    if records:
+        await ingest.import_context("import", records)
+    return ImportReceipt(len(records), rejections)
+
+
+async def show_subscriber(
+    live: LiveRevision, states: LiveState, subscriber_id: str, now_us: int
+) -> SubscriberView:
+    """Context and metrics of one subscriber as of `now_us`. Raises `NotFoundError` for a stranger."""
+    if not is_subscriber_id(subscriber_id):
+        raise InvalidRequestError(
+            "subscriber_id", "subscriber_id must be 5 to 15 digits without a plus sign"
+        )
+    revision = live.current
+    state = (await states.load([subscriber_id]))[subscriber_id]
+    if not state.known and not state.seen and not state.series:
+        raise NotFoundError("nothing is known of this subscriber")
+    zone = revision.zone_of(state.context)
+    readings = []
+    for metric in revision.rulebase.metrics.values():
+        value, covered = read_metric(metric, revision.coverage.get(metric.key), state, now_us, zone)
+        readings.append(MetricReading(metric.name, value, covered))
+    return SubscriberView(
+        subscriber_id=subscriber_id,
+        context=dict(state.context),
+        as_of_us=dict(state.as_of_us),
+        metrics=readings,
+        cell_id=state.cell_id,
+        imei=state.imei,
+        latest_event_us=state.latest_us,
+    )

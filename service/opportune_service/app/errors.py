@@ -1,0 +1,65 @@
+"""What can go wrong in a use case; mapped to status codes in one table at the edge.
+
+OpportuneError
+|-- InvalidRequestError      the caller's fault; says which field
+|-- NotFoundError
+|   |-- UnknownDecisionError
+|   `-- UnknownRevisionError
+|-- RulebaseRefusedError     a rulebase that does not load; carries its problems
+|-- ConflictError            the world is not as the caller expected
+|   `-- StoreConflictError
+|-- NoRulebaseError          nothing is active yet
+`-- StoreUnavailableError    try again; nothing was acknowledged
+"""
+
+from __future__ import annotations
+
+from opportune_rulebase.errors import Problem
+
+
+class OpportuneError(Exception):
+    """Base of all errors that a caller may meet. The message is for people and holds nobody's number."""
+
+
+class InvalidRequestError(OpportuneError):
+    """A request that can never succeed as it stands. `field` is the path of the field at fault."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+class NotFoundError(OpportuneError):
+    """What was named does not exist."""
+
+
+class UnknownDecisionError(NotFoundError):
+    """No decision has this id."""
+
+
+class UnknownRevisionError(NotFoundError):
+    """No uploaded rulebase has this revision."""
+
+
+class RulebaseRefusedError(OpportuneError):
+    """The rulebase has errors; nothing was loaded or changed."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__(f"the rulebase has {len(problems)} problem(s); nothing was changed")
+
+
+class ConflictError(OpportuneError):
+    """Somebody else changed it first; read again and decide anew."""
+
+
+class StoreConflictError(ConflictError):
+    """The store holds something else than expected."""
+
+
+class NoRulebaseError(OpportuneError):
+    """No rulebase is active; upload and activate one."""
+
+
+class StoreUnavailableError(OpportuneError):
+    """The ledger cannot be reached or written now. Nothing of this call was acknowledged; retry."""

@@ -1,0 +1,60 @@
+"""Explain decisions and list them. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opportune_service.app.errors import NotFoundError, UnknownDecisionError
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import DecisionFilter, DecisionRow, DeliveryState, Ledger
+from opportune_service.core.verdict import EventKey, Outcome, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A verdict with all its candidates; for one decision also its delivery and outcomes so far.
+
+    `delivery` is (state, attempts), None if nothing is delivered for it.
+    """
+
+    verdict: Verdict
+    decision_id: str
+    delivery: tuple[DeliveryState, int] | None
+    outcomes: Sequence[Outcome]
+
+
+class Insight:
+    """What operators and analysts ask of the ledger."""
+
+    def __init__(self, ledger: Ledger, thread: LedgerThread) -> None:
+        self._ledger = ledger
+        self._thread = thread
+
+    async def explain_decision(self, decision_id: str) -> Explanation:
+        """Raises `UnknownDecisionError`."""
+        return await self._thread.run(self._explain, decision_id)
+
+    def _explain(self, decision_id: str) -> Explanation:
+        verdict = self._ledger.verdict_of(decision_id)
+        if verdict is None:
+            raise UnknownDecisionError("no decision has this id")
+        return Explanation(
+            verdict,
+            decision_id,
+            self._ledger.delivery_of(decision_id),
+            self._ledger.outcomes_of(decision_id),
+        )
+
+    async def explain_event(self, key: EventKey) -> Explanation:
+        """Raises `NotFoundError` when the event had no candidates or never came."""
+        verdict = await self._thread.run(self._ledger.verdict, key)
+        if verdict is None:
+            raise NotFoundError("no verdict: the event had no candidates, or never came")
+        return Explanation(verdict, "", None, ())
+
+    async def decisions(
+        self, where: DecisionFilter, after: int, limit: int, newest_first: bool
+    ) -> Sequence[DecisionRow]:
+        """A page of the list of decisions beyond cursor `after`; 0 starts at the end that comes first."""
+        return await self._thread.run(self._ledger.decisions, where, after, limit, newest_first)

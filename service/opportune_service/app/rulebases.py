@@ -1,0 +1,131 @@
+"""Check, keep and activate rulebases. A failure of any kind keeps the last good revision and says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from opportune_rulebase import load, to_archive
+from opportune_rulebase.errors import Problem, RulebaseError
+from opportune_rulebase.model import Rulebase
+
+from opportune_service.app.errors import RulebaseRefusedError, UnknownRevisionError
+from opportune_service.app.ingest import Ingest
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import Clock, Ledger, RulebaseRow
+from opportune_service.app.revisions import LiveRevision, stored_rulebase
+from opportune_service.core.revision import EngineFactory, Revision
+
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """`rulebase` is None when there are errors. `problems` holds errors and warnings, sorted by place."""
+
+    rulebase: Rulebase | None
+    problems: tuple[Problem, ...]
+
+
+def check(files: Files) -> CheckReport:
+    """Everything that is wrong with a rulebase, at once. Pure."""
+    try:
+        rulebase = load(files)
+    except RulebaseError as error:
+        return CheckReport(None, error.problems)
+    return CheckReport(rulebase, rulebase.warnings)
+
+
+class Rulebases:
+    """The trigger rule bases of the service: what was uploaded, and which one is live."""
+
+    def __init__(
+        self,
+        live: LiveRevision,
+        ingest: Ingest,
+        ledger: Ledger,
+        thread: LedgerThread,
+        clock: Clock,
+        make_engine: EngineFactory,
+    ) -> None:
+        self._live = live
+        self._ingest = ingest
+        self._ledger = ledger
+        self._thread = thread
+        self._clock = clock
+        self._make_engine = make_engine
+        self._activating = asyncio.Lock()
+
+    async def check(self, files: Files) -> CheckReport:
+        """As `check`, off the event loop."""
+        return await asyncio.to_thread(check, files)
+
+    async def upload(self, files: Files, by: str, comment: str) -> tuple[Rulebase, tuple[Problem, ...]]:
+        """Keep a rulebase under its revision. Raises `RulebaseRefusedError` with every problem."""
+        report = await self.check(files)
+        if report.rulebase is None:
+            raise RulebaseRefusedError(report.problems)
+        rulebase = report.rulebase
+        row = RulebaseRow(rulebase.revision, rulebase.name, self._clock.now_us(), by, comment)
+        await self._thread.run(self._save, row, to_archive(files))
+        return rulebase, report.problems
+
+    def _save(self, row: RulebaseRow, archive: bytes) -> None:
+        with self._ledger.transaction() as tx:
+            tx.save_rulebase(row, archive)
+
+    async def activate(self, revision: str, expected: str | None, by: str, comment: str) -> str:
+        """Make an uploaded revision live for every batch from now on; returns the one it replaces.
+
+        `expected` is the revision that the caller believes to be active ("" for none); None means
+        whichever is. All or nothing: on any error the live revision stays. Raises
+        `UnknownRevisionError`, `StoreConflictError` (another one is active), `RulebaseRefusedError`,
+        `StoreUnavailableError`.
+        """
+        async with self._activating:
+            try:
+                rulebase = await self._thread.run(stored_rulebase, self._ledger, revision)
+                engine = await asyncio.to_thread(self._make_engine, rulebase)
+            except RulebaseError as error:
+                raise RulebaseRefusedError(error.problems) from error
+            try:
+                coverage = await self._thread.run(self._activate, rulebase, expected, by, comment)
+            except BaseException:
+                engine.close()
+                raise
+            previous = self._live.swap(Revision(rulebase, engine, coverage))
+            if previous is None:
+                return ""
+            await self._ingest.retire(previous)
+            return previous.id
+
+    def _activate(
+        self, rulebase: Rulebase, expected: str | None, by: str, comment: str
+    ) -> Mapping[str, int]:
+        with self._ledger.transaction() as tx:
+            tx.activate(
+                rulebase.revision,
+                self._ledger.active_revision() if expected is None else expected,
+                self._clock.now_us(),
+                by,
+                comment,
+                [metric.key for metric in rulebase.metrics.values()],
+            )
+        return self._ledger.coverage()
+
+    async def list(self) -> Sequence[RulebaseRow]:
+        """All uploaded revisions, newest upload first."""
+        return await self._thread.run(self._ledger.rulebases)
+
+    async def get(self, revision: str) -> tuple[RulebaseRow, bytes, bool]:
+        """A revision ("" for the active one) with its archive, and whether it is live.
+        Raises `UnknownRevisionError`."""
+        wanted = revision or self._live.id
+        rows = {row.revision: row for row in await self.list()}
+        archive = await self._thread.run(self._ledger.rulebase_archive, wanted)
+        if wanted not in rows or archive is None:
+            raise UnknownRevisionError(
+                f"no rulebase with revision {wanted!r} was uploaded" if wanted else "no rulebase is active"
+            )
+        return rows[wanted], archive, wanted == self._live.id

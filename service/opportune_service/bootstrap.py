@@ -1,0 +1,148 @@
+"""The composition root: the only place where adapters and use cases are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from opportune_rulebase.durable import DurableEngine
+from opportune_rulebase.engine import Engine
+from opportune_rulebase.errors import RulebaseError
+from opportune_rulebase.model import Rulebase
+from opportune_rulebase.network import NetworkEngine
+
+from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
+from opportune_service.adapters.memory.live_state import MemoryLiveState
+from opportune_service.adapters.sql.ledger import SqlLedger
+from opportune_service.app.deliver import Deliveries
+from opportune_service.app.errors import OpportuneError, RulebaseRefusedError
+from opportune_service.app.ingest import Ingest
+from opportune_service.app.insight import Insight
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.recover import recover_all
+from opportune_service.app.revisions import LiveRevision, stored_revision
+from opportune_service.app.rulebases import Rulebases
+from opportune_service.settings import EngineName, Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The use cases of one running service, as the adapters at the edge need them."""
+
+    settings: Settings
+    clock: Clock
+    live: LiveRevision
+    states: LiveState
+    ledger: Ledger
+    thread: LedgerThread
+    ingest: Ingest
+    rulebases: Rulebases
+    deliveries: Deliveries
+    insight: Insight
+
+
+def make_engine_for(name: EngineName) -> type[NetworkEngine] | type[DurableEngine]:
+    """The engine's constructor."""
+    return NetworkEngine if name is EngineName.NETWORK else DurableEngine
+
+
+@asynccontextmanager
+async def application(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
+    """Open the ledger, rebuild live state, begin to work; at the end finish what was accepted.
+
+    Raises `StoreUnavailableError` when the ledger cannot be opened, `RulebaseRefusedError` when
+    `settings.rulebase` has errors.
+    """
+    thread = LedgerThread()
+    try:
+        ledger = await thread.run(SqlLedger.open, settings.database)
+    except BaseException:
+        thread.close()
+        raise
+    constructor = make_engine_for(settings.engine)
+
+    def make_engine(rulebase: Rulebase) -> Engine:
+        return constructor(rulebase)
+
+    live, states = LiveRevision(), MemoryLiveState()
+    try:
+        position = await recover_all(ledger, make_engine, states)
+        active = ledger.active_revision()
+        if active:
+            live.swap(stored_revision(ledger, active, make_engine))
+        deliveries = Deliveries(live, ledger, thread, clock, int(settings.lease_seconds * 1_000_000))
+        ingest = Ingest(live, states, ledger, thread, clock, make_engine, position, deliveries.announce)
+        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine)
+        app = Application(
+            settings=settings,
+            clock=clock,
+            live=live,
+            states=states,
+            ledger=ledger,
+            thread=thread,
+            ingest=ingest,
+            rulebases=rulebases,
+            deliveries=deliveries,
+            insight=Insight(ledger, thread),
+        )
+        async with _running(app):
+            if settings.rulebase is not None:
+                await activate_directory(app, settings.rulebase)
+            yield app
+    finally:
+        await thread.run(ledger.close)
+        thread.close()
+
+
+@asynccontextmanager
+async def _running(app: Application) -> AsyncIterator[None]:
+    pipeline = asyncio.create_task(app.ingest.run())
+    helpers = [asyncio.create_task(_checkpoint_now_and_then(app))]
+    if app.settings.watch and app.settings.rulebase is not None:
+        helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase)))
+    try:
+        yield
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await app.ingest.close()
+        await pipeline
+
+
+async def activate_directory(app: Application, directory: Path) -> None:
+    """Upload and activate the rulebase in `directory`, unless it is the active revision already."""
+    try:
+        files = await asyncio.to_thread(read_rulebase, directory)
+    except RulebaseError as error:
+        raise RulebaseRefusedError(error.problems) from error
+    rulebase, _ = await app.rulebases.upload(files, "local", f"from {directory.name}")
+    if rulebase.revision != app.live.id:
+        await app.rulebases.activate(rulebase.revision, None, "local", f"from {directory.name}")
+        log.info("revision %s is active", rulebase.revision[:12])
+
+
+async def _checkpoint_now_and_then(app: Application) -> None:
+    while True:
+        await asyncio.sleep(app.settings.checkpoint_seconds)
+        app.ingest.request_checkpoint()
+
+
+async def _follow_directory(app: Application, directory: Path) -> None:
+    """Hot reload for development. A rulebase with errors changes nothing; the log says what is wrong."""
+    async for _ in watch_rulebase(directory):
+        try:
+            await activate_directory(app, directory)
+        except RulebaseRefusedError as error:
+            for problem in error.problems:
+                log.warning("%s: %s: %s %s", problem.position, problem.code, problem.message, problem.hint)
+            log.warning("the rulebase has errors; revision %s stays active", app.live.id[:12])
+        except OpportuneError as error:
+            log.warning("the rulebase was not activated: %s", error)

@@ -1,0 +1,107 @@
+"""Step 4: fold events into metrics, and read metrics as of an instant.
+
+The state of a metric is a function of the set of its events (their times and amounts), not of the
+order in which they came, so late input converges to what sorted input gives.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort_right
+from collections.abc import Mapping
+from datetime import tzinfo
+
+from opportune_rulebase.model import Metric, MetricKind
+
+from opportune_service.core.calendars import local_day
+from opportune_service.core.events import MAX_LATENESS_US
+from opportune_service.core.state import Series, SubscriberState
+
+MAX_RETAINED = 10_000
+"""Events that one sliding window keeps of one subscriber; more are a machine, and the count stays there."""
+
+
+def fold_metric(
+    metric: Metric, state: SubscriberState, at_us: int, attributes: Mapping[str, object], zone: tzinfo
+) -> None:
+    """Add one event that the metric counts. A sum ignores an event without its attribute."""
+    amount: int | float = 1
+    if metric.value is not None:
+        value = attributes.get(metric.value)
+        if not isinstance(value, int | float):
+            return
+        amount = value
+    series = state.series.get(metric.key)
+    if series is None:
+        series = state.series[metric.key] = Series()
+    if metric.days is not None:
+        _fold_day(series, local_day(at_us, zone), amount, metric.days)
+    elif metric.last_us is not None:
+        _fold_instant(series, at_us, amount, metric)
+
+
+def _fold_day(series: Series, day: int, amount: int | float, days: int) -> None:
+    at = series.at
+    if at and at[-1] == day:
+        series.amount[-1] += amount
+        return
+    place = bisect_left(at, day)
+    if place < len(at) and at[place] == day:
+        series.amount[place] += amount
+        return
+    at.insert(place, day)
+    series.amount.insert(place, amount)
+    # One day more than the window: an event that comes late is still read as of yesterday.
+    stale = bisect_right(at, at[-1] - days - 1)
+    if stale:
+        del at[:stale], series.amount[:stale]
+
+
+def _fold_instant(series: Series, at_us: int, amount: int | float, metric: Metric) -> None:
+    at = series.at
+    if metric.kind is MetricKind.COUNT:
+        if not at or at_us >= at[-1]:
+            at.append(at_us)
+        else:
+            insort_right(at, at_us)
+    else:
+        place = bisect_right(at, at_us)
+        # Equal times are kept in order of amount: the order of arrival must not show.
+        while place and at[place - 1] == at_us and series.amount[place - 1] > amount:
+            place -= 1
+        at.insert(place, at_us)
+        series.amount.insert(place, amount)
+    assert metric.last_us is not None  # noqa: S101 - chosen by the caller
+    stale = bisect_right(at, at[-1] - metric.last_us - MAX_LATENESS_US)
+    stale = max(stale, len(at) - MAX_RETAINED)
+    if stale > 0:
+        del at[:stale]
+        if series.amount:
+            del series.amount[:stale]
+
+
+def read_metric(
+    metric: Metric, since_us: int | None, state: SubscriberState, at_us: int, zone: tzinfo
+) -> tuple[int | float | None, bool]:
+    """The metric as of `at_us`, and whether its whole window is covered.
+
+    `since_us` is the instant since when the definition has been folded; None means never. A figure
+    whose window is not covered is a lower bound if the metric is non-negative, else nothing (None).
+    """
+    series = state.series.get(metric.key)
+    value: int | float = 0
+    if metric.days is not None:
+        today = local_day(at_us, zone)
+        if series is not None:
+            first = bisect_right(series.at, today - metric.days)
+            value = sum(series.amount[first : bisect_right(series.at, today)])
+        # The day on which folding began is not covered whole, so the window must begin after it.
+        covered = since_us is not None and local_day(since_us, zone) <= today - metric.days
+    else:
+        window_us = metric.last_us or 0
+        if series is not None:
+            first, end = bisect_right(series.at, at_us - window_us), bisect_right(series.at, at_us)
+            value = end - first if metric.kind is MetricKind.COUNT else sum(series.amount[first:end])
+        covered = since_us is not None and since_us <= at_us - window_us
+    if covered or metric.non_negative:
+        return value, covered
+    return None, False

@@ -1,0 +1,92 @@
+"""Moments and candidates for tests of deciding: say what matters, the rest lets everything pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opportune_rulebase.model import Campaign, Mode, OutcomeKind, Rulebase
+from opportune_service.core.verdict import (
+    Candidate,
+    Contact,
+    Decision,
+    EventKey,
+    Moment,
+    Outcome,
+    Profile,
+    Verdict,
+)
+
+from support.rulebases import NOON_US
+
+MINUTE_US = 60_000_000
+HOUR_US = 60 * MINUTE_US
+DAY_US = 24 * HOUR_US
+SUBSCRIBER = "8613800000001"
+
+
+def candidate(campaign: Campaign, **changes: Any) -> Candidate:
+    """A candidate of the campaign that everything lets pass."""
+    given: dict[str, Any] = {
+        "campaign": campaign.name,
+        "target": True,
+        "terminal_ok": dict.fromkeys(campaign.channels, True),
+        "suppressed_by": (),
+        "propensity": None,
+        "content": {channel: f"{campaign.name} by {channel}" for channel in campaign.channels},
+        "held": {},
+    }
+    return Candidate(**(given | changes))
+
+
+def moment(
+    rulebase: Rulebase,
+    *,
+    event_id: str = "e1",
+    now_us: int = NOON_US,
+    age_us: int = 1_000_000,
+    touch_point: str = "",
+    profile: dict[str, Any] | None = None,
+    candidates: dict[str, dict[str, Any]] | None = None,
+) -> Moment:
+    """A moment of all campaigns of the rulebase, or of those in `candidates`, with their changes."""
+    chosen = dict.fromkeys(rulebase.campaigns, {}) if candidates is None else candidates
+    return Moment(
+        key=EventKey(SUBSCRIBER, "test", event_id),
+        event_type="sms_sent",
+        occurred_at_us=now_us - age_us,
+        now_us=now_us,
+        profile=Profile(**({"known": True, "zone": "Asia/Shanghai"} | (profile or {}))),
+        candidates=tuple(
+            candidate(rulebase.campaigns[name], **changes) for name, changes in chosen.items()
+        ),
+        touch_point=touch_point,
+    )
+
+
+def contact(campaign: Campaign, at_us: int, channel: str = "") -> Contact:
+    return Contact(
+        decision_id=f"{campaign.name}@{at_us}",
+        campaign=campaign.name,
+        product=campaign.product,
+        category=campaign.category,
+        channel=channel or campaign.channels[0],
+        mode=campaign.mode,
+        at_us=at_us,
+    )
+
+
+def outcome(campaign: Campaign, kind: OutcomeKind, at_us: int) -> Outcome:
+    return Outcome(
+        f"{campaign.name}@{at_us}", kind, at_us, campaign.name, campaign.product, campaign.category
+    )
+
+
+def by_campaign(verdict: Verdict) -> dict[str, Decision]:
+    return {decision.campaign: decision for decision in verdict.decisions}
+
+
+def reasons(verdict: Verdict) -> dict[str, str]:
+    return {decision.campaign: decision.reason.value for decision in verdict.decisions}
+
+
+MANUAL: dict[str, Any] = {"mode": Mode.MANUAL, "channels": ("counter",)}
