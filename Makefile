@@ -11,7 +11,7 @@ PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/pyt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench clean
+.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench clean compiler
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -75,6 +75,13 @@ $(BIN)/python:
 	@echo "== creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
+# durable-rules, the second engine, comes as C source only.
+compiler:
+	@echo "== installing a C compiler (durable-rules has to be built)"
+	@command -v apt-get >/dev/null || { echo "no C compiler: install gcc and the Python headers, then run this again"; exit 1; }
+	@SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -qq \
+		&& $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc g++ libc6-dev python3-dev >/dev/null
+
 # A stamp that is older than pyproject.toml means that dependencies may have changed: install again.
 $(VENV)/.stamp-server: pyproject.toml | $(BIN)/python
 	@echo "== installing (once; a minute or so)"
@@ -82,6 +89,7 @@ $(VENV)/.stamp-server: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml | $(BIN)/python
+	@command -v cc >/dev/null || $(MAKE) --no-print-directory compiler
 	@echo "== installing, with the tools for development (once; a minute or two)"
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.stamp-server $@

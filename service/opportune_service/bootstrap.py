@@ -9,17 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from opportune_rulebase.durable import DurableEngine
-from opportune_rulebase.engine import Engine
 from opportune_rulebase.errors import RulebaseError
-from opportune_rulebase.model import Rulebase
 from opportune_rulebase.network import NetworkEngine
 
 from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
 from opportune_service.adapters.memory.live_state import MemoryLiveState
 from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.app.deliver import Deliveries
-from opportune_service.app.errors import OpportuneError, RulebaseRefusedError
+from opportune_service.app.errors import InvalidRequestError, OpportuneError, RulebaseRefusedError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
@@ -27,6 +24,7 @@ from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import recover_all
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.rulebases import Rulebases
+from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings
 
 log = logging.getLogger(__name__)
@@ -48,9 +46,18 @@ class Application:
     insight: Insight
 
 
-def make_engine_for(name: EngineName) -> type[NetworkEngine] | type[DurableEngine]:
-    """The engine's constructor."""
-    return NetworkEngine if name is EngineName.NETWORK else DurableEngine
+def engine_factory(name: EngineName) -> EngineFactory:
+    """What makes an engine of this name. Raises `InvalidRequestError` when it is not installed."""
+    if name is EngineName.NETWORK:
+        return NetworkEngine
+    try:
+        # Imported here: it is an extra of its own, because installing it needs a C compiler.
+        from opportune_rulebase.durable import DurableEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidRequestError(
+            "engine", "the durable engine is not installed; install it with: pip install 'opportune[durable]'"
+        ) from error
+    return DurableEngine
 
 
 @asynccontextmanager
@@ -60,17 +67,13 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
     Raises `StoreUnavailableError` when the ledger cannot be opened, `RulebaseRefusedError` when
     `settings.rulebase` has errors.
     """
+    make_engine = engine_factory(settings.engine)
     thread = LedgerThread()
     try:
         ledger = await thread.run(SqlLedger.open, settings.database)
     except BaseException:
         thread.close()
         raise
-    constructor = make_engine_for(settings.engine)
-
-    def make_engine(rulebase: Rulebase) -> Engine:
-        return constructor(rulebase)
-
     live, states = LiveRevision(), MemoryLiveState()
     try:
         position = await recover_all(ledger, make_engine, states)

@@ -15,7 +15,6 @@ from opportune_service.core.verdict import (
     Profile,
     Verdict,
 )
-
 from support.rulebases import NOON_US
 
 MINUTE_US = 60_000_000
@@ -49,7 +48,7 @@ def moment(
     candidates: dict[str, dict[str, Any]] | None = None,
 ) -> Moment:
     """A moment of all campaigns of the rulebase, or of those in `candidates`, with their changes."""
-    chosen = dict.fromkeys(rulebase.campaigns, {}) if candidates is None else candidates
+    chosen = {name: {} for name in rulebase.campaigns} if candidates is None else candidates
     return Moment(
         key=EventKey(SUBSCRIBER, "test", event_id),
         event_type="sms_sent",

@@ -14,7 +14,7 @@ OpportuneError
 
 from __future__ import annotations
 
-from opportune_rulebase.errors import Problem
+from opportune_rulebase.errors import Problem, Severity
 
 
 class OpportuneError(Exception):
@@ -46,7 +46,9 @@ class RulebaseRefusedError(OpportuneError):
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
-        super().__init__(f"the rulebase has {len(problems)} problem(s); nothing was changed")
+        errors = [p for p in problems if p.severity is Severity.ERROR]
+        first = f"; the first: {errors[0].position}: {errors[0].message}" if errors else ""
+        super().__init__(f"the rulebase has {len(errors)} error(s), nothing was changed{first}")
 
 
 class ConflictError(OpportuneError):

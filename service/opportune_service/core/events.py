@@ -23,7 +23,7 @@ class Encoding(StrEnum):
     MSGPACK = "msgpack"
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Something a subscriber just did, as a collector sent it. This is also its form in the log.
 
     `id` is unique within its source. `subscriber_id` is the MSISDN: 5 to 15 digits, no plus sign.

@@ -58,10 +58,11 @@ def observe(
     `advise`: those campaigns are candidates at this moment whether or not the event triggers them.
     """
     observed = Observed([], 0, [])
+    seed = xxh3_64_intdigest(source.encode())
     for event, attributes in admitted:
         state = states[event.subscriber_id]
         at_us = event.occurred_at_us
-        digest = xxh3_64_intdigest(f"{source}\x00{event.id}".encode())
+        digest = xxh3_64_intdigest(event.id.encode(), seed)
         if digest in state.seen:
             observed.duplicates += 1
             continue
@@ -73,31 +74,14 @@ def observe(
             if len(state.seen) > _SEEN_SLACK:
                 _forget(state)
         observed.events.append(event)
-
-        moment_now_us = at_us if now_us is None else now_us
-        zone = revision.zone_of(state.context)
-        key = EventKey(event.subscriber_id, source, event.id)
-        moment = _take_in(
-            revision,
-            state,
-            key,
-            event.type,
-            attributes,
-            at_us,
-            moment_now_us,
-            zone,
-            touch_point,
-            prompts or {},
-        )
-        if moment is not None:
-            observed.moments.append(moment)
-        if changed:
-            derived = EventKey(event.subscriber_id, source, f"{event.id}/{HANDSET_CHANGED}")
-            moment = _take_in(
-                revision, state, derived, HANDSET_CHANGED, changed, at_us, moment_now_us, zone, "", {}
+        if event.type in revision.watched or prompts:
+            here = touch_point, prompts or {}
+            _take_in(revision, observed, state, event, source, attributes, now_us, *here)
+        if changed and HANDSET_CHANGED in revision.watched:
+            derived = msgspec.structs.replace(
+                event, id=f"{event.id}/{HANDSET_CHANGED}", type=HANDSET_CHANGED
             )
-            if moment is not None:
-                observed.moments.append(moment)
+            _take_in(revision, observed, state, derived, source, changed, now_us, "", {})
     return observed
 
 
@@ -123,18 +107,21 @@ def refold(
     observe(revision, source, admitted, states, position, None)
 
 
-def apply_context(record: ContextRecord, state: SubscriberState, position: int) -> None:
+def apply_context(record: ContextRecord, state: SubscriberState, position: int) -> bool:
     """Take in static data; for each attribute the newest as-of time wins, the later import a tie.
 
-    An UPSERT also erases what it does not name, if that is not newer.
+    An UPSERT also erases what it does not name, if that is not newer. Returns False if everything that
+    is known is newer, so that nothing changed.
     """
     state.position = position
     state.known = True
     incoming = dict(record.attributes)
     if record.mode is ImportMode.UPSERT:
         incoming = {**dict.fromkeys(state.context), **incoming}
+    newer = 0
     for name, value in incoming.items():
         if state.as_of_us.get(name, 0) > record.as_of_us:
+            newer += 1
             continue
         # The as-of time of an erased attribute stays: an older import must not bring it back.
         state.as_of_us[name] = record.as_of_us
@@ -142,6 +129,7 @@ def apply_context(record: ContextRecord, state: SubscriberState, position: int) 
             state.context.pop(name, None)
         else:
             state.context[name] = value
+    return not incoming or newer < len(incoming)
 
 
 def _enrich(state: SubscriberState, event: Event) -> Attributes | None:
@@ -168,58 +156,54 @@ def _forget(state: SubscriberState) -> None:
 
 def _take_in(
     revision: Revision,
+    observed: Observed,
     state: SubscriberState,
-    key: EventKey,
-    event_type: str,
+    event: Event,
+    source: str,
     attributes: Attributes,
-    at_us: int,
-    now_us: int,
-    zone: tzinfo,
+    now_us: int | None,
     touch_point: str,
     prompts: Mapping[str, str],
-) -> Moment | None:
-    """Fold, infer and match one event; the moment if a campaign wants it."""
-    metrics = revision.metrics_of.get(event_type, ())
-    triggers = event_type in revision.triggers
-    if not triggers and not metrics and not prompts:
-        return None
-    rulebase = revision.rulebase
-    imei = state.imei or str(state.context.get("imei") or "")
+) -> None:
+    """Fold, infer and match one event; add the moment if a campaign wants it."""
+    rulebase, at_us = revision.rulebase, event.occurred_at_us
+    zone = revision.zone_of(state.context)
+    imei = state.imei or state.context.get("imei")
     facts = Facts(
-        type=event_type,
+        type=event.type,
         event=attributes,
         sub=state.context,
-        terminal=rulebase.tables.terminals.get(imei[:8], {}) if imei else {},
+        terminal=rulebase.tables.terminals.get(imei[:8], {}) if isinstance(imei, str) else {},
         place=rulebase.tables.cells.get(state.cell_id) if state.cell_id else None,
         metric=partial(_metric, revision, state, at_us, zone),
         now_us=at_us,
         zone=zone,
     )
-    for metric in metrics:
+    for metric in revision.metrics_of.get(event.type, ()):
         if metric.where is None or revision.engine.truth(metric.where, facts) is True:
             fold_metric(metric, state, at_us, attributes, zone)
-    if not triggers and not prompts:
-        return None
-    # What `where` filters computed came before the fold; campaigns see the event included.
-    facts.memo.clear()
-    matched = {campaign.name: campaign for campaign in (revision.engine.match(facts) if triggers else ())}
+    matched = {}
+    if event.type in revision.triggers:
+        # What `where` filters computed came before the fold; campaigns see the event included.
+        facts.memo.clear()
+        matched = {campaign.name: campaign for campaign in revision.engine.match(facts)}
     for name in prompts:
         if name in rulebase.campaigns:
             matched.setdefault(name, rulebase.campaigns[name])
-    if not matched:
-        return None
-    return Moment(
-        key=key,
-        event_type=event_type,
-        occurred_at_us=at_us,
-        now_us=now_us,
-        profile=_profile(revision, state, zone),
-        candidates=tuple(
-            _candidate(revision, campaign, facts, prompts.get(name, ""))
-            for name, campaign in sorted(matched.items())
-        ),
-        touch_point=touch_point,
-    )
+    if matched:
+        moment = Moment(
+            key=EventKey(event.subscriber_id, source, event.id),
+            event_type=event.type,
+            occurred_at_us=at_us,
+            now_us=at_us if now_us is None else now_us,
+            profile=_profile(revision, state, zone),
+            candidates=tuple(
+                _candidate(revision, campaign, facts, prompts.get(name, ""))
+                for name, campaign in sorted(matched.items())
+            ),
+            touch_point=touch_point,
+        )
+        observed.moments.append(moment)
 
 
 def _metric(

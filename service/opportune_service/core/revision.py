@@ -21,6 +21,7 @@ _CALENDAR_LOOKBACK_US = 32 * 24 * 60 * _MINUTE_US
 class Revision:
     """One revision, ready to run. Everything that does not depend on an event is computed here, once.
 
+    `triggers` are the event types that trigger campaigns, `watched` those that anything looks at.
     `coverage` maps a metric's key to the instant since when it has been folded.
     `lookback_us` is how far back any contact policy looks.
     Not thread-safe (the engine is not); close it when it is retired.
@@ -36,6 +37,7 @@ class Revision:
             for event_type in metric.of:
                 self.metrics_of.setdefault(event_type, []).append(metric)
         self.triggers = frozenset(name for campaign in rulebase.campaigns.values() for name in campaign.on)
+        self.watched = self.triggers | self.metrics_of.keys()
         self.suppressions_of = {c.name: _suppressions(rulebase, c) for c in rulebase.campaigns.values()}
         self.defaults = {
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None

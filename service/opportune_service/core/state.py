@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 
-class Series(msgspec.Struct, array_like=True):
+# gc=False: states hold no cycles, and millions of them must not be walked by the garbage collector.
+class Series(msgspec.Struct, array_like=True, gc=False):
     """What one metric retains, sorted by `at`.
 
     Sliding windows: `at` are event times in microseconds, `amount` the summed values (empty for
@@ -16,7 +17,7 @@ class Series(msgspec.Struct, array_like=True):
     amount: list[int | float] = msgspec.field(default_factory=list)
 
 
-class SubscriberState(msgspec.Struct, array_like=True):
+class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     """One subscriber's live state. Mutable; owned by one writer at a time.
 
     `position` is the last log position folded into it: replaying the log skips what it holds already.

@@ -1,0 +1,89 @@
+"""Uploaded rulebases, their activations, and since when metrics have been folded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from opportune_service.adapters.sql import schema
+from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.adapters.sql.verdicts import chunks
+from opportune_service.app.errors import StoreConflictError, UnknownRevisionError
+from opportune_service.app.ports import RulebaseRow
+
+_r = schema.rulebases.c
+_a = schema.activations.c
+_k = schema.coverage.c
+
+
+def save_rulebase(connection: sa.Connection, row: RulebaseRow, archive: bytes) -> None:
+    """The first upload of a revision is kept, with its uploader and comment."""
+    if connection.scalar(sa.select(_r.revision).where(_r.revision == row.revision)) is not None:
+        return
+    connection.execute(
+        schema.rulebases.insert(),
+        {
+            "revision": row.revision,
+            "name": row.name,
+            "uploaded_at_us": row.uploaded_at_us,
+            "uploaded_by": row.uploaded_by,
+            "comment": row.comment,
+            "archive": archive,
+        },
+    )
+
+
+def activate(
+    connection: sa.Connection,
+    revision: str,
+    expected: str,
+    at_us: int,
+    by: str,
+    comment: str,
+    metric_keys: Collection[str],
+) -> None:
+    """See `LedgerTransaction.activate`."""
+    if connection.scalar(sa.select(_r.revision).where(_r.revision == revision)) is None:
+        raise UnknownRevisionError(f"no uploaded rulebase has the revision {revision!r}: upload it first")
+    active = active_revision(connection)
+    if active != expected:
+        found = f"{active!r} is active" if active else "nothing is active"
+        raise StoreConflictError(f"{found}, not {expected!r} as expected: read again what is active")
+    connection.execute(
+        schema.activations.insert(), {"revision": revision, "at_us": at_us, "by": by, "comment": comment}
+    )
+    known = coverage_of(connection).keys()
+    for gone in chunks(known - set(metric_keys)):
+        connection.execute(schema.coverage.delete().where(_k.metric_key.in_(gone)))
+    new = [{"metric_key": key, "since_us": at_us} for key in sorted(set(metric_keys) - known)]
+    insert_many(connection, schema.coverage, new)
+
+
+def active_revision(connection: sa.Connection) -> str:
+    """The revision of the last activation."""
+    last = sa.select(_a.revision).order_by(_a.seq.desc()).limit(1)
+    return connection.scalar(last) or ""
+
+
+def list_rulebases(connection: sa.Connection) -> Sequence[RulebaseRow]:
+    """All uploads, newest first."""
+    activated = sa.func.coalesce(sa.func.max(_a.at_us), 0)
+    rows = connection.execute(
+        sa.select(_r.revision, _r.name, _r.uploaded_at_us, _r.uploaded_by, _r.comment, activated)
+        .join_from(schema.rulebases, schema.activations, isouter=True)
+        .group_by(_r.revision)
+        .order_by(_r.uploaded_at_us.desc(), _r.revision)
+    )
+    return [RulebaseRow(*row) for row in rows]
+
+
+def archive_of(connection: sa.Connection, revision: str) -> bytes | None:
+    """The uploaded archive."""
+    return connection.scalar(sa.select(_r.archive).where(_r.revision == revision))
+
+
+def coverage_of(connection: sa.Connection) -> Mapping[str, int]:
+    """Metric key -> since when it has been folded."""
+    rows = connection.execute(sa.select(_k.metric_key, _k.since_us))
+    return {row.metric_key: row.since_us for row in rows}

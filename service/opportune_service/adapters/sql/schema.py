@@ -1,0 +1,180 @@
+"""The ledger's tables. Instants are BIGINT microseconds, closed lists of words are text."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION = 1
+"""Raised with every change of the tables; a store with another version is refused at start."""
+
+metadata = sa.MetaData()
+
+# SQLite numbers rows by itself only for a key that is declared exactly INTEGER.
+_Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""Two rows: `schema` (the version of the tables) and `checkpoint` (the log position of the snapshots)."""
+
+log = sa.Table(
+    "log",
+    metadata,
+    sa.Column("position", _Serial, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("now_us", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    # In the order of the key's index: an event id alone finds its verdict.
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""`body` is the whole verdict as MessagePack; nothing else is needed to answer what was decided."""
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("decision_id", sa.Text, nullable=False, unique=True),
+    sa.Column("subscriber_id", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("decided_at_us", sa.BigInteger, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Column("category", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["subscriber_id", "source", "event_id"],
+        ["verdicts.subscriber_id", "verdicts.source", "verdicts.event_id"],
+    ),
+    sa.Index("decisions_subscriber", "subscriber_id", "cursor"),
+    sa.Index("decisions_campaign", "campaign", "cursor"),
+    sqlite_autoincrement=True,  # a cursor that a reader holds is never given to another row
+)
+"""What of a decision can be listed and searched; the rest is in the verdict."""
+
+contacts = sa.Table(
+    "contacts",
+    metadata,
+    # The subscriber leads the key so that a history lies in one place. No foreign key: contacts that
+    # other systems made have no decision here, and count all the same.
+    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("decision_id", sa.Text, primary_key=True),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Column("category", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+outcomes = sa.Table(
+    "outcomes",
+    metadata,
+    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("subscriber_id", sa.Text, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Column("category", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Index("outcomes_subscriber", "subscriber_id", "at_us"),
+    sqlite_with_rowid=False,
+)
+
+# These conditions are literal text because a partial index serves only a query that repeats its
+# condition literally.
+OPEN_PROMPT = sa.text("state = 'open'")
+LIVE_DELIVERY = sa.text("state IN ('pending', 'leased')")
+
+prompts = sa.Table(
+    "prompts",
+    metadata,
+    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
+    sa.Column("subscriber_id", sa.Text, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("decided_at_us", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_us", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Index("prompts_open", "subscriber_id", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
+    sqlite_with_rowid=False,
+)
+"""`state` is open, shown (decided again and shown under another decision) or answered."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), nullable=False, unique=True),
+    sa.Column("subscriber_id", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("uncertain", sa.Boolean, nullable=False),
+    sa.Column("available_at_us", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_us", sa.BigInteger, nullable=False),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Index(
+        "deliveries_live", "channel", "seq", sqlite_where=LIVE_DELIVERY, postgresql_where=LIVE_DELIVERY
+    ),
+)
+"""`available_at_us`: from when it may be leased: the end of a backoff (pending) or of a lease (leased).
+`uncertain`: some lease ran out without a word, so the customer may have been contacted."""
+
+rulebases = sa.Table(
+    "rulebases",
+    metadata,
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("uploaded_at_us", sa.BigInteger, nullable=False),
+    sa.Column("uploaded_by", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("archive", sa.LargeBinary, nullable=False),
+)
+
+activations = sa.Table(
+    "activations",
+    metadata,
+    sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("revision", sa.Text, sa.ForeignKey("rulebases.revision"), nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+)
+"""Who made which revision active, when and why. Rows are only added; the last one is in force."""
+
+coverage = sa.Table(
+    "coverage",
+    metadata,
+    sa.Column("metric_key", sa.Text, primary_key=True),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+)
+
+states = sa.Table(
+    "states",
+    metadata,
+    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
