@@ -70,7 +70,7 @@ _FILES = {
         """,
     "policies.yaml": """\
         caps:
-          daily: {label: one a day, limit: 1, period: {calendar: day}}
+          daily: {label: one a day, limit: 1, period: day}
         cool_downs:
           refused: {after: [refused], for: 90d, scope: product}
         """,

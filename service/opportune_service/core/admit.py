@@ -22,6 +22,10 @@ from opportune_service.core.events import (
 )
 
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+_TOO_LARGE = f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes; send less"
+_LAST_US = 221_845_392_000_000_000
+"""The year 9000: far enough, and no time zone leads out of what the calendar of Python holds."""
+
 _DIGITS = re.compile(r"\d{5,}")
 _ATTRIBUTE_TYPES: Mapping[ValueType, object] = {
     ValueType.INT: Annotated[int, _INT64],
@@ -172,7 +176,7 @@ class Admission:
     def admit_context(self, data: bytes, encoding: Encoding) -> Attributes:
         """Context attributes of one subscriber, nulls kept. Raises `AttributesError`."""
         if len(data) > MAX_ATTRIBUTES_BYTES:
-            raise AttributesError(f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes; send less")
+            raise AttributesError(_TOO_LARGE)
         return self._context.check(decode_attributes(data, encoding), keep_null=True)
 
 
@@ -192,6 +196,8 @@ def _fault(event: Event, now_us: int) -> tuple[RejectionReason, str] | None:
             RejectionReason.TOO_LARGE,
             f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes; send less",
         )
+    if not 0 <= event.occurred_at_us < _LAST_US:
+        return RejectionReason.BAD_ATTRIBUTES, "occurred_at must lie between the years 1970 and 9000"
     age_us = now_us - event.occurred_at_us
     if age_us > MAX_LATENESS_US:
         return RejectionReason.TOO_LATE, f"the event is {age_us // 60_000_000} minutes old; the limit is 60"

@@ -1,0 +1,78 @@
+"""The trigger rule base of Opportune: its language, its loader and its engines.
+
+`load` turns files into an immutable `Rulebase`, or raises `RulebaseError` with every problem.
+`to_archive` and `from_archive` carry the files of a rulebase as one zip archive. Matching is in
+`opportune_rulebase.engine` (the port) and the engines beside it.
+"""
+
+from opportune_rulebase.archive import from_archive, to_archive
+from opportune_rulebase.errors import ExpressionError, Position, Problem, RulebaseError, Severity
+from opportune_rulebase.load import load, revision_of
+from opportune_rulebase.model import (
+    Attribute,
+    CalendarPeriod,
+    Campaign,
+    Cap,
+    Channel,
+    CoolDown,
+    CoolDownScope,
+    Definition,
+    DefinitionKind,
+    Dimension,
+    EventType,
+    Metric,
+    MetricKind,
+    Mode,
+    OutcomeKind,
+    Place,
+    Policies,
+    Product,
+    QuietHours,
+    Rulebase,
+    Selector,
+    Suppression,
+    Tables,
+    Template,
+    ValueType,
+    Vocabulary,
+)
+from opportune_rulebase.problems import Code
+
+__all__ = [
+    "Attribute",
+    "CalendarPeriod",
+    "Campaign",
+    "Cap",
+    "Channel",
+    "Code",
+    "CoolDown",
+    "CoolDownScope",
+    "Definition",
+    "DefinitionKind",
+    "Dimension",
+    "EventType",
+    "ExpressionError",
+    "Metric",
+    "MetricKind",
+    "Mode",
+    "OutcomeKind",
+    "Place",
+    "Policies",
+    "Position",
+    "Problem",
+    "Product",
+    "QuietHours",
+    "Rulebase",
+    "RulebaseError",
+    "Selector",
+    "Severity",
+    "Suppression",
+    "Tables",
+    "Template",
+    "ValueType",
+    "Vocabulary",
+    "from_archive",
+    "load",
+    "revision_of",
+    "to_archive",
+]

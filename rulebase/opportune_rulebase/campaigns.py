@@ -1,0 +1,282 @@
+"""`campaigns/*.yaml`: product + trigger + target + content + channels + limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from types import MappingProxyType
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from opportune_rulebase.conditions import Conditions, never_true
+from opportune_rulebase.expressions import Expression
+from opportune_rulebase.fields import DAY_US, HOUR_US, MINUTE_US, Fields, check_name
+from opportune_rulebase.matrix import Cells
+from opportune_rulebase.model import Campaign, Mode, Product, Template, Vocabulary
+from opportune_rulebase.problems import Code, Report
+from opportune_rulebase.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.templates import read_template
+
+DEFAULT_PRIORITY: Final = 500
+DEFAULT_VALUE: Final = 1.0
+DEFAULT_FRESH_US: Final = 5 * MINUTE_US
+DEFAULT_EXPIRES_US: Final = 2 * HOUR_US
+MAX_LIFE_US: Final = 400 * DAY_US
+
+_KEYS: Final = (
+    "campaign",
+    "label",
+    "product",
+    "on",
+    "when",
+    "target",
+    "mode",
+    "channels",
+    "content",
+    "priority",
+    "value",
+    "propensity",
+    "valid",
+    "fresh_for",
+    "expires_after",
+    "allow_unknown",
+    "exempt",
+    "branches",
+)
+_LATER: Final = dict.fromkeys(
+    ["control_group", "quota", "conversion", "remember", "exclusive_group", "settle", "otherwise"],
+    "leave it out",
+)
+_ANY_CONTENT: Final = "default"
+_DATE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What campaigns may refer to."""
+
+    vocabulary: Vocabulary
+    caps: Collection[str]
+    cells: Mapping[str, Cells]
+    zone: ZoneInfo
+
+
+def campaign_nodes(documents: Iterable[Node], report: Report) -> Iterator[tuple[ScalarNode, MapNode]]:
+    """Each campaign of a file with its name: one mapping, a list of them, or several documents."""
+    for document in documents:
+        for node in document.items if isinstance(document, ListNode) else (document,):
+            if not isinstance(node, MapNode):
+                report.error(
+                    node.at, Code.WRONG_TYPE, "expected a mapping that begins with 'campaign: <name>'"
+                )
+                continue
+            name = node.values.get("campaign")
+            if name is None:
+                report.error(
+                    node.at, Code.MISSING_KEY, "the campaign has no name", "add 'campaign: <name>'"
+                )
+            elif not isinstance(name, ScalarNode):
+                report.error(name.at, Code.WRONG_TYPE, "expected a name for 'campaign'")
+            elif check_name(report, name, "campaign"):
+                yield name, node
+
+
+def read_campaign(
+    name: ScalarNode, node: MapNode, known: Known, conditions: Conditions, report: Report
+) -> Campaign | None:
+    """One campaign; None if it is too wrong to go on with. Errors go to `report`."""
+    fields = Fields(report, node, f"campaign {name.text!r}", _KEYS, later=_LATER, at=name.at)
+    fields.require("product", "mode", "channels", "content")
+    words = known.vocabulary
+    product = words.products.get(fields.choice("product", "product", words.products) or "")
+    mode = Mode(fields.choice("mode", "mode", tuple(Mode)) or Mode.AUTOMATIC)
+    channels = _channels(fields, mode, words, report)
+    on = _on(fields, known, report)
+    when = conditions.compile(fields.scalar("when", "an expression"), "'when'")
+    target = conditions.compile(fields.scalar("target", "an expression"), "'target'")
+    propensity = conditions.compile(
+        fields.scalar("propensity", "an expression"), "'propensity'", expect=("double", "int")
+    )
+    content = _content(fields, channels, product, conditions, report)
+    _check_reads(fields, on, (when, target, propensity), content, words, report)
+    for key, condition in (("when", when), ("target", target)):
+        if condition is not None and never_true(condition.tree):
+            report.warning(
+                fields.place(key), Code.NEVER_TRUE, f"{key!r} of campaign {name.text!r} is never true"
+            )
+    valid_from_us, valid_to_us = _validity(fields, known.zone, report)
+    cells = known.cells.get(name.text)
+    if cells is not None:
+        when = _in_cells(when, cells, conditions)
+    if product is None:
+        return None
+    return Campaign(
+        name=name.text,
+        label=fields.text("label", name.text),
+        product=product.name,
+        category=product.category,
+        on=on,
+        when=when,
+        target=target,
+        mode=mode,
+        channels=channels,
+        content=MappingProxyType(content),
+        priority=fields.integer("priority", DEFAULT_PRIORITY, least=-1_000_000, most=1_000_000),
+        value=fields.number("value", DEFAULT_VALUE, least=0.0, most=1e12),
+        propensity=propensity,
+        valid_from_us=valid_from_us,
+        valid_to_us=valid_to_us,
+        fresh_for_us=fields.duration("fresh_for", DEFAULT_FRESH_US, most=MAX_LIFE_US),
+        expires_after_us=fields.duration("expires_after", DEFAULT_EXPIRES_US, most=MAX_LIFE_US),
+        allow_unknown=fields.flag("allow_unknown"),
+        exempt=frozenset(fields.choices("exempt", "cap", known.caps)),
+        branches=frozenset(node.text for node in fields.scalars("branches", "text")),
+        position=name.at,
+    )
+
+
+def _channels(fields: Fields, mode: Mode, words: Vocabulary, report: Report) -> tuple[str, ...]:
+    channels = fields.choices("channels", "channel", words.channels)
+    if fields.node("channels") is not None and not fields.scalars("channels", "a channel"):
+        report.error(fields.place("channels"), Code.BAD_VALUE, "'channels' is empty", "name at least one")
+    for channel in channels:
+        other = words.channels[channel].mode
+        if fields.node("mode") is not None and other is not mode:
+            report.error(
+                fields.place("channels"),
+                Code.MODE_CONFLICT,
+                f"channel {channel!r} is {other}, the campaign {mode}",
+                "make two campaigns, one for each mode",
+            )
+    return channels
+
+
+def _on(fields: Fields, known: Known, report: Report) -> tuple[str, ...]:
+    node = fields.node("on")
+    for item in node.items if isinstance(node, ListNode) else (node,):
+        if isinstance(item, MapNode) and item.keys.keys() & {"date", "schedule"}:
+            hint = "trigger it by an event type"
+            report.error(
+                item.at, Code.NOT_YET_SUPPORTED, "date and schedule triggers are not honoured yet", hint
+            )
+            return ()
+    on = fields.choices("on", "event type", known.vocabulary.events)
+    name = fields.node("campaign")
+    cells = known.cells.get(name.text) if isinstance(name, ScalarNode) else None
+    if cells is None:
+        if node is None:
+            hint = "add 'on: [<event type>]', or name the campaign in a cell of matrix.yaml"
+            report.error(fields.at, Code.MISSING_KEY, f"{fields.what} has no trigger", hint)
+        elif not fields.scalars("on", "an event type"):
+            report.error(node.at, Code.BAD_VALUE, "'on' is empty", "name at least one event type")
+        return on
+    if node is not None and set(on) != cells.behaviours.keys():
+        report.error(
+            node.at,
+            Code.MATRIX_CONFLICT,
+            f"'on' differs from the matrix, which names this campaign for {', '.join(cells.behaviours)}",
+            "leave 'on' out: the matrix is the trigger",
+        )
+    return tuple(cells.behaviours)
+
+
+def _in_cells(when: Expression | None, cells: Cells, conditions: Conditions) -> Expression | None:
+    """`when`, bound to the cells of the matrix."""
+    text, at = cells.condition(), cells.at
+    if when is not None:
+        # The line breaks end a comment in the last line of `when`.
+        text, at = f"{text} && (\n{when.text}\n)", when.position
+    return conditions.derived(text, at)
+
+
+def _content(
+    fields: Fields,
+    channels: tuple[str, ...],
+    product: Product | None,
+    conditions: Conditions,
+    report: Report,
+) -> dict[str, Template]:
+    literals = {
+        "product.label": product.label if product else "",
+        "product.name": product.name if product else "",
+        "product.category": product.category if product else "",
+        "campaign.label": fields.text("label"),
+        "campaign.name": fields.text("campaign"),
+    }
+    if product is None:  # reported already; do not complain of its empty label
+        literals |= dict.fromkeys(("product.label", "product.name", "product.category"), "-")
+    found: dict[str, Template] = {}
+    for key, value in fields.entries("content"):
+        if key.text != _ANY_CONTENT and key.text not in channels:
+            report.unknown(key.at, "channel of this campaign", key.text, (*channels, _ANY_CONTENT))
+        elif not isinstance(value, ScalarNode) or value.is_null or not value.text.strip():
+            report.error(value.at, Code.WRONG_TYPE, f"expected text for {key.text!r}", "write what to say")
+        else:
+            found[key.text] = read_template(value, literals, conditions, report)
+    written = {key.text for key, _ in fields.entries("content")}
+    if isinstance(fields.node("content"), MapNode):
+        for channel in channels:
+            if not written & {channel, _ANY_CONTENT}:
+                hint = f"add {channel!r} or {_ANY_CONTENT!r} under 'content'"
+                report.error(
+                    fields.key_at("content"), Code.MISSING_KEY, f"no content for channel {channel!r}", hint
+                )
+    chosen = {channel: found.get(channel) or found.get(_ANY_CONTENT) for channel in channels}
+    return {channel: template for channel, template in chosen.items() if template is not None}
+
+
+def _check_reads(
+    fields: Fields,
+    on: tuple[str, ...],
+    conditions: Iterable[Expression | None],
+    content: Mapping[str, Template],
+    words: Vocabulary,
+    report: Report,
+) -> None:
+    """Refuse an event attribute that none of the campaign's triggers has."""
+    if not on:
+        return
+    present = {f"event.{name}" for event in on for name in words.events[event].attributes} | {"event.type"}
+    used = [expression for expression in conditions if expression is not None]
+    used += [part for each in content.values() for part in each.parts if isinstance(part, Expression)]
+    for expression in used:
+        for name in sorted(expression.reads):
+            if name.startswith("event.") and name not in present:
+                hint = report.suggest(name, present - {"event.type"})
+                message = f"{fields.what} reads {name}, which {' or '.join(on)} does not have"
+                report.error(expression.position, Code.ATTRIBUTE_NOT_ON_EVENT, message, hint)
+
+
+def _validity(fields: Fields, zone: ZoneInfo, report: Report) -> tuple[int | None, int | None]:
+    """[from, to) in microseconds: the first instant of the first day, and of the day after the last."""
+    node = fields.node("valid")
+    if node is None:
+        return None, None
+    valid = Fields(report, node, "valid", ("from", "to"))
+    first, last = _date(valid, "from", report), _date(valid, "to", report)
+    if first and last and last < first:
+        message = f"the campaign is never valid: {last} is before {first}"
+        report.error(valid.place("to"), Code.EMPTY_VALIDITY, message, "'to' is the last valid day")
+    after = last + timedelta(days=1) if last else None
+    return _midnight_us(first, zone), _midnight_us(after, zone)
+
+
+def _date(valid: Fields, key: str, report: Report) -> date | None:
+    node = valid.scalar(key, "a date")
+    if node is None:
+        return None
+    try:
+        if _DATE.fullmatch(node.text):
+            return date.fromisoformat(node.text)
+    except ValueError:
+        pass  # a day that no month has; reported below like any other text
+    report.error(node.at, Code.BAD_VALUE, f"{node.text!r} is not a date", "write it as 2026-11-01")
+    return None
+
+
+def _midnight_us(day: date | None, zone: ZoneInfo) -> int | None:
+    if day is None:
+        return None
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1_000_000

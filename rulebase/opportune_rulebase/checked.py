@@ -1,0 +1,235 @@
+"""Google's `cel.expr.CheckedExpr`, read into the nodes of `opportune_rulebase.nodes`.
+
+The messages are described here, by the field numbers of the CEL specification (`checked.proto`,
+`syntax.proto`), in a descriptor pool of their own: nothing is registered globally, and fields that
+are not described are carried along untouched. Only what is read is described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
+
+from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Opaque, Variable
+
+# message -> its fields: (name, number, type). A type is a scalar, or a message; `*` repeats.
+_MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
+    "Reference": (("name", 1, "string"), ("overload_id", 3, "string*")),
+    "ReferenceEntry": (("key", 1, "int64"), ("value", 2, "Reference")),
+    "ListType": (("elem_type", 1, "Type"),),
+    "MapType": (("key_type", 1, "Type"), ("value_type", 2, "Type")),
+    "Abstract": (("name", 1, "string"), ("parameter_types", 2, "Type*")),
+    "Type": (
+        ("dyn", 1, "bytes"),
+        ("null", 2, "int32"),
+        ("primitive", 3, "int32"),
+        ("wrapper", 4, "int32"),
+        ("well_known", 5, "int32"),
+        ("list_type", 6, "ListType"),
+        ("map_type", 7, "MapType"),
+        ("function", 8, "bytes"),
+        ("message_type", 9, "string"),
+        ("type_param", 10, "string"),
+        ("type", 11, "Type"),
+        ("error", 12, "bytes"),
+        ("abstract_type", 14, "Abstract"),
+    ),
+    "TypeEntry": (("key", 1, "int64"), ("value", 2, "Type")),
+    "Constant": (
+        ("null_value", 1, "int32"),
+        ("bool_value", 2, "bool"),
+        ("int64_value", 3, "int64"),
+        ("uint64_value", 4, "uint64"),
+        ("double_value", 5, "double"),
+        ("string_value", 6, "string"),
+        ("bytes_value", 7, "bytes"),
+    ),
+    "Ident": (("name", 1, "string"),),
+    "Select": (("operand", 1, "Expr"), ("field", 2, "string"), ("test_only", 3, "bool")),
+    "CallExpr": (("target", 1, "Expr"), ("function", 2, "string"), ("args", 3, "Expr*")),
+    "ListExpr": (("elements", 1, "Expr*"), ("optional_indices", 2, "int32*")),
+    "StructEntry": (("map_key", 3, "Expr"), ("value", 4, "Expr")),
+    "Struct": (("message_name", 1, "string"), ("entries", 2, "StructEntry*")),
+    "Comprehension": (
+        ("iter_range", 2, "Expr"),
+        ("accu_init", 4, "Expr"),
+        ("loop_condition", 5, "Expr"),
+        ("loop_step", 6, "Expr"),
+        ("result", 7, "Expr"),
+    ),
+    "Expr": (
+        ("id", 2, "int64"),
+        ("const_expr", 3, "Constant"),
+        ("ident_expr", 4, "Ident"),
+        ("select_expr", 5, "Select"),
+        ("call_expr", 6, "CallExpr"),
+        ("list_expr", 7, "ListExpr"),
+        ("struct_expr", 8, "Struct"),
+        ("comprehension_expr", 9, "Comprehension"),
+    ),
+    "CheckedExpr": (
+        ("reference_map", 2, "ReferenceEntry*"),
+        ("type_map", 3, "TypeEntry*"),
+        ("expr", 4, "Expr"),
+    ),
+}
+# Messages of which exactly one field is set. `WhichOneof` then tells which.
+_ONE_OF = {"Type": "type_kind", "Constant": "constant_kind"}
+_EXPR_KINDS = "expr_kind"
+_TYPE_URL = "type.googleapis.com/cel.expr.CheckedExpr"
+
+_PRIMITIVES = {1: "bool", 2: "int", 3: "uint", 4: "double", 5: "string", 6: "bytes"}
+_WELL_KNOWN = {1: "any", 2: "timestamp", 3: "duration"}
+_CONSTANTS = {
+    "null_value": "null_type",
+    "bool_value": "bool",
+    "int64_value": "int",
+    "uint64_value": "uint",
+    "double_value": "double",
+    "string_value": "string",
+    "bytes_value": "bytes",
+}
+
+
+def _messages() -> Any:
+    """Build the message classes; returns that of CheckedExpr."""
+    file = descriptor_pb2.FileDescriptorProto(name="checked.proto", package="cel", syntax="proto3")
+    field_types = descriptor_pb2.FieldDescriptorProto
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        if name in _ONE_OF or name == "Expr":
+            message.oneof_decl.add(name=_ONE_OF.get(name, _EXPR_KINDS))
+        for field, number, kind in fields:
+            scalar = kind.rstrip("*")
+            added = message.field.add(name=field, number=number)
+            added.label = field_types.LABEL_REPEATED if kind.endswith("*") else field_types.LABEL_OPTIONAL
+            if scalar in _MESSAGES:
+                added.type, added.type_name = field_types.TYPE_MESSAGE, f".cel.{scalar}"
+            else:
+                added.type = field_types.Type.Value(f"TYPE_{scalar.upper()}")
+            if message.oneof_decl and field != "id":
+                added.oneof_index = 0
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("cel.CheckedExpr"))
+
+
+_CheckedExpr = _messages()
+
+
+def parse(serialized: bytes) -> Any:
+    """The CheckedExpr inside a serialized Any. Raises google.protobuf.message.DecodeError."""
+    wrapped = any_pb2.Any()
+    wrapped.ParseFromString(serialized)
+    checked = _CheckedExpr()
+    checked.ParseFromString(wrapped.value)
+    return checked
+
+
+def cut(serialized: bytes, ordinal: int) -> bytes:
+    """The part of a checked expression that became the node number `ordinal`, as one of its own.
+
+    Nodes are numbered from 0 in the order of `nodes.walk`.
+    """
+    checked = parse(serialized)
+    for number, expr in enumerate(_transparent(checked.expr)):
+        if number == ordinal:
+            part = type(expr)()
+            part.CopyFrom(expr)
+            checked.expr.CopyFrom(part)
+            return any_pb2.Any(type_url=_TYPE_URL, value=checked.SerializeToString()).SerializeToString()
+    raise IndexError(ordinal)
+
+
+def _operands(expr: Any) -> list[Any]:
+    """What stands directly below a node that is not opaque, in the order of its `children`."""
+    kind = expr.WhichOneof(_EXPR_KINDS)
+    if kind == "call_expr":
+        call = expr.call_expr
+        return [call.target, *call.args] if call.HasField("target") else list(call.args)
+    if kind == "list_expr" and not expr.list_expr.optional_indices:
+        return list(expr.list_expr.elements)
+    return []
+
+
+def _transparent(expr: Any) -> Iterator[Any]:
+    yield expr
+    for operand in _operands(expr):
+        yield from _transparent(operand)
+
+
+def tree(checked: Any, declared: frozenset[str]) -> Node:
+    """The typed tree of a checked expression; `declared` are the variables that count as read."""
+    references = {entry.key: entry.value for entry in checked.reference_map}
+    types = {entry.key: entry.value for entry in checked.type_map}
+
+    def build(expr: Any) -> Node:
+        identity = expr.id
+        kind = expr.WhichOneof(_EXPR_KINDS)
+        if kind == "const_expr":
+            which = expr.const_expr.WhichOneof("constant_kind")
+            value = None if which == "null_value" else getattr(expr.const_expr, which)
+            return Constant(value, _CONSTANTS[which])
+        type_ = type_name(types[identity]) if identity in types else "dyn"
+        if kind == "ident_expr" and expr.ident_expr.name in declared:
+            return Variable(expr.ident_expr.name, type_)
+        if kind == "call_expr":
+            call = expr.call_expr
+            overloads = tuple(references[identity].overload_id) if identity in references else ()
+            return Call(call.function, tuple(map(build, _operands(expr))), type_, overloads)
+        if kind == "list_expr" and not expr.list_expr.optional_indices:
+            return ListLiteral(tuple(map(build, _operands(expr))), type_)
+        return Opaque(kind.removesuffix("_expr"), type_, frozenset(_idents(expr)) & declared)
+
+    return build(checked.expr)
+
+
+def _idents(expr: Any) -> Iterator[str]:
+    """Every identifier at or below `expr`, whatever stands between."""
+    kind = expr.WhichOneof(_EXPR_KINDS)
+    if kind == "ident_expr":
+        yield expr.ident_expr.name
+    elif kind == "select_expr":
+        yield from _idents(expr.select_expr.operand)
+    elif kind == "list_expr":
+        for element in expr.list_expr.elements:
+            yield from _idents(element)
+    elif kind == "struct_expr":
+        for entry in expr.struct_expr.entries:
+            yield from _idents(entry.map_key)
+            yield from _idents(entry.value)
+    elif kind == "comprehension_expr":
+        loop = expr.comprehension_expr
+        for part in (loop.iter_range, loop.accu_init, loop.loop_condition, loop.loop_step, loop.result):
+            yield from _idents(part)
+    else:
+        for operand in _operands(expr):
+            yield from _idents(operand)
+
+
+def type_name(type_: Any) -> str:
+    """A checked type by the name that the language gives it: `int`, `list<string>`, `map<string, bool>`."""
+    kind = type_.WhichOneof("type_kind")
+    name = "dyn"
+    match kind:
+        case "primitive":
+            name = _PRIMITIVES.get(type_.primitive, name)
+        case "well_known":
+            name = _WELL_KNOWN.get(type_.well_known, name)
+        case "wrapper":
+            name = f"wrapper<{_PRIMITIVES.get(type_.wrapper, name)}>"
+        case "null":
+            name = "null_type"
+        case "list_type":
+            name = f"list<{type_name(type_.list_type.elem_type)}>"
+        case "map_type":
+            name = f"map<{type_name(type_.map_type.key_type)}, {type_name(type_.map_type.value_type)}>"
+        case "message_type" | "type_param":
+            name = str(getattr(type_, kind))
+        case "type":
+            name = "type"
+        case "abstract_type":
+            name = str(type_.abstract_type.name)
+    return name

@@ -1,0 +1,360 @@
+"""Expressions as Python source, in three modes, each linear in the size of the expression.
+
+    true(e)     truthy if e is definitely true       (may stop at the first unknown)
+    false(e)    truthy if e is definitely false
+    value(e)    its value; None for unknown
+
+Whatever is not known to mean exactly the same in Python is left to CEL's own evaluator, node by node.
+Nothing of a rulebase becomes source except literals, by `repr`; everything else is bound to a
+generated name. Python itself is given the expression's nesting, which CEL and the reader of its trees
+bound well below what Python's parser takes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from opportune_rulebase.engine import Facts, Truth
+from opportune_rulebase.expressions import Expression, Unknown
+from opportune_rulebase.intervals import is_structure, metric_sides
+from opportune_rulebase.model import Rulebase, ValueType
+from opportune_rulebase.network import functions
+from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Variable
+from opportune_rulebase.variables import bindings, lookup, zone_name
+
+SCALARS = frozenset({"int", "double", "bool", "string"})
+_COMPARISONS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">=", "_==_": "==", "_!=_": "!="}
+_READABLE = SCALARS | {ValueType.STRINGS.value, ValueType.INTS.value, ValueType.FLAGS.value}
+
+# Overload -> Python over the operands, none of which is None.
+_STRICT = {
+    "add_int64": "in_range({0} + {1})",
+    "subtract_int64": "in_range({0} - {1})",
+    "multiply_int64": "in_range({0} * {1})",
+    "divide_int64": "divide_int({0}, {1})",
+    "modulo_int64": "modulo_int({0}, {1})",
+    "negate_int64": "in_range(-{0})",
+    "add_double": "{0} + {1}",
+    "subtract_double": "{0} - {1}",
+    "multiply_double": "{0} * {1}",
+    "divide_double": "divide_double({0}, {1})",
+    "negate_double": "-{0}",
+    "add_string": "{0} + {1}",
+    "int64_to_double": "{0} * 1.0",
+    "starts_with_string": "{0}.startswith({1})",
+    "ends_with_string": "{0}.endswith({1})",
+    "contains_string": "{1} in {0}",
+    "in_map": "{0} in {1}",
+    "index_list": "item({0}, {1})",
+    "index_map": "{0}.get({1})",
+} | dict.fromkeys(
+    ("string_size", "size_string", "list_size", "size_list", "map_size", "size_map"), "len({0})"
+)
+# Parts of the event's time, in the subscriber's zone or in UTC, as CEL counts them.
+_CALENDAR = {
+    "getFullYear": "{}.year",
+    "getMonth": "{}.month - 1",
+    "getDate": "{}.day",
+    "getDayOfMonth": "{}.day - 1",
+    "getDayOfWeek": "{}.isoweekday() % 7",
+    "getDayOfYear": "day_of_year({})",
+    "getHours": "{}.hour",
+    "getMinutes": "{}.minute",
+    "getSeconds": "{}.second",
+}
+
+
+class Generator:
+    """Collects what generated source of one rulebase refers to; makes the functions.
+
+    `names` is the namespace of the generated functions. `miss(name)` notes that a variable was needed
+    and missing, and gives None.
+    """
+
+    def __init__(self, rulebase: Rulebase, miss: Callable[[str], None]) -> None:
+        self.rulebase = rulebase
+        self.definitions = {name: f"d{number}" for number, name in enumerate(rulebase.definitions)}
+        self.names: dict[str, object] = {
+            "__builtins__": {"len": len},
+            "bisect_right": bisect_right,
+            "miss": miss,
+            "zone_name": zone_name,
+        }
+        for function in (
+            *(functions.in_range, functions.divide_int, functions.modulo_int, functions.divide_double),
+            *(functions.item, functions.exact, functions.as_double, functions.day_of_year),
+        ):
+            self.names[function.__name__] = function
+        self._count = 0
+
+    def fresh(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}{self._count}"
+
+    def bind(self, value: object, prefix: str = "k") -> str:
+        """A name in the namespace that stands for `value`."""
+        name = self.fresh(prefix)
+        self.names[name] = value
+        return name
+
+    def literal(self, value: object) -> str:
+        """Source for a value. Only for types whose `repr` is source; all others get a name."""
+        if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+            return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
+        return self.bind(value)
+
+    def define(self, title: str, source: str) -> None:
+        """Execute generated source in the namespace. `title` appears in tracebacks."""
+        exec(compile(source, f"<{title}>", "exec"), self.names)  # noqa: S102 - generated, literals by repr
+
+    def function(self, name: str) -> Any:
+        """A function that `define` has made."""
+        return self.names[name]
+
+    def reader(self, name: str, type_: str) -> str:
+        """Source that reads a variable and gives None if it is missing (and does not note that)."""
+        space, _, rest = name.partition(".")
+        source = ""
+        match space:
+            case "event" if rest == "type":
+                source = "X.type"
+            case "event" | "terminal":
+                source = f"X.{space}.get({rest!r})"
+            case "sub":
+                attribute = self.rulebase.vocabulary.subscriber.get(rest)
+                source = f"X.sub.get({rest!r})"
+                if attribute is not None and attribute.default is not None:
+                    held = self.fresh("t")
+                    default = self.literal(attribute.default)
+                    source = f"({held} if ({held} := {source}) is not None else {default})"
+            case "place":
+                field = "X.place.name" if rest == "name" else "[*X.place.categories]"
+                source = f"(None if X.place is None else {field})"
+            case "metric":
+                source = f"exact({self.figure(name, type_)})"
+            case "zone":
+                source = "zone_name(X.zone)"
+            case _:
+                source = f"(X.memo[{name!r}] if {name!r} in X.memo else {self.definitions[name]}(X))"
+        if type_ == "double" and space != "metric":
+            held = self.fresh("t")
+            source = f"(None if ({held} := {source}) is None else {held} * 1.0)"
+        return source
+
+    def figure(self, name: str, type_: str) -> str:
+        """Source for (value, covered) of a metric given by its qualified name."""
+        source = f"X.metric({name.removeprefix('metric.')!r})"
+        return f"as_double({source})" if type_ == "double" else source
+
+    def definition(self, name: str, facts: Facts) -> Truth:
+        """The truth of a definition, computed at most once an event."""
+        if name in facts.memo:
+            return facts.memo[name]
+        result: Truth = self.function(self.definitions[name])(facts)
+        return result
+
+    def by_cel(self, expression: Expression) -> Callable[[Facts], object]:
+        """A function that leaves an expression to CEL's own evaluator."""
+        vocabulary, miss = self.rulebase.vocabulary, self.function("miss")
+
+        def evaluate(facts: Facts) -> object:
+            bound = bindings(facts, expression.reads, vocabulary, lambda name: self.definition(name, facts))
+            result = expression.evaluate(bound)
+            if not isinstance(result, Unknown):
+                return result
+            for name in expression.reads - bound.keys():
+                miss(name)
+            return None
+
+        return evaluate
+
+
+class Translator:
+    """Source for the nodes of one expression."""
+
+    def __init__(self, generator: Generator, expression: Expression) -> None:
+        self._generator = generator
+        self._expression = expression
+
+    def true(self, node: Node) -> str:
+        """Source for a node of the boolean structure: truthy if definitely true."""
+        return self._decided(node, positive=True)
+
+    def false(self, node: Node) -> str:
+        """Source for a node of the boolean structure: truthy if definitely false."""
+        return self._decided(node, positive=False)
+
+    def _decided(self, node: Node, *, positive: bool) -> str:
+        if isinstance(node, Constant):
+            return repr(node.value is positive)
+        if isinstance(node, Call) and is_structure(node):
+            if node.function == "!_":
+                return self._decided(node.args[0], positive=not positive)
+            if node.function == "_?_:_":
+                condition, then, otherwise = node.args
+                held = self._generator.fresh("t")
+                return (
+                    f"({self._decided(then, positive=positive)} if ({held} := {self.structure(condition)})"
+                    f" else {held} is False and {self._decided(otherwise, positive=positive)})"
+                )
+            joint = "and" if (node.function == "_&&_") is positive else "or"
+            left, right = (self._decided(operand, positive=positive) for operand in node.args)
+            return f"({left} {joint} {right})"
+        return self._atom(node, positive=positive)
+
+    def _atom(self, node: Node, *, positive: bool | None = None) -> str:
+        """An atom's truth, or whether it is definitely what `positive` says."""
+        figures = self._figures(node)
+        if figures is None:
+            comparison = self._compared(node, negated=positive is False)
+            if comparison is not None:
+                return comparison
+        truth = figures or self.value(node)
+        return truth if positive is None else f"({truth} is {positive})"
+
+    def structure(self, node: Node) -> str:
+        """Source for the truth of a node of the boolean structure: True, False or None."""
+        if isinstance(node, Call) and is_structure(node):
+            return self._joined(node, self.structure)
+        return self._atom(node)
+
+    def value(self, node: Node) -> str:
+        """Source for the value of any node; None for unknown. Uncovered metrics are unknown."""
+        if isinstance(node, Constant) and node.type in SCALARS:
+            return self._generator.literal(node.value)
+        if isinstance(node, Variable) and node.type in _READABLE:
+            held = self._generator.fresh("t")
+            read = self._generator.reader(node.name, node.type)
+            return f"({held} if ({held} := {read}) is not None else miss({node.name!r}))"
+        if isinstance(node, ListLiteral) and all(each.type in SCALARS for each in node.items):
+            if all(isinstance(each, Constant) for each in node.items):
+                return self._generator.bind(
+                    [each.value for each in node.items if isinstance(each, Constant)]
+                )
+            return self._strict(node.items, lambda operands: f"[{', '.join(operands)}]")
+        if isinstance(node, Call):
+            source = self._call(node)
+            if source is not None:
+                return source
+        return self._foreign(node)
+
+    def _foreign(self, node: Node) -> str:
+        if isinstance(node, Variable):
+            # A type on which nothing is computed here (timestamps): only ever handed on as it is.
+            return f"{self._generator.bind(self._lookup(node.name), 'v')}(X)"
+        return f"{self._generator.bind(self._generator.by_cel(self._expression.part(node)), 'c')}(X)"
+
+    def _lookup(self, name: str) -> Callable[[Facts], object]:
+        generator = self._generator
+
+        def read(facts: Facts) -> object:
+            return lookup(
+                facts, name, generator.rulebase.vocabulary, lambda each: generator.definition(each, facts)
+            )
+
+        return read
+
+    def _joined(self, node: Call, operand: Callable[[Node], str]) -> str:
+        """`&&`, `||`, `!` and `?:` over three truths."""
+        left, *others = (operand(each) for each in node.args)
+        first, second = self._generator.fresh("t"), self._generator.fresh("t")
+        if node.function == "!_":
+            return f"(None if ({first} := {left}) is None else not {first})"
+        if node.function == "_?_:_":
+            then, otherwise = others
+            return f"({then} if ({first} := {left}) else {otherwise} if {first} is False else None)"
+        decisive, other = (False, True) if node.function == "_&&_" else (True, False)
+        return (
+            f"({decisive} if ({first} := {left}) is {decisive} or ({second} := {others[0]}) is {decisive}"
+            f" else {other} if {first} is {other} and {second} is {other} else None)"
+        )
+
+    def _call(self, node: Call) -> str | None:
+        if is_structure(node) or (node.function == "_?_:_" and node.type in _READABLE):
+            return self._joined(node, self.value)
+        if node.function in _COMPARISONS:
+            return self._compared(node)
+        if node.function in _CALENDAR:
+            return self._calendar(node)
+        if len(node.overloads) != 1 or node.type not in SCALARS:
+            return None
+        if not all(operand.type in _READABLE or isinstance(operand, ListLiteral) for operand in node.args):
+            return None
+        if node.overloads == ("in_list",):
+            # Doubles are left to CEL: Python finds a NaN in a list that holds the same object.
+            element = node.args[0].type
+            if element == "double" or node.args[1].type != f"list<{element}>":
+                return None
+            return self._strict(node.args, lambda operands: f"({operands[0]} in {operands[1]})")
+        template = _STRICT.get(node.overloads[0])
+        if template is None:
+            return None
+        return self._strict(node.args, lambda operands: f"({template.format(*operands)})")
+
+    def _compared(self, node: Node, *, negated: bool = False) -> str | None:
+        """A comparison of two scalars of one type; None if it is not one."""
+        if not isinstance(node, Call) or node.function not in _COMPARISONS:
+            return None
+        types = {operand.type for operand in node.args}
+        if len(types) != 1 or not types <= SCALARS:
+            return None
+        sign = _COMPARISONS[node.function]
+        form = f"not {{}} {sign} {{}}" if negated else f"{{}} {sign} {{}}"
+        return self._strict(node.args, lambda operands: f"({form.format(*operands)})")
+
+    def _calendar(self, node: Call) -> str | None:
+        receiver, *zone = node.args
+        if receiver != Variable("now", "timestamp"):
+            return None
+        if not zone:
+            return f"({_CALENDAR[node.function].format('X.now')})"
+        if zone == [Variable("zone", "string")]:
+            return f"({_CALENDAR[node.function].format('X.local')})"
+        return None
+
+    def _strict(self, operands: Iterable[Node], body: Callable[[list[str]], str]) -> str:
+        """`body` over the operands' values, None as soon as one of them is unknown."""
+        given: list[str] = []
+        guards: list[tuple[str, str, str]] = []
+        for operand in operands:
+            if isinstance(operand, Constant) and operand.type in SCALARS:
+                given.append(self._generator.literal(operand.value))
+                continue
+            held = self._generator.fresh("t")
+            if isinstance(operand, Variable) and operand.type in _READABLE:
+                read = self._generator.reader(operand.name, operand.type)
+                guards.append((held, read, f"miss({operand.name!r})"))
+            else:
+                guards.append((held, self.value(operand), "None"))
+            given.append(held)
+        source = body(given)
+        for held, read, otherwise in reversed(guards):
+            source = f"({source} if ({held} := {read}) is not None else {otherwise})"
+        return source
+
+    def _figures(self, node: Node) -> str | None:
+        """An atom that compares a bare metric, by the rule of `intervals`; None if it is no such thing."""
+        sides = metric_sides(node)
+        if not sides:
+            return None
+        generator = self._generator
+        metrics, attempts = generator.rulebase.metrics, []
+        assert isinstance(node, Call)  # noqa: S101 - for the type checker
+        type_ = node.args[0].type
+        for name, function, other in sides:
+            compare = generator.bind(functions.figure_comparison(function, metrics[name].non_negative), "f")
+            figure = generator.figure(f"metric.{name}", type_)
+            against = generator.fresh("t")
+            result = generator.fresh("t")
+            attempts.append(
+                f"(None if ({against} := {self.value(other)}) is None else"
+                f" ({result} if ({result} := {compare}({figure}, {against})) is not None"
+                f" else miss({f'metric.{name}'!r})))"
+            )
+        if len(attempts) == 1:
+            return attempts[0]
+        first = generator.fresh("t")
+        return f"({first} if ({first} := {attempts[0]}) is not None else {attempts[1]})"

@@ -1,0 +1,120 @@
+"""The network engine: one generated function an event type, definitions computed on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from opportune_rulebase.engine import Facts, Truth
+from opportune_rulebase.expressions import Expression
+from opportune_rulebase.model import Campaign, Rulebase
+from opportune_rulebase.network.codegen import Generator, Translator
+from opportune_rulebase.network.facts import usable
+from opportune_rulebase.network.matcher import matcher_source
+
+# What operations on values of other types than declared can raise in generated source.
+_MISFITS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)
+
+_Matcher = Callable[[Facts], Sequence[Campaign]]
+_Evaluator = Callable[[Facts], object]
+
+
+class NetworkEngine:
+    """An `Engine` whose cost an event grows with the vocabulary and hardly with the number of rules.
+
+    Facts hold values of their declared types: whoever admits events and context sees to it. A value that
+    does not fit and cannot be used counts as missing; it never makes the engine raise.
+    """
+
+    def __init__(self, rulebase: Rulebase) -> None:
+        """Compiles everything that events need; other expressions are compiled when first asked for."""
+        self._rulebase = rulebase
+        self._unknowns: dict[str, int] = {}
+        self._generator = Generator(rulebase, self._miss)
+        self._evaluators: dict[Expression, _Evaluator] = {}
+        self._sources: dict[str, str] = {}
+        self._matchers: dict[str, _Matcher] = {}
+        self._define_definitions()
+        for event_type in rulebase.vocabulary.events:
+            self._define_matcher(event_type)
+
+    def match(self, facts: Facts) -> Sequence[Campaign]:
+        """See `Engine.match`."""
+        matcher = self._matchers.get(facts.type)
+        if matcher is None:
+            return ()
+        try:
+            return matcher(facts)
+        except _MISFITS:
+            return matcher(usable(facts, self._rulebase.vocabulary))
+
+    def truth(self, expression: Expression, facts: Facts) -> Truth:
+        """See `Engine.truth`."""
+        result = self.value(expression, facts)
+        return result if isinstance(result, bool) else None
+
+    def value(self, expression: Expression, facts: Facts) -> object:
+        """See `Engine.value`."""
+        evaluator = self._evaluators.get(expression)
+        if evaluator is None:
+            evaluator = self._evaluators[expression] = self._evaluator(expression)
+        try:
+            return evaluator(facts)
+        except _MISFITS:
+            return evaluator(usable(facts, self._rulebase.vocabulary))
+
+    def unknowns(self) -> Mapping[str, int]:
+        """See `Engine.unknowns`. Names are qualified.
+
+        Counts evaluations, not events. A definition counts when it was itself asked for; where the index
+        has opened it, the variables that it reads count instead.
+        """
+        return dict(self._unknowns)
+
+    def close(self) -> None:
+        """Forget everything compiled. See `Engine.close`."""
+        self._matchers.clear()
+        self._evaluators.clear()
+        self._generator.names.clear()
+
+    def source(self, event_type: str) -> str:
+        """The generated source for an event type, for people; "" gives that of the definitions.
+
+        Raises KeyError for an event type that the vocabulary does not have.
+        """
+        return self._sources[event_type]
+
+    def _miss(self, name: str) -> None:
+        self._unknowns[name] = self._unknowns.get(name, 0) + 1
+
+    def _define_definitions(self) -> None:
+        lines = []
+        for name, definition in self._rulebase.definitions.items():
+            truth = Translator(self._generator, definition.when).structure(definition.when.tree)
+            lines += [
+                f"def {self._generator.definitions[name]}(X):",
+                f" t = X.memo[{name!r}] = {truth}",
+                " return t",
+            ]
+        self._sources[""] = "\n".join([*lines, ""])
+        self._generator.define("definitions", self._sources[""])
+
+    def _define_matcher(self, event_type: str) -> None:
+        campaigns = self._rulebase.campaigns.values()
+        triggered = sorted(
+            (each for each in campaigns if event_type in each.on), key=lambda each: each.name
+        )
+        if not triggered:
+            self._sources[event_type] = ""
+            return
+        name = self._generator.fresh("match")
+        source = self._sources[event_type] = matcher_source(self._generator, name, triggered)
+        self._generator.define(f"campaigns on {event_type}", source)
+        self._matchers[event_type] = self._generator.function(name)
+
+    def _evaluator(self, expression: Expression) -> _Evaluator:
+        translator = Translator(self._generator, expression)
+        whole = translator.structure if expression.type == "bool" else translator.value
+        name = self._generator.fresh("value")
+        self._generator.define("expression", f"def {name}(X):\n return {whole(expression.tree)}\n")
+        evaluator: _Evaluator = self._generator.function(name)
+        return evaluator

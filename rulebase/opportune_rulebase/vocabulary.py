@@ -1,0 +1,315 @@
+"""`vocabulary.yaml`: events, subscriber attributes, channels, products and where the tables are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from opportune_rulebase.conditions import Conditions
+from opportune_rulebase.errors import Position
+from opportune_rulebase.fields import Fields, parse_bool, parse_float, parse_int
+from opportune_rulebase.model import Attribute, Channel, EventType, Mode, Product, ValueType, Vocabulary
+from opportune_rulebase.problems import Code, Report, clip
+from opportune_rulebase.source import ListNode, MapNode, Node, ScalarNode
+
+BUILT_IN_SUBSCRIBER: Final[Mapping[str, ValueType]] = MappingProxyType(
+    {
+        "status": ValueType.STRING,
+        "products": ValueType.STRINGS,
+        "do_not_contact": ValueType.BOOL,
+        "consents": ValueType.FLAGS,  # keys `channel/NAME` and `category/NAME`
+        "time_zone": ValueType.STRING,
+        "branch": ValueType.STRING,
+        "imei": ValueType.STRING,
+    }
+)
+"""Context attributes that the service itself reads. Always declared, always of these types."""
+
+BUILT_IN_EVENTS: Final[Mapping[str, Mapping[str, ValueType]]] = MappingProxyType(
+    {"handset_changed": {"imei": ValueType.STRING, "previous_imei": ValueType.STRING}}
+)
+"""Event types that the service derives. A rulebase may redeclare them to give labels."""
+
+_LEAVE_OUT: Final = "leave it out"
+_TERMINAL_TYPES: Final = (ValueType.STRING, ValueType.INT, ValueType.DOUBLE, ValueType.BOOL)
+
+
+@dataclass(slots=True)
+class RawVocabulary:
+    """The vocabulary before its expressions are compiled, and what the tables need."""
+
+    vocabulary: Vocabulary
+    needs: dict[tuple[str, str], ScalarNode] = field(default_factory=dict)
+    tables: dict[str, ScalarNode] = field(default_factory=dict)
+    positions: dict[tuple[str, str], Position] = field(default_factory=dict)
+
+
+def read_vocabulary(node: Node | None, report: Report) -> RawVocabulary:
+    """Everything of `vocabulary.yaml` but the `needs` expressions; errors go to `report`."""
+    top = Fields(
+        report,
+        node,
+        "vocabulary.yaml",
+        ("events", "subscriber", "channels", "products", "places", "terminals"),
+        later={"sources": _LEAVE_OUT, "peers": _LEAVE_OUT, "calendars": _LEAVE_OUT},
+    )
+    raw = RawVocabulary(Vocabulary({}, {}, {}, {}, {}))
+    raw.vocabulary = Vocabulary(
+        events=MappingProxyType(_events(top, report)),
+        subscriber=MappingProxyType(_subscriber(top, report)),
+        terminal=MappingProxyType(_terminal(top, report, raw)),
+        channels=MappingProxyType(_channels(top, report, raw)),
+        products=MappingProxyType(_products(top, report, raw)),
+    )
+    places = top.node("places")
+    if places is not None:
+        _table(Fields(report, places, "places", ("table",)), "places", raw)
+    return raw
+
+
+def with_needs(raw: RawVocabulary, conditions: Conditions) -> Vocabulary:
+    """The vocabulary with what channels and products need of the terminal compiled."""
+    compiled = {
+        key: conditions.compile(node, f"'needs' of the {key[0]}", may_read=("terminal",))
+        for key, node in raw.needs.items()
+    }
+    words = raw.vocabulary
+    channels = {n: replace(c, needs=compiled.get(("channel", n))) for n, c in words.channels.items()}
+    products = {n: replace(p, needs=compiled.get(("product", n))) for n, p in words.products.items()}
+    return replace(words, channels=MappingProxyType(channels), products=MappingProxyType(products))
+
+
+def _events(top: Fields, report: Report) -> dict[str, EventType]:
+    found: dict[str, EventType] = {
+        name: EventType(name, name, MappingProxyType({a: Attribute(a, t) for a, t in attributes.items()}))
+        for name, attributes in BUILT_IN_EVENTS.items()
+    }
+    types: dict[str, tuple[ValueType, str]] = {
+        a: (t, name) for name, attributes in BUILT_IN_EVENTS.items() for a, t in attributes.items()
+    }
+    for key, value in top.named("events", "event type"):
+        name = key.text
+        fields = Fields(report, value, f"event type {name!r}", ("label", "attributes"), at=key.at)
+        attributes: dict[str, Attribute] = {}
+        for attribute_key, declared in fields.named("attributes", "attribute", identifier=True):
+            attribute = _attribute(attribute_key, declared, report, defaults=False)
+            if attribute is None:
+                continue
+            if attribute.name == "type":
+                report.error(
+                    attribute_key.at,
+                    Code.RESERVED_NAME,
+                    "'type' is the type of the event",
+                    "use another name",
+                )
+                continue
+            attributes[attribute.name] = attribute
+            type_, other = types.setdefault(attribute.name, (attribute.type, name))
+            if type_ is not attribute.type:
+                report.error(
+                    declared.at,
+                    Code.TYPE_CONFLICT,
+                    f"attribute {attribute.name!r} is {attribute.type} here and {type_} on {other!r}",
+                    "give it one type on all event types, or another name",
+                )
+        if name in BUILT_IN_EVENTS:
+            attributes = dict(found[name].attributes) | attributes
+        found[name] = EventType(name, fields.text("label", name), MappingProxyType(attributes))
+    return found
+
+
+def _subscriber(top: Fields, report: Report) -> dict[str, Attribute]:
+    found = {name: Attribute(name, type_) for name, type_ in BUILT_IN_SUBSCRIBER.items()}
+    for key, value in top.named("subscriber", "subscriber attribute", identifier=True):
+        attribute = _attribute(key, value, report, defaults=True)
+        if attribute is None:
+            continue
+        built_in = BUILT_IN_SUBSCRIBER.get(attribute.name)
+        if built_in and (built_in is not attribute.type or attribute.default is not None):
+            report.error(
+                key.at,
+                Code.RESERVED_NAME,
+                f"{attribute.name!r} has a fixed meaning; its type is {built_in} and it has no default",
+                f"declare it as {built_in}, leave it out, or use another name",
+            )
+            continue
+        found[attribute.name] = attribute
+    return found
+
+
+def _terminal(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Attribute]:
+    node = top.node("terminals")
+    if node is None:
+        return {}
+    fields = Fields(report, node, "terminals", ("table", "attributes"))
+    _table(fields, "terminals", raw)
+    fields.require("attributes")
+    found: dict[str, Attribute] = {}
+    for key, value in fields.named("attributes", "terminal attribute", identifier=True):
+        attribute = _attribute(key, value, report, defaults=False)
+        if attribute is None:
+            continue
+        if attribute.type not in _TERMINAL_TYPES or attribute.name == "tac":
+            report.error(
+                value.at,
+                Code.BAD_VALUE,
+                f"terminal attribute {attribute.name!r} cannot come from a column of the table",
+                f"use one of the types {', '.join(_TERMINAL_TYPES)}; 'tac' is the table's key",
+            )
+            continue
+        found[attribute.name] = attribute
+    return found
+
+
+def _table(fields: Fields, kind: str, raw: RawVocabulary) -> None:
+    fields.require("table")
+    name = fields.scalar("table", "a file name")
+    if name is not None:
+        raw.tables[kind] = name
+
+
+def _channels(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Channel]:
+    later = {"per_second": _LEAVE_OUT, "per_day": _LEAVE_OUT, "fit": _LEAVE_OUT, "bulk": _LEAVE_OUT}
+    found: dict[str, Channel] = {}
+    for key, value in top.named("channels", "channel"):
+        name = key.text
+        raw.positions["channel", name] = key.at
+        fields = Fields(
+            report, value, f"channel {name!r}", ("label", "mode", "needs"), later=later, at=key.at
+        )
+        fields.require("mode")
+        mode = fields.choice("mode", "mode", tuple(Mode))
+        found[name] = Channel(name, fields.text("label", name), Mode(mode or Mode.AUTOMATIC))
+        needs = fields.scalar("needs", "an expression")
+        if needs is not None:
+            raw.needs["channel", name] = needs
+    return found
+
+
+def _products(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Product]:
+    keys = ("label", "category", "needs", "requires", "excludes")
+    entries = list(top.named("products", "product"))
+    names = {key.text for key, _ in entries}
+    found: dict[str, Product] = {}
+    for key, value in entries:
+        name = key.text
+        raw.positions["product", name] = key.at
+        later = {"fit": _LEAVE_OUT, "lifetime": _LEAVE_OUT}
+        fields = Fields(report, value, f"product {name!r}", keys, later=later, at=key.at)
+        requires = fields.choices("requires", "product", names)
+        excludes = fields.choices("excludes", "product", names)
+        for other in {name, *requires}.intersection(excludes) | {name}.intersection(requires):
+            report.error(
+                key.at,
+                Code.BAD_VALUE,
+                f"product {name!r} can never be offered: {other!r} stands in its way",
+                "take it out of 'requires' or 'excludes'",
+            )
+        category = fields.scalar("category")
+        found[name] = Product(
+            name,
+            fields.text("label"),
+            category.text if category else "",
+            requires=requires,
+            excludes=excludes,
+        )
+        needs = fields.scalar("needs", "an expression")
+        if needs is not None:
+            raw.needs["product", name] = needs
+    return found
+
+
+def _attribute(key: ScalarNode, value: Node, report: Report, *, defaults: bool) -> Attribute | None:
+    """An attribute from `int` or `{type: int, label: ..., values: [...], min: 0, default: ...}`."""
+    if isinstance(value, ScalarNode):
+        type_ = _type(value, report)
+        return Attribute(key.text, type_) if type_ else None
+    keys = ("type", "label", "values", "min", *(["default"] if defaults else []))
+    fields = Fields(report, value, f"attribute {key.text!r}", keys, at=key.at)
+    fields.require("type")
+    written = fields.scalar("type", "a type")
+    type_ = _type(written, report) if written else None
+    if type_ is None:
+        return None
+    values = _values(fields, type_, report)
+    minimum = _minimum(fields, type_, report)
+    default = fields.node("default")
+    attribute = Attribute(key.text, type_, fields.text("label"), values, minimum)
+    return (
+        attribute if default is None else replace(attribute, default=_default(default, attribute, report))
+    )
+
+
+def _type(node: ScalarNode, report: Report) -> ValueType | None:
+    text = "".join(node.text.split()).replace(",", ", ")
+    if text == "subscriber":
+        report.error(
+            node.at, Code.NOT_YET_SUPPORTED, "type 'subscriber' is not honoured yet", "declare a string"
+        )
+        return None
+    if text not in tuple(ValueType):
+        report.unknown(node.at, "type", node.text, tuple(ValueType))
+        return None
+    return ValueType(text)
+
+
+def _values(fields: Fields, type_: ValueType, report: Report) -> tuple[str, ...] | None:
+    if fields.node("values") is None:
+        return None
+    if type_ is not ValueType.STRING:
+        report.error(
+            fields.key_at("values"), Code.BAD_VALUE, "only a string can be closed to a list of values"
+        )
+        return None
+    found = tuple(dict.fromkeys(node.text for node in fields.scalars("values", "text")))
+    if not found:
+        report.error(
+            fields.place("values"),
+            Code.BAD_VALUE,
+            "'values' is empty",
+            "list at least one, or leave it out",
+        )
+    return found
+
+
+def _minimum(fields: Fields, type_: ValueType, report: Report) -> int | float | None:
+    if fields.node("min") is None:
+        return None
+    if type_ is ValueType.INT:
+        return fields.integer("min", 0, least=-(2**53))
+    if type_ is ValueType.DOUBLE:
+        return fields.number("min", 0.0, least=-1e300, most=1e300)
+    report.error(fields.key_at("min"), Code.BAD_VALUE, "only an int or a double can have a 'min'")
+    return None
+
+
+def _default(node: Node, attribute: Attribute, report: Report) -> object:
+    value = _value(node, attribute.type)
+    wrong = value is None or (attribute.values is not None and value not in attribute.values)
+    if isinstance(value, int | float) and attribute.minimum is not None:
+        wrong = value < attribute.minimum
+    if not wrong:
+        return value
+    shown = clip(node.text) if isinstance(node, ScalarNode) else "this"
+    report.error(
+        node.at, Code.BAD_VALUE, f"{shown!r} cannot be the default of {attribute.name!r} ({attribute.type})"
+    )
+    return None
+
+
+def _value(node: Node, type_: ValueType) -> object:
+    """A written value of a type, or None if it is not one. Timestamps and flags cannot be written."""
+    if isinstance(node, ListNode) and type_ in {ValueType.STRINGS, ValueType.INTS}:
+        inner = ValueType.STRING if type_ is ValueType.STRINGS else ValueType.INT
+        items = tuple(_value(item, inner) for item in node.items)
+        return None if None in items else items
+    if isinstance(node, ListNode | MapNode) or node.is_null:
+        return None
+    if type_ is ValueType.STRING:
+        return node.text
+    if node.style:
+        return None
+    read = {ValueType.INT: parse_int, ValueType.DOUBLE: parse_float, ValueType.BOOL: parse_bool}.get(type_)
+    return read(node.text) if read else None

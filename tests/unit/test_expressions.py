@@ -1,0 +1,223 @@
+"""Expressions: what compiles, how faults are told, what CEL's evaluator answers, and parts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from opportune_rulebase.errors import ExpressionError, Position
+from opportune_rulebase.expressions import MAX_LENGTH, Call, Constant, Opaque, Scope, Unknown, Variable
+from opportune_rulebase.nodes import walk
+
+HERE = Position("campaigns/x.yaml", 3, 7)
+SCOPE = Scope(
+    {
+        "event.amount": "int",
+        "event.name": "string",
+        "sub.score": "double",
+        "sub.products": "list<string>",
+        "sub.flags": "map<string, bool>",
+        "now": "timestamp",
+        "zone": "string",
+    }
+)
+
+
+def faults(text: str, expect: str | None = "bool") -> tuple[tuple[int, int, str], ...]:
+    with pytest.raises(ExpressionError) as caught:
+        SCOPE.compile(text, HERE, expect=expect)
+    return caught.value.faults
+
+
+def test_the_tree_names_operators_overloads_and_resolved_variables() -> None:
+    expression = SCOPE.compile("event.amount > 3", HERE)
+
+    assert expression.tree == Call(
+        "_>_", (Variable("event.amount", "int"), Constant(3, "int")), "bool", ("greater_int64",)
+    )
+    assert expression.position == HERE
+    assert expression.type == "bool"
+
+
+def test_the_receiver_of_a_member_call_is_its_first_argument() -> None:
+    tree = SCOPE.compile("now.getHours(zone)", HERE).tree
+
+    assert isinstance(tree, Call)
+    assert tree.args == (Variable("now", "timestamp"), Variable("zone", "string"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reads"),
+    [
+        ("sub.products.exists(p, p == event.name)", "comprehension", {"sub.products", "event.name"}),
+        ("sub.flags.sms", "select", {"sub.flags"}),
+        ("has(sub.flags.sms)", "select", {"sub.flags"}),
+        ("{'a': event.amount > 1}", "struct", {"event.amount"}),
+    ],
+)
+def test_what_is_left_to_cel_is_opaque_and_knows_what_it_reads(
+    text: str, kind: str, reads: set[str]
+) -> None:
+    expression = SCOPE.compile(text, HERE)
+
+    assert isinstance(expression.tree, Opaque)
+    assert expression.tree.kind == kind
+    assert expression.reads == expression.tree.reads == reads
+
+
+@pytest.mark.parametrize(
+    ("text", "type_"),
+    [
+        ("1 + 2", "int"),
+        ("1.5", "double"),
+        ("b'x'", "bytes"),
+        ("1u", "uint"),
+        ("null", "null_type"),
+        ("[1, 2]", "list<int>"),
+        ("{'a': true}", "map<string, bool>"),
+        ("now", "timestamp"),
+        ("now - now", "duration"),
+        ("dyn(1)", "dyn"),
+        ("type(1)", "type"),
+        ("[[event.name]]", "list<list<string>>"),
+    ],
+)
+def test_types_have_the_names_of_the_language(text: str, type_: str) -> None:
+    assert SCOPE.compile(text, HERE).type == type_
+
+
+def test_every_fault_is_told_with_its_place_in_the_text() -> None:
+    assert [
+        fault[:2] for fault in faults("event.amuont > 1 &&\n  event.nam == 'x' &&\n  nothing_like_it")
+    ] == [
+        (1, 1),
+        (2, 3),
+        (3, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("event.amuont > 1", "unknown name 'event.amuont': did you mean 'event.amount'?"),
+        ("event.name.startWith('a')", "unknown name 'startWith': did you mean 'startsWith'?"),
+        ("qqqq", "unknown name 'qqqq'"),
+        ("event.amount", "this must give bool, but gives int"),
+        ("event.amount > 'x'", "'>' cannot be applied to (int, string): the types must fit exactly"),
+        ("\ud800", "this is not valid Unicode: remove the lone surrogate"),
+    ],
+)
+def test_a_fault_says_what_is_wrong(text: str, message: str) -> None:
+    assert [fault[2] for fault in faults(text)] == [message]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\x00",
+        "'",
+        "1 +",
+        "(" * 500 + "1" + ")" * 500,
+        "-(" * 400 + "1" + ")" * 400,
+        "+".join(["1"] * 3000),
+        "[1].map(a, " * 40 + "1" + ")" * 40,
+        "true" + " " * MAX_LENGTH,
+        "a" * 9_999,
+        "{" * 4_000,
+        "\n" * 9_000 + "?",
+    ],
+)
+def test_hostile_text_is_refused_with_a_place(text: str) -> None:
+    for line, column, message in faults(text):
+        assert line >= 1
+        assert column >= 1
+        assert message
+
+
+def test_the_longest_allowed_text_compiles() -> None:
+    text = "true" + " " * (MAX_LENGTH - 4)
+
+    assert SCOPE.compile(text, HERE, expect="bool").evaluate({}) is True
+
+
+@pytest.mark.parametrize("name", ["integer", "list<", "list<nothing>", "map<string>", ""])
+def test_a_scope_refuses_a_type_that_does_not_exist(name: str) -> None:
+    with pytest.raises(ValueError, match="not a type"):
+        Scope({"event.x": name})
+
+
+@pytest.mark.parametrize(
+    ("text", "bindings", "value"),
+    [
+        ("event.amount / 2", {"event.amount": -5}, -2),
+        ("event.amount > 3 || true", {}, True),
+        ("event.amount > 3 && false", {}, False),
+        ("false && event.amount > 3", {"event.amount": None}, False),
+        ("sub.flags.sms", {"sub.flags": {"sms": False}}, False),
+        ("sub.products", {"sub.products": ["a"]}, ["a"]),
+        (
+            "now",
+            {"now": datetime(2026, 11, 20, 4, 0, 0, 5, tzinfo=UTC)},
+            datetime(2026, 11, 20, 4, 0, 0, 5, UTC),
+        ),
+        ("now.getHours(zone)", {"now": datetime(2026, 11, 20, 4, tzinfo=UTC), "zone": "Asia/Shanghai"}, 12),
+    ],
+)
+def test_cel_evaluates(text: str, bindings: dict[str, object], value: object) -> None:
+    assert SCOPE.compile(text, HERE).evaluate(bindings) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "bindings"),
+    [
+        ("event.amount > 3", {}),
+        ("event.amount > 3", {"event.amount": None}),
+        ("event.amount > 3", {"event.amount": "4"}),
+        ("event.amount > 3", {"event.amount": 2**63}),
+        ("event.amount / 0 > 3", {"event.amount": 4}),
+        ("event.amount * event.amount > 3", {"event.amount": 2**62}),
+        ("event.name == 'a'", {"event.name": "\ud800"}),
+        ("sub.flags.sms", {"sub.flags": {}}),
+    ],
+)
+def test_missing_and_unusable_data_is_unknown(text: str, bindings: dict[str, object]) -> None:
+    result = SCOPE.compile(text, HERE).evaluate(bindings)
+
+    assert isinstance(result, Unknown)
+    assert result.reason
+
+
+def test_a_part_is_an_expression_of_its_own() -> None:
+    whole = SCOPE.compile("event.amount + 1 > 3 && sub.products.exists(p, p == event.name)", HERE)
+    values = {type(node).__name__: whole.part(node) for node in walk(whole.tree)}
+
+    bindings = {"event.amount": 7, "sub.products": ["a"], "event.name": "a"}
+    assert [whole.part(node).evaluate(bindings) for node in walk(whole.tree)] == [
+        True,
+        True,
+        8,
+        7,
+        1,
+        3,
+        True,
+    ]
+    assert values["Opaque"].reads == {"sub.products", "event.name"}
+    assert values["Opaque"].type == "bool"
+
+
+def test_a_part_of_a_part_is_still_a_part() -> None:
+    whole = SCOPE.compile("event.amount + 1 > 3", HERE)
+    assert isinstance(whole.tree, Call)
+    total = whole.part(whole.tree.args[0])
+    assert isinstance(total.tree, Call)
+
+    assert total.part(total.tree.args[0]).evaluate({"event.amount": 7}) == 7
+
+
+def test_only_the_very_node_is_a_part() -> None:
+    whole = SCOPE.compile("event.amount > 3", HERE)
+
+    with pytest.raises(ValueError, match="not a node"):
+        whole.part(Constant(3, "int"))
