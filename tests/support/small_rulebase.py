@@ -44,6 +44,7 @@ def small_rulebase(*, weekly_limit: int = 2, threshold: int = 3, text: str = "")
             when: behaviour.often_sends_mms
             mode: automatic
             channels: [sms]
+            fresh_for: 1h
             content: {{sms: "{text or _CONTENT}"}}
             """,
         "campaigns/care-plan.yaml": """\
@@ -74,8 +75,10 @@ def subscribers(count: int) -> list[str]:
     return [f"86138000{n:05d}" for n in range(count)]
 
 
-def traffic(seed: int, count: int, people: int = 5, start_us: int = NOON_US) -> Iterator[Event]:
-    """Events of a few busy subscribers, a second apart, with a duplicate now and then."""
+def traffic(
+    seed: int, count: int, people: int = 5, start_us: int = NOON_US, step_us: int = SECOND_US
+) -> Iterator[Event]:
+    """Events of a few busy subscribers, `step_us` apart, with a duplicate now and then."""
     rng = random.Random(seed)
     sent: list[Event] = []
     for n in range(count):
@@ -85,6 +88,6 @@ def traffic(seed: int, count: int, people: int = 5, start_us: int = NOON_US) -> 
         subscriber_id = rng.choice(subscribers(people))
         kind = rng.choice(["mms_sent", "mms_sent", "sms_sent"])
         attributes = msgspec.json.encode({"size_kb": rng.randrange(300)}) if kind == "mms_sent" else b""
-        event = Event(f"e{n}", subscriber_id, kind, start_us + n * SECOND_US, attributes)
+        event = Event(f"e{n}", subscriber_id, kind, start_us + n * step_us, attributes)
         sent.append(event)
         yield event

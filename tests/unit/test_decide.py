@@ -190,7 +190,7 @@ def test_arbitration_is_by_priority_then_value_times_propensity_then_name() -> N
         max_automatic=9,
         default_propensity=0.2,
     )
-    changes: dict[str, dict[str, Any]] = dict.fromkeys(base.campaigns, {})
+    changes: dict[str, dict[str, Any]] = {name: {} for name in base.campaigns}
     changes |= {"b-dear": {"propensity": 0.2}, "c-likely": {"propensity": 0.3}}
     verdict = decide(base, moment(base, candidates=changes), History())
     standing = {

@@ -35,6 +35,14 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
+class Advised:
+    """The answer to a visit, best first, and the revision that decided."""
+
+    advices: list[Advice]
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Visit:
     """A customer at a touch point. `event_type` is folded as the visit, e.g. ``counter_visit``."""
 
@@ -45,11 +53,12 @@ class Visit:
     attributes: bytes = b""
     encoding: Encoding = Encoding.JSON
     cell_id: str = ""
+    imei: str = ""
 
 
 async def advise(
     live: LiveRevision, ingest: Ingest, ledger: Ledger, thread: LedgerThread, clock: Clock, visit: Visit
-) -> list[Advice]:
+) -> Advised:
     """Fold the visit, re-decide the customer's open prompts and match what the visit triggers.
 
     The advices are shown from now on: each has its reservation. The same `request_id` again folds
@@ -68,6 +77,7 @@ async def advise(
         occurred_at_us=now_us,
         attributes=visit.attributes,
         cell_id=visit.cell_id,
+        imei=visit.imei,
         encoding=visit.encoding,
     )
     receipt = await ingest.publish(
@@ -86,7 +96,9 @@ async def advise(
     verdict: Verdict | None = receipt.verdicts[0] if receipt.verdicts else None
     if verdict is None and receipt.duplicates:
         verdict = await thread.run(ledger.verdict, key)
-    return [] if verdict is None else _advices(live.current.rulebase, verdict)
+    if verdict is None:
+        return Advised([], receipt.revision)
+    return Advised(_advices(live.current.rulebase, verdict), verdict.revision)
 
 
 def _check(rulebase: Rulebase, visit: Visit) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opportune_service.app.errors import InvalidRequestError, NotFoundError
@@ -24,8 +24,13 @@ class ImportItem:
 
 @dataclass(frozen=True, slots=True)
 class ImportReceipt:
+    """`outdated` records were older than what is known and changed nothing; they are not in `accepted`.
+    `ignored` counts undeclared attributes by name."""
+
     accepted: int
+    outdated: int
     rejections: list[Rejection]
+    ignored: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,12 @@ async def import_context(
     as_of_us: int,
     mode: ImportMode,
     encoding: Encoding,
+    origin: str = "import",
 ) -> ImportReceipt:
     """Take in static data as it was at `as_of_us` and wait until it is durable. Bad items are rejected
-    one by one. Raises `NoRulebaseError`, `StoreUnavailableError`."""
+    one by one. `origin` is kept in the log. Raises `NoRulebaseError`, `StoreUnavailableError`."""
     admission = live.current.admission
+    ignored_before = admission.ignored.by_name.copy()
     records: list[ContextRecord] = []
     rejections: list[Rejection] = []
     for index, item in enumerate(items):
@@ -74,9 +81,10 @@ async def import_context(
             rejections.append(Rejection(index, "", RejectionReason.BAD_ATTRIBUTES, str(error)))
             continue
         records.append(ContextRecord(item.subscriber_id, as_of_us, mode, attributes))
-    if records:
-        await ingest.import_context("import", records)
-    return ImportReceipt(len(records), rejections)
+    ignored = admission.ignored.by_name - ignored_before
+    outdated = (await ingest.import_context(origin, records)).outdated if records else 0
+    names = {name.removeprefix("subscriber."): count for name, count in ignored.items()}
+    return ImportReceipt(len(records) - outdated, outdated, rejections, names)
 
 
 async def show_subscriber(

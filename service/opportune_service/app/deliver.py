@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from opportune_rulebase.model import Mode, OutcomeKind
 
 from opportune_service.app.errors import InvalidRequestError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import Clock, Lease, Ledger, Settlement
+from opportune_service.app.ports import Clock, DeliveryState, Lease, Ledger, Settlement
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.verdict import Reason, Verdict
 
@@ -27,6 +27,24 @@ class Settled:
     token: int
     attempt: int
     settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a channel client says of one contact, later."""
+
+    decision_id: str
+    kind: OutcomeKind
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the delivery of a decision stands, and how often it was leased."""
+
+    channel: str
+    state: DeliveryState
+    attempts: int
 
 
 class Deliveries:
@@ -100,6 +118,40 @@ class Deliveries:
                     )
                 except UnknownDecisionError:
                     answers.append(False)
+        return answers
+
+    async def standings(self, decision_ids: Collection[str]) -> dict[str, Standing]:
+        """Where these deliveries stand; without those that do not exist."""
+        return await self._thread.run(self._standings, decision_ids)
+
+    def _standings(self, decision_ids: Collection[str]) -> dict[str, Standing]:
+        found = {}
+        for decision_id in decision_ids:
+            delivery = self._ledger.delivery_of(decision_id)
+            if delivery is not None:
+                found[decision_id] = Standing(self._channel_of(decision_id), *delivery)
+        return found
+
+    def _channel_of(self, decision_id: str) -> str:
+        verdict = self._ledger.verdict_of(decision_id)
+        return next((d.channel for d in verdict.decisions if d.id == decision_id), "") if verdict else ""
+
+    async def report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
+        """Note what became of contacts on a channel, in one transaction. False: it was known; None: the
+        channel made no such contact."""
+        return await self._thread.run(self._report_receipts, channel, reported)
+
+    def _report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
+        answers: list[bool | None] = []
+        with self._ledger.transaction() as tx:
+            for item in reported:
+                try:
+                    known = self._channel_of(item.decision_id) == channel
+                    answers.append(
+                        tx.record_outcome(item.decision_id, item.kind, item.at_us) if known else None
+                    )
+                except UnknownDecisionError:
+                    answers.append(None)
         return answers
 
     async def report_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:

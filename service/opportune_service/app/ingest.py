@@ -51,7 +51,10 @@ SNAPSHOT_CHUNK = 500
 
 @dataclass(slots=True)
 class Receipt:
-    """What became of one batch. Given out only after everything in it is durable."""
+    """What became of one batch. Given out only after everything in it is durable.
+
+    `outdated`: context records, among those accepted, that were older than everything they named.
+    """
 
     accepted: int
     duplicates: int
@@ -59,6 +62,7 @@ class Receipt:
     verdicts: list[Verdict]
     revision: str
     ignored_attributes: int = 0
+    outdated: int = 0
 
 
 @dataclass(slots=True)
@@ -162,6 +166,20 @@ class Ingest:
             )
         )
 
+    async def offer(self, source: str, events: Sequence[Event]) -> asyncio.Future[Receipt]:
+        """Queue a batch as soon as there is room; the future is its receipt, with the errors of `publish`.
+
+        Batches that one caller offers one after the other are taken in in that order.
+        """
+        work = _Work(
+            done=asyncio.get_running_loop().create_future(),
+            source=source,
+            events=events,
+            now_us=self._clock.now_us(),
+        )
+        await self._enqueue(work)
+        return work.done
+
     async def import_context(self, source: str, records: Sequence[ContextRecord]) -> Receipt:
         """Take in static data of subscribers, checked already, and wait until it is durable."""
         return await self._submit(
@@ -178,15 +196,18 @@ class Ingest:
         await self._submit(_Work(done=asyncio.get_running_loop().create_future(), retire=revision))
 
     async def _submit(self, work: _Work) -> Receipt:
-        if self._closing:
-            raise StoreUnavailableError("the service is shutting down; send it again to another one")
-        while self._queued_events >= MAX_QUEUED_EVENTS:
+        await self._enqueue(work)
+        return await work.done
+
+    async def _enqueue(self, work: _Work) -> None:
+        while self._queued_events >= MAX_QUEUED_EVENTS and not self._closing:
             self._room.clear()
             await self._room.wait()
+        if self._closing:
+            raise StoreUnavailableError("the service is shutting down; send it again to another one")
         self._queue.append(work)
         self._queued_events += len(work.events) + len(work.records)
         self._wake.set()
-        return await work.done
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -243,7 +264,8 @@ class Ingest:
             try:
                 await self._observe(work, group)
             except OpportuneError as error:
-                work.done.set_exception(error)
+                if not work.done.done():  # the caller may have gone
+                    work.done.set_exception(error)
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
                 log.exception("observing a batch failed")
@@ -259,8 +281,7 @@ class Ingest:
 
     async def _observe(self, work: _Work, group: _Group) -> None:
         if work.retire is not None:
-            work.retire.close()
-            work.done.set_result(Receipt(0, 0, [], [], work.retire.id))
+            self._retire(work, work.retire)
             return
         revision = self._live.current
         now_us = work.now_us
@@ -288,8 +309,9 @@ class Ingest:
             touch_point=work.touch_point,
             prompts=work.prompts,
         )
+        outdated = 0
         for record in work.records:
-            apply_context(record, states[record.subscriber_id], position)
+            outdated += not apply_context(record, states[record.subscriber_id], position)
         if observed.events or work.records:
             self._position = position
         group.batches.append(
@@ -307,9 +329,15 @@ class Ingest:
                     verdicts=[],
                     revision=revision.id,
                     ignored_attributes=revision.admission.ignored.total - ignored_before,
+                    outdated=outdated,
                 ),
             )
         )
+
+    def _retire(self, work: _Work, revision: Revision) -> None:
+        revision.close()
+        if not work.done.done():
+            work.done.set_result(Receipt(0, 0, [], [], revision.id))
 
     # -- in the ledger's thread -------------------------------------------------------------------
 
@@ -369,8 +397,7 @@ class Ingest:
         while self._queue:
             for work in self._take():
                 if work.retire is not None:
-                    work.retire.close()
-                    work.done.set_result(Receipt(0, 0, [], [], work.retire.id))
+                    self._retire(work, work.retire)
                 elif not work.done.done():
                     work.done.set_exception(StoreUnavailableError("the store is unavailable; try again"))
         astray = set(self._astray)

@@ -10,6 +10,9 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import DecisionFilter, DecisionRow, DeliveryState, Ledger
 from opportune_service.core.verdict import EventKey, Outcome, Verdict
 
+_PIECE = 50
+# Decisions read from the ledger in one go: more would keep commits waiting.
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -52,6 +55,16 @@ class Insight:
         if verdict is None:
             raise NotFoundError("no verdict: the event had no candidates, or never came")
         return Explanation(verdict, "", None, ())
+
+    async def explain_rows(self, rows: Sequence[DecisionRow]) -> list[Explanation]:
+        """The explanation of each of these decisions. Commits get their turn in between."""
+        explained: list[Explanation] = []
+        for start in range(0, len(rows), _PIECE):
+            explained += await self._thread.run(self._explain_all, rows[start : start + _PIECE])
+        return explained
+
+    def _explain_all(self, rows: Sequence[DecisionRow]) -> list[Explanation]:
+        return [self._explain(row.decision_id) for row in rows]
 
     async def decisions(
         self, where: DecisionFilter, after: int, limit: int, newest_first: bool

@@ -95,7 +95,7 @@ class DecisionRow(msgspec.Struct, frozen=True):
 
 
 class DecisionFilter(msgspec.Struct, frozen=True):
-    """Empty fields do not filter."""
+    """Empty fields do not filter. Times of decision: `from_us` included, `to_us` not."""
 
     subscriber_id: str = ""
     campaign: str = ""
@@ -148,8 +148,10 @@ class LedgerTransaction(Protocol):
     def record_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
         """Note what became of a decided contact; False if it is known already (nothing changes).
 
-        ACCEPTED, REFUSED, LATER, DELIVERED and the like commit the reservation; NOT_OFFERED releases it.
-        DELIVERED moves a sent delivery on. Raises `UnknownDecisionError`.
+        ACCEPTED, REFUSED, LATER, DELIVERED and the like commit the reservation, NOT_OFFERED releases it
+        unless it is committed. DELIVERED moves a delivery on; what reached the customer is not leased
+        again. A waiting prompt is closed, and counts as a contact at `at_us` unless it was NOT_OFFERED.
+        Raises `UnknownDecisionError`, also for a decision that let no offer out.
         """
         ...
 
@@ -157,17 +159,20 @@ class LedgerTransaction(Protocol):
         self, channel: str, limit: int, now_us: int, lease_for_us: int, max_attempts: int
     ) -> list[Lease]:
         """Up to `limit` deliveries of the channel that are pending, or whose lease has run out, oldest
-        first. A delivery past its `expires_at_us` becomes EXPIRED; one that was never leased releases its
-        reservation then, one that was leased does not (its outcome is unknown: it counts). One out of
-        attempts becomes DEAD instead of leased. A lease never reaches past `expires_at_us`."""
+        first. A delivery past its `expires_at_us` becomes EXPIRED, one out of attempts DEAD. Either
+        releases its reservation if it is certain that nothing was sent: if every lease it had was settled
+        with RETRY. If one ran out without a word, its outcome is unknown: it counts. A lease never reaches
+        past `expires_at_us`."""
         ...
 
     def settle(
         self, decision_id: str, token: int, settlement: Settlement, now_us: int, retry_at_us: int
     ) -> bool:
         """Apply a client's word on its lease; False if the token is not the newest lease's or it is settled
-        already. SENT commits the reservation, FAILED releases it, RETRY makes it pending again from
-        `retry_at_us`. Raises `UnknownDecisionError`."""
+        already. SENT commits the reservation, FAILED releases it (unless an earlier lease ran out without
+        a word: that one counts), RETRY makes it pending again from `retry_at_us`. A lease that ran out may
+        still be settled until `lease` has given the delivery to another or ended it.
+        Raises `UnknownDecisionError`."""
         ...
 
     def save_rulebase(self, row: RulebaseRow, archive: bytes) -> None:
@@ -195,8 +200,9 @@ class LedgerTransaction(Protocol):
 class Ledger(Protocol):
     """The durable record: log, verdicts, contacts, deliveries, rulebases, snapshots.
 
-    Guarantees: reads see the last finished transaction. A store that cannot be reached or written raises
-    `StoreUnavailableError` and never loses what a finished transaction wrote.
+    Guarantees: reads see the last finished transaction; inside a transaction's block they see what it
+    wrote so far. A store that cannot be reached or written raises `StoreUnavailableError` and never loses
+    what a finished transaction wrote.
     Non-guarantees: calls block (they are made from the ledger's own thread); not thread-safe.
     """
 
@@ -236,7 +242,9 @@ class Ledger(Protocol):
         """A page of decisions beyond cursor `after` (0 for the beginning, whichever end that is)."""
         ...
 
-    def rulebases(self) -> Sequence[RulebaseRow]: ...
+    def rulebases(self) -> Sequence[RulebaseRow]:
+        """All uploads, newest first."""
+        ...
 
     def rulebase_archive(self, revision: str) -> bytes | None: ...
 

@@ -10,7 +10,7 @@ from opportune_rulebase import load, to_archive
 from opportune_rulebase.errors import Problem, RulebaseError
 from opportune_rulebase.model import Rulebase
 
-from opportune_service.app.errors import RulebaseRefusedError, UnknownRevisionError
+from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, UnknownRevisionError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, RulebaseRow
@@ -37,6 +37,16 @@ def check(files: Files) -> CheckReport:
     return CheckReport(rulebase, rulebase.warnings)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt to activate went. `message` is empty if it succeeded."""
+
+    revision: str
+    at_us: int
+    message: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
 class Rulebases:
     """The trigger rule bases of the service: what was uploaded, and which one is live."""
 
@@ -56,6 +66,8 @@ class Rulebases:
         self._clock = clock
         self._make_engine = make_engine
         self._activating = asyncio.Lock()
+        self.last_attempt: Attempt | None = None
+        """The last attempt to activate a revision since the start."""
 
     async def check(self, files: Files) -> CheckReport:
         """As `check`, off the event loop."""
@@ -83,6 +95,23 @@ class Rulebases:
         `UnknownRevisionError`, `StoreConflictError` (another one is active), `RulebaseRefusedError`,
         `StoreUnavailableError`.
         """
+        # A caller that goes away in the middle must not leave the store and the live revision apart.
+        return await asyncio.shield(
+            asyncio.create_task(self._try_activate(revision, expected, by, comment))
+        )
+
+    async def _try_activate(self, revision: str, expected: str | None, by: str, comment: str) -> str:
+        at_us = self._clock.now_us()
+        try:
+            previous = await self._swap(revision, expected, by, comment)
+        except OpportuneError as error:
+            problems = error.problems if isinstance(error, RulebaseRefusedError) else ()
+            self.last_attempt = Attempt(revision, at_us, str(error), problems)
+            raise
+        self.last_attempt = Attempt(revision, at_us)
+        return previous
+
+    async def _swap(self, revision: str, expected: str | None, by: str, comment: str) -> str:
         async with self._activating:
             try:
                 rulebase = await self._thread.run(stored_rulebase, self._ledger, revision)

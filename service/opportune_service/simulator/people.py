@@ -85,6 +85,8 @@ class Person:
         )[0]
         self.tariff = rng.choice(TARIFFS[self.brand])
         self.products = rng.sample(PRODUCTS, rng.choice((0, 1, 1, 2, 2, 3, 4)))
+        if "changes_ringtone" in self.habits and "ringback-tone" not in self.products:
+            self.products.append("ringback-tone")
         self.imei = self.next_imei = shop.imei(rng, index * 7)
         self.swap_us = NEVER_US
         self._settle(atlas)
@@ -176,6 +178,8 @@ def describe(person: Person, seed: int) -> dict[str, object]:
         )
         if rng.random() < 0.03
     }
+    if rng.random() < 0.4:
+        consents["category/finance"] = True  # finance is what people have to opt in to
 
     def score(liking: bool) -> float:
         return round(rng.betavariate(5, 4) if liking else rng.betavariate(1.2, 8), 3)
@@ -213,4 +217,5 @@ def describe(person: Person, seed: int) -> dict[str, object]:
         "score_bill_query": score("queries_balance" in habits),
         "score_data": score("surfs" in habits),
         "score_tariff": score(arpu >= 10_000),
+        "score_complaint": round(rng.betavariate(1.2, 8), 3),
     }

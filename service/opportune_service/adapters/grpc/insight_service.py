@@ -1,0 +1,117 @@
+"""What operators and analysts ask. Writes nothing."""
+
+from __future__ import annotations
+
+from opportune.v1 import insight_service_pb2 as pb
+from opportune.v1 import types_pb2 as types
+
+from opportune_service.adapters.grpc.decisions import best_first, decision_message, verdict_message
+from opportune_service.adapters.grpc.errors import UnsupportedError
+from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.revisions import Revisions
+from opportune_service.adapters.grpc.use_cases import UseCases
+from opportune_service.adapters.grpc.words import (
+    REASONS,
+    check_length,
+    check_subscriber,
+    chosen,
+    microseconds,
+    page_size,
+)
+from opportune_service.app.errors import InvalidRequestError
+from opportune_service.app.insight import Explanation
+from opportune_service.app.ports import DecisionFilter
+from opportune_service.core.verdict import EventKey, Reason
+
+_MAX_CURSOR_DIGITS = 18
+
+
+class InsightService:
+    """See the contract."""
+
+    def __init__(self, app: UseCases, revisions: Revisions) -> None:
+        self._insight = app.insight
+        self._revisions = revisions
+
+    async def ExplainDecision(  # noqa: N802
+        self, request: pb.ExplainDecisionRequest, _: Context
+    ) -> pb.ExplainDecisionResponse:
+        match request.WhichOneof("target"):
+            case "decision_id":
+                check_length("decision_id", request.decision_id, 64, least=1)
+                found = await self._insight.explain_decision(request.decision_id)
+            case "event":
+                check_subscriber("event.subscriber_id", request.event.subscriber_id)
+                key = EventKey(request.event.subscriber_id, request.event.source, request.event.event_id)
+                found = await self._insight.explain_event(key)
+            case _:
+                raise InvalidRequestError("target", "name a decision_id or an event")
+        verdict = found.verdict
+        rulebase = await self._revisions.rulebase(verdict.revision)
+        messages = []
+        for decision in best_first(verdict.decisions):
+            state, outcomes = None, found.outcomes[:0]
+            if decision.reason is Reason.DECIDED:
+                own = found
+                if decision.id != found.decision_id:
+                    own = await self._insight.explain_decision(decision.id)
+                state, outcomes = own.delivery and own.delivery[0], own.outcomes
+            messages.append(decision_message(verdict, decision, rulebase, state, outcomes, trace=True))
+        return pb.ExplainDecisionResponse(verdict=verdict_message(verdict, messages))
+
+    async def ListDecisions(  # noqa: N802
+        self, request: pb.ListDecisionsRequest, _: Context
+    ) -> pb.ListDecisionsResponse:
+        where = _filter(request)
+        size = page_size(request.page_size)
+        if request.page_token and request.after:
+            raise InvalidRequestError("after", "give page_token or after, not both")
+        if request.after:
+            after = _cursor("after", request.after)
+            rows = await self._insight.decisions(where, after, size, newest_first=False)
+            cursor, next_page = (rows[-1].cursor if rows else after), 0
+        else:
+            # Read before the page, so that nothing is recorded between the two and missed.
+            newest = await self._insight.decisions(DecisionFilter(), 0, 1, newest_first=True)
+            cursor = newest[0].cursor if newest else 0
+            before = _cursor("page_token", request.page_token) if request.page_token else 0
+            rows = await self._insight.decisions(where, before, size, newest_first=True)
+            next_page = rows[-1].cursor if len(rows) == size else 0
+        explained = await self._insight.explain_rows(rows)
+        return pb.ListDecisionsResponse(
+            decisions=[await self._listed(each, request.include_trace) for each in explained],
+            next_page_token=str(next_page) if next_page else "",
+            cursor=str(cursor),
+        )
+
+    async def _listed(self, explained: Explanation, trace: bool) -> types.Decision:
+        verdict = explained.verdict
+        decision = next(each for each in verdict.decisions if each.id == explained.decision_id)
+        return decision_message(
+            verdict,
+            decision,
+            await self._revisions.rulebase(verdict.revision),
+            explained.delivery and explained.delivery[0],
+            explained.outcomes,
+            trace=trace,
+        )
+
+
+def _filter(request: pb.ListDecisionsRequest) -> DecisionFilter:
+    if request.revision:
+        raise UnsupportedError("ListDecisionsRequest.revision")
+    if request.subscriber_id:
+        check_subscriber("subscriber_id", request.subscriber_id)
+    return DecisionFilter(
+        subscriber_id=request.subscriber_id,
+        campaign=request.campaign,
+        reasons=tuple(chosen(REASONS, number, "reasons") for number in request.reasons),
+        from_us=microseconds(request.since) if request.HasField("since") else 0,
+        to_us=microseconds(request.until) if request.HasField("until") else 0,
+    )
+
+
+def _cursor(field: str, text: str) -> int:
+    if len(text) > _MAX_CURSOR_DIGITS or not (text.isascii() and text.isdigit()):
+        raise InvalidRequestError(field, f"{field} must be one that an answer gave")
+    return int(text)

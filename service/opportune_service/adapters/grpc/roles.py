@@ -1,0 +1,34 @@
+"""Which roles open a method, as the contract says. A method that names none keeps the server from
+starting."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from opportune.v1 import options_pb2
+
+
+class MissingRolesError(Exception):
+    """A method of the contract does not say who may call it."""
+
+
+def roles_of(service: ServiceDescriptor) -> dict[str, frozenset[str]]:
+    """Method name -> names of the roles that open it. Raises `MissingRolesError`."""
+    return {method.name: _roles(method) for method in service.methods}
+
+
+def _roles(method: MethodDescriptor) -> frozenset[str]:
+    named = method.GetOptions().Extensions[options_pb2.roles].any_of
+    if not named or options_pb2.ROLE_UNSPECIFIED in named:
+        raise MissingRolesError(
+            f"{method.full_name} names no role: give it the option (opportune.v1.roles) in the contract"
+        )
+    return frozenset(options_pb2.Role.Name(role) for role in named)
+
+
+def caller_name(context: grpc.aio.ServicerContext[Message, Message]) -> str:
+    """Who calls, for the record: the common name of the client's certificate, else ``anonymous``."""
+    for name in context.auth_context().get("x509_common_name", ()):
+        return name.decode("utf-8", "replace")
+    return "anonymous"

@@ -1,0 +1,248 @@
+"""What operators do with rulebases."""
+
+from __future__ import annotations
+
+import asyncio
+
+from opportune.v1 import rulebase_service_pb2 as pb
+from opportune.v1 import types_pb2 as types
+from opportune_rulebase import Problem, Rulebase, RulebaseError, Severity, from_archive
+
+from opportune_service.adapters.grpc.errors import NotReadyError, UnsupportedError
+from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.revisions import Revisions
+from opportune_service.adapters.grpc.roles import caller_name
+from opportune_service.adapters.grpc.use_cases import UseCases
+from opportune_service.adapters.grpc.words import (
+    check_length,
+    mode_number,
+    optional_timestamp,
+    page_size,
+    timestamp,
+)
+from opportune_service.app.errors import (
+    ConflictError,
+    InvalidRequestError,
+    RulebaseRefusedError,
+    UnknownRevisionError,
+)
+from opportune_service.app.ports import RulebaseRow
+from opportune_service.app.rulebases import Attempt
+
+MAX_ARCHIVE_BYTES = 16 << 20
+_MAX_COMMENT = 2_000
+_MODES = {types.ACTIVATION_MODE_UNSPECIFIED, types.ACTIVATION_MODE_FULL}
+_SEVERITIES = {
+    Severity.ERROR: pb.PROBLEM_SEVERITY_ERROR,
+    Severity.WARNING: pb.PROBLEM_SEVERITY_WARNING,
+}
+
+
+class RulebaseService:
+    """See the contract."""
+
+    def __init__(self, app: UseCases, revisions: Revisions) -> None:
+        self._app = app
+        self._rulebases = app.rulebases
+        self._revisions = revisions
+
+    async def CheckRulebase(  # noqa: N802
+        self, request: pb.CheckRulebaseRequest, _: Context
+    ) -> pb.CheckRulebaseResponse:
+        try:
+            report = await self._rulebases.check(await _unpacked(request.archive))
+        except RulebaseRefusedError as error:
+            return pb.CheckRulebaseResponse(problems=[_problem(each) for each in error.problems])
+        return pb.CheckRulebaseResponse(
+            valid=report.rulebase is not None,
+            problems=[_problem(each) for each in report.problems],
+            revision=report.rulebase.revision if report.rulebase else "",
+        )
+
+    async def UploadRulebase(  # noqa: N802
+        self, request: pb.UploadRulebaseRequest, context: Context
+    ) -> pb.UploadRulebaseResponse:
+        _check_words(request.comment, request.request_id)
+        if request.HasField("work_order"):
+            raise UnsupportedError("UploadRulebaseRequest.work_order")
+        files = await _unpacked(request.archive)
+        before = {row.revision for row in await self._rulebases.list()}
+        rulebase, _ = await self._rulebases.upload(files, caller_name(context), request.comment)
+        row, _archive, live = await self._rulebases.get(rulebase.revision)
+        return pb.UploadRulebaseResponse(
+            rulebase=_described(row, live, rulebase), already_known=rulebase.revision in before
+        )
+
+    async def ActivateRulebase(  # noqa: N802
+        self, request: pb.ActivateRulebaseRequest, context: Context
+    ) -> pb.ActivateRulebaseResponse:
+        _check_words(request.comment, request.request_id)
+        _check_mode(request)
+        expected = request.expected_current_revision
+        try:
+            previous = await self._rulebases.activate(
+                request.revision, expected, caller_name(context), request.comment
+            )
+        except RulebaseRefusedError as error:
+            raise NotReadyError(
+                "this version no longer takes the revision; CheckRulebase says why, the one in force stays"
+            ) from error
+        except ConflictError:
+            # A repetition of what worked: it is in force, as the caller wants.
+            if not request.request_id or request.revision != self._app.live.id:
+                raise
+            previous = expected
+        activation = await self._activation(request.revision)
+        activation.actor = caller_name(context)
+        activation.comment = request.comment
+        return pb.ActivateRulebaseResponse(
+            activation=activation, previous_revision=previous, activations=[activation]
+        )
+
+    async def GetRulebase(  # noqa: N802
+        self, request: pb.GetRulebaseRequest, _: Context
+    ) -> pb.GetRulebaseResponse:
+        row, archive, live = await self._rulebases.get(request.revision)
+        answer = pb.GetRulebaseResponse(
+            rulebase=_described(row, live, await self._revisions.rulebase(row.revision)),
+            history=_history(row),
+        )
+        if request.include_archive:
+            answer.archive.format = pb.ARCHIVE_FORMAT_ZIP
+            answer.archive.data = archive
+        if self._app.live.id:
+            answer.activations.append(await self._activation(self._app.live.id))
+        if self._rulebases.last_attempt is not None:
+            answer.last_attempt.CopyFrom(_attempt(self._rulebases.last_attempt))
+        return answer
+
+    async def ListRulebases(  # noqa: N802
+        self, request: pb.ListRulebasesRequest, _: Context
+    ) -> pb.ListRulebasesResponse:
+        if request.state not in pb.RulebaseState.values():
+            raise InvalidRequestError("state", "state must be one that the contract names")
+        size = page_size(request.page_size)
+        rows = list(await self._rulebases.list())
+        if request.page_token:
+            place = next((i for i, row in enumerate(rows) if row.revision == request.page_token), None)
+            if place is None:
+                raise InvalidRequestError("page_token", "page_token must be one that an answer gave")
+            rows = rows[place + 1 :]
+        live = self._app.live.id
+        if request.state:
+            rows = [row for row in rows if _state(row, row.revision == live) == request.state]
+        page = rows[:size]
+        return pb.ListRulebasesResponse(
+            rulebases=[_described(row, row.revision == live, None) for row in page],
+            next_page_token=page[-1].revision if len(rows) > size else "",
+        )
+
+    async def _activation(self, revision: str) -> pb.Activation:
+        row, _, _ = await self._rulebases.get(revision)
+        return pb.Activation(
+            revision=revision,
+            mode=types.ACTIVATION_MODE_FULL,
+            activated_at=optional_timestamp(row.activated_at_us),
+        )
+
+
+def _check_words(comment: str, request_id: str) -> None:
+    check_length("comment", comment, _MAX_COMMENT)
+    check_length("request_id", request_id, 64)
+
+
+def _check_mode(request: pb.ActivateRulebaseRequest) -> None:
+    if request.mode not in types.ActivationMode.values():
+        raise InvalidRequestError("mode", "mode must be one that the contract names")
+    if request.mode not in _MODES:
+        raise UnsupportedError(types.ActivationMode.Name(request.mode))
+    if request.canary_share:
+        raise InvalidRequestError("canary_share", "canary_share is for mode CANARY only")
+    if request.backfill:
+        raise UnsupportedError("ActivateRulebaseRequest.backfill")
+    if not request.revision:
+        raise UnknownRevisionError("revision is empty; name one that was uploaded")
+
+
+async def _unpacked(archive: pb.RulebaseArchive) -> dict[str, bytes]:
+    """The files of an archive. Raises `RulebaseRefusedError` for one that is refused."""
+    if archive.format not in pb.ArchiveFormat.values():
+        raise InvalidRequestError("archive.format", "archive.format must be zip, or absent")
+    if archive.signature:
+        raise UnsupportedError("RulebaseArchive.signature")
+    if not archive.data:
+        raise InvalidRequestError("archive.data", "archive.data must hold the rulebase as a zip")
+    if len(archive.data) > MAX_ARCHIVE_BYTES:
+        raise InvalidRequestError("archive.data", f"archive.data has at most {MAX_ARCHIVE_BYTES} bytes")
+    try:
+        return await asyncio.to_thread(from_archive, archive.data)
+    except RulebaseError as error:
+        raise RulebaseRefusedError(error.problems) from error
+
+
+def _state(row: RulebaseRow, live: bool) -> pb.RulebaseState.ValueType:
+    if live:
+        return pb.RULEBASE_STATE_ACTIVE
+    return pb.RULEBASE_STATE_SUPERSEDED if row.activated_at_us else pb.RULEBASE_STATE_CHECKED
+
+
+def _described(row: RulebaseRow, live: bool, rulebase: Rulebase | None) -> pb.Rulebase:
+    """The revision; without `rulebase`, only what its row says."""
+    described = pb.Rulebase(
+        revision=row.revision,
+        name=row.name,
+        state=_state(row, live),
+        author=row.uploaded_by,
+        uploaded_at=timestamp(row.uploaded_at_us),
+        comment=row.comment,
+    )
+    if rulebase is not None:
+        described.label = rulebase.label
+        described.metric_count = len(rulebase.metrics)
+        described.definition_count = len(rulebase.definitions)
+        described.warnings.extend(_problem(each) for each in rulebase.warnings)
+        for campaign in sorted(rulebase.campaigns.values(), key=lambda each: each.name):
+            described.campaigns.add(
+                campaign=campaign.name,
+                label=campaign.label,
+                product=campaign.product,
+                mode=mode_number(campaign.mode),
+            )
+    return described
+
+
+def _history(row: RulebaseRow) -> list[pb.HistoryEntry]:
+    entries = [
+        pb.HistoryEntry(
+            occurred_at=timestamp(row.uploaded_at_us),
+            actor=row.uploaded_by,
+            action="uploaded",
+            comment=row.comment,
+        )
+    ]
+    if row.activated_at_us:
+        entries.insert(0, pb.HistoryEntry(occurred_at=timestamp(row.activated_at_us), action="activated"))
+    return entries
+
+
+def _attempt(attempt: Attempt) -> pb.ActivationAttempt:
+    return pb.ActivationAttempt(
+        revision=attempt.revision,
+        attempted_at=timestamp(attempt.at_us),
+        succeeded=not attempt.message,
+        message=attempt.message,
+        problems=[_problem(each) for each in attempt.problems],
+    )
+
+
+def _problem(problem: Problem) -> pb.Problem:
+    return pb.Problem(
+        file=problem.position.file,
+        line=problem.position.line,
+        column=problem.position.column,
+        severity=_SEVERITIES[problem.severity],
+        code=problem.code,
+        message=problem.message,
+        hint=problem.hint,
+        snippet=problem.snippet,
+    )

@@ -1,0 +1,201 @@
+"""The gRPC server: where it listens, what it serves, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from opportune.v1 import (
+    advice_service_pb2,
+    delivery_service_pb2,
+    event_service_pb2,
+    insight_service_pb2,
+    rulebase_service_pb2,
+    subscriber_service_pb2,
+)
+
+from opportune_service.adapters.grpc.advice_service import AdviceService
+from opportune_service.adapters.grpc.delivery_service import DeliveryService
+from opportune_service.adapters.grpc.draining import Draining
+from opportune_service.adapters.grpc.event_service import EventService
+from opportune_service.adapters.grpc.handlers import service_handlers
+from opportune_service.adapters.grpc.health import (
+    HealthServicer,
+    follow_health,
+    health_servicer,
+    show_health,
+)
+from opportune_service.adapters.grpc.insight_service import InsightService
+from opportune_service.adapters.grpc.revisions import Revisions
+from opportune_service.adapters.grpc.roles import roles_of
+from opportune_service.adapters.grpc.rulebase_service import RulebaseService
+from opportune_service.adapters.grpc.subscriber_service import SubscriberService
+from opportune_service.adapters.grpc.use_cases import ServerSettings, UseCases
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 20 << 20
+"""A batch of 1,000 events with the largest attributes, or the largest archive, and what is around it."""
+
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A second server on the same port must fail, not take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # A client that is gone is noticed within 40 s; clients may ask as often as every 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Connections are renewed, so that load spreads over new servers; streams get time to end.
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 5 * 60_000),
+]
+
+SERVICES: dict[str, ServiceDescriptor] = {
+    name: module.DESCRIPTOR.services_by_name[name]
+    for name, module in (
+        ("EventService", event_service_pb2),
+        ("SubscriberService", subscriber_service_pb2),
+        ("AdviceService", advice_service_pb2),
+        ("DeliveryService", delivery_service_pb2),
+        ("RulebaseService", rulebase_service_pb2),
+        ("InsightService", insight_service_pb2),
+    )
+}
+
+
+class CannotServeError(Exception):
+    """The server cannot start as it is set up; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is bound to its port. `port` is the real one when the settings asked for 0."""
+
+    grpc: grpc.aio.Server
+    port: int
+    health: HealthServicer
+    draining: Draining
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more calls and finish those under way; after `seconds` cancel what is left."""
+        await self.health.enter_graceful_shutdown()
+        self.draining.begin()
+        await self.grpc.stop(seconds)
+
+
+def build_server(app: UseCases) -> Server:
+    """A server with all services, bound but not started. Call it in the event loop it will run in.
+
+    Raises `CannotServeError` for an address or TLS settings that will not do, `MissingRolesError` if a
+    method of the contract does not say who may call it.
+    """
+    draining, revisions = Draining(), Revisions(app)
+    servicers: dict[str, object] = {
+        "EventService": EventService(app, draining),
+        "SubscriberService": SubscriberService(app),
+        "AdviceService": AdviceService(app),
+        "DeliveryService": DeliveryService(app, draining),
+        "RulebaseService": RulebaseService(app, revisions),
+        "InsightService": InsightService(app, revisions),
+    }
+    for service in SERVICES.values():
+        roles_of(service)
+    handlers = [service_handlers(SERVICES[name], each, draining) for name, each in servicers.items()]
+    healthy = health_servicer()
+    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    handlers.append(service_handlers(health_service, healthy, draining, ended_by_drain=True))
+    if app.settings.reflection:
+        names = [s.full_name for s in (*SERVICES.values(), health_service)]
+        mirror = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+        servicer = reflection.aio.ReflectionServicer(  # type: ignore[attr-defined]  # not in its stubs
+            [*names, mirror.full_name]
+        )
+        handlers.append(service_handlers(mirror, servicer, draining, ended_by_drain=True))
+    server = grpc.aio.server(handlers=handlers, options=_OPTIONS)
+    return Server(server, _bind(server, app.settings), healthy, draining)
+
+
+@asynccontextmanager
+async def serving(app: UseCases) -> AsyncIterator[Server]:
+    """Serve while the block runs; at its end drain within `settings.drain_seconds`. Raises as
+    `build_server` does."""
+    server = build_server(app)
+    await show_health(app, server.health)
+    await server.grpc.start()
+    follower = asyncio.create_task(follow_health(app, server.health))
+    try:
+        yield server
+    finally:
+        follower.cancel()
+        await server.drain(app.settings.drain_seconds)
+
+
+async def serve(app: UseCases, ready: Callable[[int], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `ready` is told the port. Raises as `build_server`."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        async with serving(app) as server:
+            log.info("serving on port %d", server.port)
+            ready(server.port)
+            await stopped.wait()
+            log.info("shutting down: finishing calls for at most %g s", app.settings.drain_seconds)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    credentials = _credentials(settings)
+    try:
+        if credentials is not None:
+            return server.add_secure_port(settings.listen, credentials)
+        if not (settings.allow_plaintext or _is_local(settings.listen)):
+            raise CannotServeError(
+                f"{settings.listen} can be reached from other machines, and calls there must be encrypted: "
+                "set tls_certificate and tls_key, listen on 127.0.0.1, or set allow_plaintext behind a "
+                "proxy that encrypts"
+            )
+        return server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise CannotServeError(
+            f"cannot listen on {settings.listen}: the address must be HOST:PORT of this machine, and free"
+        ) from error
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        if settings.tls_certificate or settings.tls_key or settings.tls_client_ca:
+            raise CannotServeError("TLS needs both tls_certificate and tls_key")
+        return None
+    try:
+        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+        authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    except OSError as error:
+        raise CannotServeError(f"cannot read {error.filename}: {error.strerror}") from error
+    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
+
+
+def _is_local(address: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,168 @@
+"""What business systems bring and ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from opportune.v1 import subscriber_service_pb2 as pb
+from opportune.v1 import types_pb2 as types
+
+from opportune_service.adapters.grpc.errors import UnsupportedError
+from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.use_cases import UseCases
+from opportune_service.adapters.grpc.words import (
+    ENCODINGS,
+    check_length,
+    check_subscriber,
+    chosen,
+    json_text,
+    optional_timestamp,
+    past_time,
+    rejection,
+    timestamp,
+)
+from opportune_service.app.context import (
+    ImportItem,
+    MetricReading,
+    SubscriberView,
+    import_context,
+    show_subscriber,
+)
+from opportune_service.app.errors import InvalidRequestError
+from opportune_service.core.events import Encoding, ImportMode
+from opportune_service.core.revision import Revision
+
+MAX_BATCH_RECORDS = 1_000
+_MAX_REJECTIONS = 1_000
+_MAX_IGNORED_NAMES = 100
+_MODES: Mapping[int, ImportMode] = {
+    pb.IMPORT_MODE_UPSERT: ImportMode.UPSERT,
+    pb.IMPORT_MODE_PATCH: ImportMode.PATCH,
+}
+_CONSENT_STATES = {True: types.CONSENT_STATE_ALLOWED, False: types.CONSENT_STATE_REFUSED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    as_of_us: int
+    mode: ImportMode
+    encoding: Encoding
+    origin: str
+
+
+class SubscriberService:
+    """See the contract."""
+
+    def __init__(self, app: UseCases) -> None:
+        self._app = app
+
+    async def ImportSubscribers(  # noqa: N802
+        self, requests: AsyncIterator[pb.ImportSubscribersRequest], _: Context
+    ) -> pb.ImportSubscribersResponse:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "header":
+            raise InvalidRequestError("header", "the first message of an import must be the header")
+        header = self._header(first.header)
+        answer = pb.ImportSubscribersResponse()
+        ignored: Counter[str] = Counter()
+        sent = 0
+        async for message in requests:
+            if message.WhichOneof("message") != "batch":
+                raise InvalidRequestError("batch", "every message but the first must be a batch")
+            items = _items(message.batch)
+            receipt = await import_context(
+                self._app.live,
+                self._app.ingest,
+                items,
+                header.as_of_us,
+                header.mode,
+                header.encoding,
+                header.origin,
+            )
+            answer.imported_count += receipt.accepted
+            answer.outdated_count += receipt.outdated
+            answer.rejected_count += len(receipt.rejections)
+            room = _MAX_REJECTIONS - len(answer.rejections)
+            answer.rejections.extend(rejection(each, sent) for each in receipt.rejections[:room])
+            for name, count in receipt.ignored.items():
+                if name in ignored or len(ignored) < _MAX_IGNORED_NAMES:
+                    ignored[name] += count
+            sent += len(items)
+        answer.ignored_attribute_counts.update(ignored)
+        return answer
+
+    def _header(self, header: pb.ImportHeader) -> _Header:
+        if not header.HasField("as_of"):
+            raise InvalidRequestError("header.as_of", "header.as_of is needed: when was the data true?")
+        check_length("header.origin", header.origin, 64)
+        return _Header(
+            as_of_us=past_time("header.as_of", header.as_of, self._app.clock.now_us()),
+            mode=chosen(_MODES, header.mode, "header.mode"),
+            encoding=chosen(ENCODINGS, header.attributes_encoding, "header.attributes_encoding"),
+            origin=header.origin or "import",
+        )
+
+    async def GetSubscriber(  # noqa: N802
+        self, request: pb.GetSubscriberRequest, _: Context
+    ) -> pb.GetSubscriberResponse:
+        check_subscriber("subscriber_id", request.subscriber_id)
+        revision = self._app.live.current
+        view = await show_subscriber(
+            self._app.live, self._app.states, request.subscriber_id, self._app.clock.now_us()
+        )
+        return pb.GetSubscriberResponse(subscriber=_subscriber(view, revision))
+
+
+def _items(batch: pb.SubscriberBatch) -> list[ImportItem]:
+    if len(batch.subscribers) > MAX_BATCH_RECORDS:
+        raise InvalidRequestError(
+            "batch.subscribers", f"a batch has at most {MAX_BATCH_RECORDS} records; send several"
+        )
+    items = []
+    for record in batch.subscribers:
+        for part in ("consents", "behaviours", "metrics"):
+            if getattr(record, part):
+                raise UnsupportedError(f"SubscriberRecord.{part}")
+        items.append(ImportItem(record.subscriber_id, record.attributes))
+    return items
+
+
+def _subscriber(view: SubscriberView, revision: Revision) -> pb.Subscriber:
+    tables = revision.rulebase.tables
+    terminal = tables.terminals.get(view.imei[:8]) if view.imei else None
+    place = tables.cells.get(view.cell_id)
+    consents = view.context.get("consents")
+    consented_us = view.as_of_us.get("consents", 0)
+    return pb.Subscriber(
+        subscriber_id=view.subscriber_id,
+        attributes=json_text(view.context).encode() if view.context else b"",
+        as_of=optional_timestamp(max(view.as_of_us.values(), default=0)),
+        consents=[
+            types.Consent(scope=scope, state=_CONSENT_STATES[said], as_of=timestamp(consented_us))
+            for scope, said in sorted(consents.items() if isinstance(consents, dict) else ())
+        ],
+        metrics=[_metric(reading, revision) for reading in view.metrics],
+        imei=view.imei,
+        terminal=json_text(dict(terminal)).encode() if terminal else b"",
+        cell_id=view.cell_id,
+        place=place.name if place else "",
+        last_event_at=optional_timestamp(view.latest_event_us),
+        revision=revision.id,
+    )
+
+
+def _metric(reading: MetricReading, revision: Revision) -> pb.MetricValue:
+    metric = revision.rulebase.metrics[reading.name]
+    if reading.covered:
+        coverage = types.COVERAGE_COVERED
+    else:
+        coverage = types.COVERAGE_UNKNOWN if reading.value is None else types.COVERAGE_AT_LEAST
+    return pb.MetricValue(
+        name=reading.name,
+        label=metric.label,
+        value_json=None if reading.value is None else json_text(reading.value),
+        coverage=coverage,
+        covered_since=optional_timestamp(revision.coverage.get(metric.key, 0)),
+    )

@@ -1,0 +1,187 @@
+"""Decisions as the service tells them, made ready for screens and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Any
+
+import msgspec
+from opportune_client import Reason, from_timestamp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from opportune_service.cli.terminal import mask_number, mask_numbers
+
+_MODES = ("", "automatic", "manual")
+_DELIVERY = ("", "pending", "leased", "sent", "delivered", "failed", "expired", "dead", "withdrawn")
+_OUTCOMES = (
+    "", "delivered", "opened", "inquired", "accepted", "refused", "complained", "ordered", "later",
+    "not_offered",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One decision, or lost candidate, in words. `who` is masked, and so is `content`."""
+
+    decision_id: str
+    time: str
+    who: str
+    campaign: str
+    label: str
+    reason: str
+    channel: str
+    content: str
+    why: str
+
+    @property
+    def decided(self) -> bool:
+        return self.reason == "decided"
+
+    def text(self) -> Text:
+        """One line for a terminal."""
+        name = self.label or self.campaign
+        if self.decided:
+            return Text.assemble(
+                (f"{self.time} ", "dim"), f"{self.who} ", (f"{name} ", "green"),
+                f"by {self.channel}: {self.content} ", (f"(because {self.why})", "dim"),
+            )  # fmt: skip
+        return Text.assemble(
+            (f"{self.time} ", "dim"), f"{self.who} ", (f"{name} ", "yellow"),
+            f"{self.reason} ", (f"({self.why})", "dim"),
+        )  # fmt: skip
+
+
+def word(words: Sequence[str], number: int) -> str:
+    """The word for a number of the contract; the number itself if the service knows more than we do."""
+    return words[number] if 0 <= number < len(words) else str(number)
+
+
+def reason_word(number: int) -> str:
+    """`decided`, `capped` ..."""
+    return Reason(number).name.lower() if number in Reason._value2member_map_ else str(number)
+
+
+def tell(decision: Any, zone: tzinfo | None = None) -> Told:
+    """A `Decision` of the contract in words; times in `zone`, or in that of this machine."""
+    return Told(
+        decision_id=decision.decision_id,
+        time=f"{from_timestamp(decision.decided_at).astimezone(zone):%H:%M:%S}",
+        who=mask_number(decision.subscriber_id),
+        campaign=decision.campaign,
+        label=decision.campaign_label,
+        reason=reason_word(decision.reason),
+        channel=decision.channel,
+        content=mask_numbers(decision.content),
+        why=_why(decision),
+    )
+
+
+def _why(decision: Any) -> str:
+    """The reason in a few words: what held for a decision, what said no for a lost candidate."""
+    if decision.reason != Reason.DECIDED:
+        refusals = [check.detail or check.policy for check in decision.trace.checks if not check.passed]
+        return refusals[-1] if refusals else "no detail"
+    findings = decision.trace.findings
+    held = [f.label or f.name for f in findings if f.value_json == "true"]
+    figures = [
+        f"{finding.label or finding.name} {finding.value_json}"
+        for finding in findings
+        if finding.name.startswith("metric.")
+    ]
+    return ", ".join(dict.fromkeys(held + figures)) or f"of {decision.event_type}"
+
+
+def decision_record(decision: Any) -> dict[str, object]:
+    """A `Decision` of the contract for programs, without its trace."""
+    return {
+        "decision_id": decision.decision_id,
+        "subscriber_id": decision.subscriber_id,
+        "source": decision.source,
+        "event_id": decision.event_id,
+        "event_type": decision.event_type,
+        "campaign": decision.campaign,
+        "campaign_label": decision.campaign_label,
+        "product": decision.product,
+        "mode": word(_MODES, decision.mode),
+        "reason": reason_word(decision.reason),
+        "channel": decision.channel,
+        "content": decision.content,
+        "occurred_at": _instant(decision, "occurred_at"),
+        "decided_at": _instant(decision, "decided_at"),
+        "expires_at": _instant(decision, "expires_at"),
+        "revision": decision.revision,
+        "delivery": word(_DELIVERY, decision.delivery_state),
+        "outcomes": [
+            {"outcome": word(_OUTCOMES, outcome.kind), "at": _instant(outcome, "occurred_at")}
+            for outcome in decision.outcomes
+        ],
+    }
+
+
+def trace_record(decision: Any) -> dict[str, object]:
+    """The same with its trace."""
+    trace = decision.trace
+    return decision_record(decision) | {
+        "findings": [
+            {
+                "name": finding.name,
+                "label": finding.label,
+                "value": msgspec.Raw(finding.value_json.encode()) if finding.HasField("value_json") else None,
+            }
+            for finding in trace.findings
+        ],
+        "checks": [
+            {"policy": check.policy or reason_word(check.reason), "channel": check.channel,
+             "passed": check.passed, "detail": check.detail}
+            for check in trace.checks
+        ],
+        "arbitration": {
+            "priority": trace.arbitration.priority,
+            "score": trace.arbitration.score,
+            "rank": trace.arbitration.rank,
+        }
+        if trace.HasField("arbitration")
+        else None,
+    }  # fmt: skip
+
+
+def show_trace(console: Console, decision: Any) -> None:
+    """Why a candidate ended as it did, in full."""
+    reason = reason_word(decision.reason)
+    style = "bold green" if reason == "decided" else "bold yellow"
+    label = f" ({decision.campaign_label})" if decision.campaign_label else ""
+    console.print(Text.assemble((f"{decision.campaign}{label}: {reason}", style)))
+    facts = [("decision", decision.decision_id), ("product", decision.product_label or decision.product)]
+    if decision.channel:
+        facts.append(("channel", f"{decision.channel} ({word(_MODES, decision.mode)})"))
+    if decision.content:
+        facts.append(("content", decision.content))
+    if decision.delivery_state:
+        facts.append(("delivery", word(_DELIVERY, decision.delivery_state)))
+    if decision.outcomes:
+        facts.append(("outcomes", ", ".join(word(_OUTCOMES, outcome.kind) for outcome in decision.outcomes)))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    for name, value in facts:
+        table.add_row(Text(name, style="dim"), Text(value))
+    for finding in decision.trace.findings:
+        value = finding.value_json if finding.HasField("value_json") else "unknown"
+        table.add_row(Text("held", style="dim"), Text(f"{finding.name} = {value}  {finding.label}".rstrip()))
+    for check in decision.trace.checks:
+        mark = Text("passed", style="green") if check.passed else Text("said no", style="red")
+        name = " ".join(
+            dict.fromkeys(part for part in (check.policy or reason_word(check.reason), check.channel) if part)
+        )
+        table.add_row(mark, Text(f"{name}: {check.detail}" if check.detail else name))
+    console.print(table)
+
+
+def _instant(message: Any, name: str) -> str:
+    """A time of a message as RFC 3339; empty if it is not set."""
+    if not message.HasField(name):
+        return ""
+    instant = from_timestamp(getattr(message, name))
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")

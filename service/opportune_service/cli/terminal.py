@@ -1,0 +1,97 @@
+"""What all commands share of the terminal: where text goes, exit codes, and errors as one clear line."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import msgspec
+import typer
+from opportune_client.errors import OpportuneError as CallError
+from opportune_client.errors import UnavailableError
+from opportune_rulebase.errors import RulebaseError
+from pydantic import ValidationError
+from rich.console import Console
+from typer.core import TyperGroup
+
+from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, StoreUnavailableError
+from opportune_service.cli.problems import show_problems
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS = re.compile(r"\d{5,}")
+
+
+class ExitCode(IntEnum):
+    """What a command answers to the shell."""
+
+    OK = 0
+    NO = 1
+    """The answer is no: errors were found, a test failed, what was asked for does not exist."""
+    USAGE = 2
+    """The command line is wrong."""
+    UNAVAILABLE = 3
+    """The service or its ledger cannot be reached; the same command may work later."""
+
+
+def out() -> Console:
+    """Where answers go. Made anew each time: tests and pipes change what standard output is."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Where messages go that are no part of the answer."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on a line of its own."""
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def stop(code: ExitCode, message: str) -> NoReturn:
+    """End the command with one line that says what to do."""
+    err().print(message, style="red", markup=False)
+    raise typer.Exit(code)
+
+
+def instant_text(at_us: int) -> str:
+    """An instant for programs: RFC 3339 in UTC."""
+    instant = _EPOCH + timedelta(microseconds=at_us)
+    return instant.isoformat(timespec="microseconds" if at_us % 1_000_000 else "seconds").replace("+00:00", "Z")
+
+
+def mask_number(number: str) -> str:
+    """A subscriber's number as screens show it: enough to tell two apart, not enough to call."""
+    return f"{number[:-4]}****" if len(number) > 4 else "****"
+
+
+def mask_numbers(text: str) -> str:
+    """Text with each long run of digits masked."""
+    return _DIGITS.sub(lambda match: mask_number(match[0]), text)
+
+
+class Commands(TyperGroup):
+    """The `opportune` command: expected errors end it with one line and an exit code, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RulebaseRefusedError, RulebaseError) as error:
+            show_problems(err(), error.problems)
+            stop(ExitCode.NO, "The rulebase has errors; nothing was changed.")
+        except UnavailableError as error:
+            stop(ExitCode.UNAVAILABLE, f"The service cannot be reached or does not answer: {error}")
+        except StoreUnavailableError as error:
+            stop(ExitCode.UNAVAILABLE, str(error))
+        except (OpportuneError, CallError) as error:
+            stop(ExitCode.NO, str(error))
+        except ValidationError as error:
+            stop(ExitCode.USAGE, "\n".join(_setting(fault) for fault in error.errors()))
+
+
+def _setting(fault: Any) -> str:
+    """One wrong setting, by the name that the environment gives it."""
+    name = ".".join(str(part) for part in fault["loc"]).removeprefix("OPPORTUNE_")
+    return f"The setting {name} (OPPORTUNE_{name.upper()}) is wrong: {fault['msg']}"

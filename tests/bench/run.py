@@ -1,0 +1,47 @@
+"""Run the benchmarks: `python tests/bench/run.py [--only PREFIX]`.
+
+Prints tables and writes build/bench.json, a list of {name, value, unit, against, ratio}. A benchmark is a
+module beside this one with `rows(only) -> Iterable[Row]`, registered in BENCHES under the first part of its
+rows' names; `only` is the prefix asked for, so that it may leave out what is not wanted. Rows of earlier
+runs with other names are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+BENCHES = {"match": "match", "ingest": "ingest", "publish": "ingest"}
+"""The first part of row names -> the module that measures them."""
+RESULTS = Path(__file__).parents[2] / "build" / "bench.json"
+
+sys.path.append(str(Path(__file__).parents[1]))  # for `support`, which benchmarks share with the tests
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", default="", metavar="PREFIX", help="only rows whose name starts so: match/network"
+    )
+    only = parser.parse_args().only
+    chosen = dict.fromkeys(
+        module for first, module in BENCHES.items() if first.startswith(only) or only.startswith(first)
+    )
+    if not chosen:
+        parser.error(f"no benchmark has rows named {only}...; there are: {', '.join(BENCHES)}")
+    found = [asdict(row) for module in chosen for row in importlib.import_module(module).rows(only)]
+    names = {row["name"] for row in found}
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps([row for row in earlier if row["name"] not in names] + found, indent=1) + "\n"
+    )
+    print(f"{len(found)} rows written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
