@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import uvloop
 from opportune_rulebase.errors import RulebaseError
 from opportune_rulebase.network import NetworkEngine
 
@@ -28,6 +32,8 @@ from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,21 @@ def engine_factory(name: EngineName) -> EngineFactory:
         from opportune_rulebase.durable import DurableEngine  # noqa: PLC0415
     except ImportError as error:
         raise InvalidRequestError(
-            "engine", "the durable engine is not installed; install it with: pip install 'opportune[durable]'"
+            "engine",
+            "the durable engine is not installed; install it with: pip install 'opportune[durable]'",
         ) from error
     return DurableEngine
+
+
+def run_process(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` in the way a process of the service runs: on uvloop, with a collector tuned for it.
+
+    Live state is millions of objects that stay; walking them at every few hundred allocations, as Python
+    does by default, costs a third of the processor.
+    """
+    gc.set_threshold(200_000, 50, 100)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 @asynccontextmanager
@@ -107,6 +125,7 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
 @asynccontextmanager
 async def _running(app: Application) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
+    pipeline.add_done_callback(_end_process_on_failure)
     helpers = [asyncio.create_task(_checkpoint_now_and_then(app))]
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase)))
@@ -118,6 +137,13 @@ async def _running(app: Application) -> AsyncIterator[None]:
         await asyncio.gather(*helpers, return_exceptions=True)
         await app.ingest.close()
         await pipeline
+
+
+def _end_process_on_failure(pipeline: asyncio.Task[None]) -> None:
+    """A service whose pipeline has died must not linger: whoever runs it starts it again."""
+    if not pipeline.cancelled() and pipeline.exception() is not None:
+        log.critical("the pipeline failed; the process ends", exc_info=pipeline.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def activate_directory(app: Application, directory: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from opportune_rulebase.model import OutcomeKind
+from opportune_service.app import ingest as ingest_module
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
 from opportune_service.app.errors import (
     NoRulebaseError,
@@ -197,10 +198,6 @@ def test_a_failed_commit_acks_nothing_and_is_recovered_from(after: bool) -> None
     """Sent again after the failure, everything is decided as in a run without one."""
     events = list(traffic(seed=7, count=120))
 
-    async def undisturbed() -> tuple[list[bytes], dict[str, bytes]]:
-        async with running() as app:
-            return [encode_verdict(v) for v in await publish_all(app, events, 10)], await dynamic_state(app)
-
     async def disturbed() -> tuple[list[bytes], dict[str, bytes]]:
         async with running() as app:
             flaky = Flaky(app.ledger, after=after)
@@ -218,7 +215,64 @@ def test_a_failed_commit_acks_nothing_and_is_recovered_from(after: bool) -> None
                 verdicts += (await app.ingest.publish("test", batch, at_event_time=True)).verdicts
             return [encode_verdict(v) for v in verdicts], await dynamic_state(app)
 
-    assert in_loop(disturbed) == in_loop(undisturbed)
+    assert in_loop(disturbed) == in_loop(body_without_fault, events)
+
+
+def test_a_fault_in_one_batch_leaves_no_half_changed_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong while a batch is observed, what it touched is rebuilt from the record."""
+    events = list(traffic(seed=9, count=60))
+    honest, broken = ingest_module.observe, {"now": False}
+
+    def faulty(*args: Any, **given: Any) -> Any:
+        observed = honest(*args, **given)
+        if broken["now"]:
+            raise ZeroDivisionError("a fault of ours")
+        return observed
+
+    async def body() -> tuple[list[bytes], dict[str, bytes]]:
+        async with running() as app:
+            verdicts = []
+            for number, batch in enumerate(batches(events, 10)):
+                if number == 3:
+                    broken["now"] = True
+                    with pytest.raises(StoreUnavailableError):
+                        await app.ingest.publish("test", batch, at_event_time=True)
+                    broken["now"] = False
+                    await app.ingest.healthy.wait()
+                verdicts += (await app.ingest.publish("test", batch, at_event_time=True)).verdicts
+            return [encode_verdict(v) for v in verdicts], await dynamic_state(app)
+
+    undisturbed = in_loop(body_without_fault, events)
+    monkeypatch.setattr(ingest_module, "observe", faulty)
+    assert in_loop(body) == undisturbed
+
+
+async def body_without_fault(events: Sequence[Event]) -> tuple[list[bytes], dict[str, bytes]]:
+    async with running() as app:
+        return [encode_verdict(v) for v in await publish_all(app, events, 10)], await dynamic_state(app)
+
+
+def test_a_snapshot_that_fails_costs_nothing(tmp_path: Path) -> None:
+    """Its subscribers stay dirty, the log is replayed from further back, and nothing is lost."""
+    events = list(traffic(seed=13, count=200))
+
+    async def first() -> dict[str, bytes]:
+        async with running(tmp_path / "o.db") as app:
+            checkpoints = app.ingest._checkpoints
+            flaky = Flaky(app.ledger, after=True)
+            checkpoints._ledger = flaky
+            for number, batch in enumerate(batches(events, 10)):
+                flaky.failing = number % 2 == 0
+                await app.ingest.publish("test", batch, at_event_time=True)
+                app.ingest.request_checkpoint()
+            flaky.failing = True
+            return await dynamic_state(app)
+
+    async def second() -> dict[str, bytes]:
+        async with running(tmp_path / "o.db", people=()) as app:
+            return await dynamic_state(app)
+
+    assert in_loop(first) == in_loop(second)
 
 
 def test_caps_hold_for_batches_that_arrive_together() -> None:

@@ -156,7 +156,7 @@ def test_second_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None
 
 
 def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own interpreter and program
+    return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
@@ -244,7 +244,7 @@ sys.stdin.read()
 def test_killed_process_leaves_what_it_finished_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and program
+    with subprocess.Popen(
         [sys.executable, "-c", WRITER, f"sqlite:///{path}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -32,7 +32,7 @@ from support.small_rulebase import small_rulebase
 
 P = ParamSpec("P")
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 20
 """How long a test may hang before it fails; none should need a tenth of it."""
 
 

@@ -15,7 +15,7 @@ _FILES = {
     "vocabulary.yaml": """\
         events:
           sms_sent: {label: text sent, attributes: {peer: string}}
-          mms_sent: {label: picture sent, attributes: {peer: string, size_kb: {type: int, min: 0}, to_count: int}}
+          mms_sent: {label: picture sent, attributes: {peer: string, size_kb: int, to_count: int}}
           call_made: {attributes: {peer: string, duration_s: {type: int, min: 0}, ringback_heard: bool}}
           cell_changed: {attributes: {cell: string, roaming: bool}}
           counter_visit: {label: at the counter, attributes: {topic: string}}

@@ -98,6 +98,7 @@ async def show_subscriber(
     revision = live.current
     state = (await states.load([subscriber_id]))[subscriber_id]
     if not state.known and not state.seen and not state.series:
+        await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers
         raise NotFoundError("nothing is known of this subscriber")
     zone = revision.zone_of(state.context)
     readings = []

@@ -3,8 +3,8 @@
 One coroutine works through what callers queued. Batches that wait together form a **commit group**:
 
     1. admit and observe every batch, in order (core; on the event loop, no await per event)
-    2. in the ledger's thread, one transaction: decide moments against the ledger's history, append the
-       log rows, record the verdicts with their reservations and deliveries
+    2. in the ledger's thread, one transaction (`commit.py`): append the log rows, decide the moments
+       against the ledger's history, record the verdicts with their reservations and deliveries
     3. mark the live state as saved
     4. answer the callers
 
@@ -22,19 +22,19 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from opportune_service.app.checkpoint import Checkpoints
+from opportune_service.app.commit import Batch, commit_group
 from opportune_service.app.errors import OpportuneError, StoreUnavailableError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.log import log_row
-from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState, LogKind
+from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import recover_some
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import Attributes
-from opportune_service.core.decide import decide
 from opportune_service.core.events import ContextRecord, Event, Rejection
 from opportune_service.core.observe import apply_context, observe
 from opportune_service.core.revision import EngineFactory, Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import EventKey, Moment, Verdict
+from opportune_service.core.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,6 @@ of the cost, and nobody waits long for the rest of the group."""
 
 MAX_QUEUED_EVENTS = 50_000
 """More than this waiting means that callers are faster than the service; further batches wait outside."""
-
-CHECKPOINT_EVERY_US = 30_000_000
-SNAPSHOT_CHUNK = 500
 
 
 @dataclass(slots=True)
@@ -80,22 +77,14 @@ class _Work:
 
 
 @dataclass(slots=True)
-class _Batch:
-    """A batch that has been observed: what there is to commit and to answer."""
-
-    work: _Work
-    revision: Revision
-    position: int
-    now_us: int
-    events: list[Event]
-    moments: list[Moment]
-    receipt: Receipt
-
-
-@dataclass(slots=True)
 class _Group:
-    batches: list[_Batch]
-    touched: set[str]
+    """Batches that are committed together, with what to answer, and the subscribers they touch."""
+
+    batches: list[tuple[_Work, Batch, Receipt]] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+    def works(self) -> list[_Work]:
+        return [work for work, _, _ in self.batches]
 
 
 class Ingest:
@@ -129,11 +118,9 @@ class Ingest:
         self._committing: asyncio.Task[None] | None = None
         # Subscribers whose live state is ahead of the record because a commit failed.
         self._astray: set[str] = set()
-        self._ledger_failed = False
-        self._checkpoint_due = False
-        self._checkpoint_left: list[str] = []
-        self._checkpoint_position = position
-        self._snapshotting: asyncio.Task[None] | None = None
+        # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
+        self._commit_failed = False
+        self._checkpoints = Checkpoints(states, ledger, thread, lambda: self._commit_failed)
         self.healthy = asyncio.Event()
         self.healthy.set()
 
@@ -209,10 +196,25 @@ class Ingest:
         self._queued_events += len(work.events) + len(work.records)
         self._wake.set()
 
+    def request_checkpoint(self) -> None:
+        """Begin a round of snapshots of all subscribers changed since the last one."""
+        self._checkpoints.due = True
+        self._wake.set()
+
     # -- the loop ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until `close`. A failed commit is recovered from here, whether or not anybody calls."""
+        try:
+            await self._work()
+        except BaseException:
+            # Nobody may wait for an answer that cannot come any more.
+            self._closing = True
+            self.healthy.clear()
+            self._refuse_queued("the service has failed")
+            raise
+
+    async def _work(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -224,21 +226,29 @@ class Ingest:
                 await self._process(works)
             elif self._closing:
                 break
-            if self._checkpoint_due:
+            if self._checkpoints.due and not self._astray:
                 await self._checkpoint_step()
             if self._closing:
                 self._wake.set()
         await self._finish()
 
+    async def _checkpoint_step(self) -> None:
+        if not self._checkpoints.begun and self._committing is not None:
+            await self._committing
+        if not self._astray:
+            self._checkpoints.step(self._position)
+        if self._checkpoints.due:
+            self._wake.set()
+
     async def _finish(self) -> None:
         """The last commit and a snapshot of everything, so that the next start has nothing to replay."""
         if self._committing is not None:
             await self._committing
-        self._checkpoint_due = not self._astray
-        while self._checkpoint_due:
-            await self._checkpoint_step()
-        if self._snapshotting is not None:
-            await self._snapshotting
+        if not self._astray:
+            self._checkpoints.due = True
+            while self._checkpoints.due:
+                self._checkpoints.step(self._position)
+                await self._checkpoints.wait()
 
     async def close(self) -> None:
         """Take no more, finish what is queued, snapshot everything; `run` then returns."""
@@ -259,7 +269,7 @@ class Ingest:
         return works
 
     async def _process(self, works: list[_Work]) -> None:
-        group = _Group([], set())
+        group = _Group()
         for work in works:
             try:
                 await self._observe(work, group)
@@ -269,12 +279,12 @@ class Ingest:
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
                 log.exception("observing a batch failed")
-                self._fail([*(b.work for b in group.batches), work], error, group.touched)
+                self._fail([*group.works(), work], error, group.touched)
                 return
         if self._committing is not None:
             await self._committing
         if self._astray:
-            self._fail([b.work for b in group.batches], None, group.touched)
+            self._fail(group.works(), None, group.touched)
             return
         commit = self._thread.submit(self._commit, group)
         self._committing = asyncio.create_task(self._settle(group, commit))
@@ -314,71 +324,59 @@ class Ingest:
             outdated += not apply_context(record, states[record.subscriber_id], position)
         if observed.events or work.records:
             self._position = position
-        group.batches.append(
-            _Batch(
-                work=work,
-                revision=revision,
-                position=position,
-                now_us=now_us or 0,
-                events=observed.events,
-                moments=observed.moments,
-                receipt=Receipt(
-                    accepted=len(observed.events) + len(work.records),
-                    duplicates=observed.duplicates,
-                    rejections=rejections,
-                    verdicts=[],
-                    revision=revision.id,
-                    ignored_attributes=revision.admission.ignored.total - ignored_before,
-                    outdated=outdated,
-                ),
-            )
+        batch = Batch(
+            position=position,
+            source=work.source,
+            now_us=now_us or 0,
+            revision=revision,
+            events=observed.events,
+            records=work.records,
+            moments=observed.moments,
         )
+        receipt = Receipt(
+            accepted=len(observed.events) + len(work.records),
+            duplicates=observed.duplicates,
+            rejections=rejections,
+            verdicts=batch.verdicts,
+            revision=revision.id,
+            ignored_attributes=revision.admission.ignored.total - ignored_before,
+            outdated=outdated,
+        )
+        group.batches.append((work, batch, receipt))
 
     def _retire(self, work: _Work, revision: Revision) -> None:
         revision.close()
         if not work.done.done():
             work.done.set_result(Receipt(0, 0, [], [], revision.id))
 
-    # -- in the ledger's thread -------------------------------------------------------------------
-
     def _commit(self, group: _Group) -> None:
-        """One transaction for the group. Order: log rows, then decisions with reservations."""
-        if self._ledger_failed:
+        """In the ledger's thread."""
+        if self._commit_failed:
             raise StoreUnavailableError("an earlier commit failed; the service is recovering")
-        batches = [b for b in group.batches if b.events or b.work.records]
-        if not batches:
-            return
         try:
-            rows = []
-            for b in batches:
-                kind = LogKind.EVENTS if b.events else LogKind.CONTEXT
-                items: Sequence[Event] | Sequence[ContextRecord] = b.events or b.work.records
-                rows.append(log_row(b.position, kind, b.work.source, b.now_us, b.revision.id, items))
-            with self._ledger.transaction() as tx:
-                tx.append_log(rows)
-                decide_group(tx, [(b.revision, b.moments, b.receipt.verdicts) for b in batches])
+            commit_group(self._ledger, [batch for _, batch, _ in group.batches])
         except BaseException:
-            self._ledger_failed = True
+            self._commit_failed = True
             raise
 
-    # -- after a commit ---------------------------------------------------------------------------
-
     async def _settle(self, group: _Group, commit: asyncio.Future[None]) -> None:
-        works = [b.work for b in group.batches]
+        """After the commit: the live state is saved, the callers are answered."""
         try:
             await commit
         except Exception as error:
             if not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
-            self._fail(works, error, group.touched)
+            self._fail(group.works(), error, group.touched)
             return
         await self._states.save(group.touched)
-        for batch in group.batches:
-            if not batch.work.done.done():
-                batch.work.done.set_result(batch.receipt)
-        verdicts = [verdict for batch in group.batches for verdict in batch.receipt.verdicts]
+        for work, _, receipt in group.batches:
+            if not work.done.done():
+                work.done.set_result(receipt)
+        verdicts = [verdict for _, batch, _ in group.batches for verdict in batch.verdicts]
         if verdicts:
             self._on_verdicts(verdicts)
+
+    # -- when a commit has failed -----------------------------------------------------------------
 
     def _fail(self, works: Sequence[_Work], error: BaseException | None, touched: Collection[str]) -> None:
         self._astray |= set(touched) or {""}
@@ -394,12 +392,7 @@ class Ingest:
         """Rebuild what a failed commit left astray; until that works, refuse what comes."""
         if self._committing is not None:
             await self._committing
-        while self._queue:
-            for work in self._take():
-                if work.retire is not None:
-                    self._retire(work, work.retire)
-                elif not work.done.done():
-                    work.done.set_exception(StoreUnavailableError("the store is unavailable; try again"))
+        self._refuse_queued("the store is unavailable; try again")
         astray = set(self._astray)
         try:
             states, position = await self._thread.run(self._read_back, astray - {""})
@@ -413,7 +406,7 @@ class Ingest:
         await self._states.save(astray - {""})
         self._position = position
         self._astray -= astray
-        self._checkpoint_left.clear()
+        self._checkpoints.abandon()
         if not self._astray:
             self.healthy.set()
             log.info("recovered %d subscribers after a failed commit", len(astray))
@@ -424,88 +417,13 @@ class Ingest:
         with self._ledger.transaction() as tx:
             # Reading may work where writing does not (a full disk): only a write shows that it is over.
             tx.save_checkpoint(self._ledger.checkpoint())
-        self._ledger_failed = False
+        self._commit_failed = False
         return states, self._ledger.last_position()
 
-    # -- snapshots --------------------------------------------------------------------------------
-
-    def request_checkpoint(self) -> None:
-        """Begin a round of snapshots of all subscribers changed since the last one."""
-        self._checkpoint_due = True
-        self._wake.set()
-
-    async def _checkpoint_step(self) -> None:
-        """Snapshot some of them. Called between groups, when live state equals what was submitted.
-
-        The write is queued behind the commits that it rests on; if one of those fails, it is refused.
-        """
-        if not self._checkpoint_left:
-            if self._committing is not None:
-                await self._committing
-            if self._astray:
-                return
-            self._checkpoint_left = list(self._states.dirty())
-            self._checkpoint_position = self._position
-        chunk, self._checkpoint_left = (
-            self._checkpoint_left[:SNAPSHOT_CHUNK],
-            self._checkpoint_left[SNAPSHOT_CHUNK:],
-        )
-        last = not self._checkpoint_left
-        self._checkpoint_due = not last
-        rows = self._states.snapshot(chunk)
-        saved = self._thread.submit(self._save_snapshot, rows, self._checkpoint_position if last else None)
-        self._snapshotting = asyncio.create_task(self._keep_dirty(saved, chunk, self._snapshotting))
-        if not last:
-            self._wake.set()
-
-    async def _keep_dirty(
-        self, saved: asyncio.Future[None], chunk: Sequence[str], previous: asyncio.Task[None] | None
-    ) -> None:
-        """A snapshot that was not saved leaves its subscribers to the next round."""
-        if previous is not None:
-            await previous
-        try:
-            await saved
-        except Exception:
-            log.warning("a snapshot was not saved; the log still has everything", exc_info=True)
-            await self._states.save(chunk)
-            self._checkpoint_left.clear()
-            self._checkpoint_due = False
-
-    def _save_snapshot(self, rows: list[tuple[str, int, bytes]], position: int | None) -> None:
-        if self._ledger_failed:
-            raise StoreUnavailableError("an earlier commit failed; the service is recovering")
-        try:
-            with self._ledger.transaction() as tx:
-                tx.save_states(rows)
-                if position is not None:
-                    tx.save_checkpoint(position)
-        except BaseException:
-            self._ledger_failed = True
-            raise
-
-
-def decide_group(
-    tx: LedgerTransaction, batches: Sequence[tuple[Revision, Sequence[Moment], list[Verdict]]]
-) -> None:
-    """Decide the moments of several batches in order, within one transaction, and record the verdicts.
-
-    A moment that has a verdict already (its event was sent again after a crash) keeps it. The verdicts
-    of each batch, old and new, are appended to its list.
-    """
-    moments = [moment for _, of_batch, _ in batches for moment in of_batch]
-    if not moments:
-        return
-    stored = tx.verdicts([moment.key for moment in moments])
-    lookback_us = max(revision.lookback_us for revision, _, _ in batches)
-    earliest_us = min(moment.now_us for moment in moments)
-    histories = tx.histories({m.key.subscriber_id for m in moments}, earliest_us - lookback_us, earliest_us)
-    fresh: dict[EventKey, Verdict] = {}
-    for revision, of_batch, verdicts in batches:
-        for moment in of_batch:
-            verdict = stored.get(moment.key) or fresh.get(moment.key)
-            if verdict is None:
-                verdict = decide(revision.rulebase, moment, histories[moment.key.subscriber_id])
-                fresh[moment.key] = verdict
-            verdicts.append(verdict)
-    tx.record_verdicts(list(fresh.values()))
+    def _refuse_queued(self, message: str) -> None:
+        while self._queue:
+            for work in self._take():
+                if work.retire is not None:
+                    self._retire(work, work.retire)
+                elif not work.done.done():
+                    work.done.set_exception(StoreUnavailableError(message))

@@ -1,15 +1,15 @@
 """The tests of a rulebase, `tests/*_test.yaml`: what a case says, read with positions and checked whole.
 
-    now: 2026-11-20T20:00:00+08:00
-    cases:
-      - name: heavy MMS sender in the evening is offered the bundle
-        subscriber: {id: "8613800000001", products: []}     # id and known are the case's, the rest context
-        given: {metric.mms_30d: 25, terminal.mms: true}     # before the first event; other metrics are 0
-        history:
-          contacts: [{campaign: ring-tone-club, before: 2d}]
-          outcomes: [{campaign: ring-tone-club, outcome: refused, before: 1d}]
-        events: [{type: mms_sent, size_kb: 80, at: 10m}]    # 10 minutes after `now`; absent: at `now`
-        expect: [{campaign: mms-bundle-2026-11, mode: automatic, channel: sms}]
+now: 2026-11-20T20:00:00+08:00
+cases:
+  - name: heavy MMS sender in the evening is offered the bundle
+    subscriber: {id: "8613800000001", products: []}     # id and known are the case's, the rest context
+    given: {metric.mms_30d: 25, terminal.mms: true}     # before the first event; other metrics are 0
+    history:
+      contacts: [{campaign: ring-tone-club, before: 2d}]
+      outcomes: [{campaign: ring-tone-club, outcome: refused, before: 1d}]
+    events: [{type: mms_sent, size_kb: 80, at: 10m}]    # 10 minutes after `now`; absent: at `now`
+    expect: [{campaign: mms-bundle-2026-11, mode: automatic, channel: sms}]
 """
 
 from __future__ import annotations
@@ -218,9 +218,14 @@ class _Reader:
             if campaign:
                 contacts.append(
                     Contact(
-                        f"contact-{number}", campaign.name, campaign.product, campaign.category,
-                        channel or campaign.channels[0], campaign.mode, at_us,
-                    )  # fmt: skip
+                        f"contact-{number}",
+                        campaign.name,
+                        campaign.product,
+                        campaign.category,
+                        channel or campaign.channels[0],
+                        campaign.mode,
+                        at_us,
+                    )
                 )
         for number, item in enumerate(self.items(fields, "outcomes")):
             each = Fields(self.report, item, "the outcome", ("campaign", "outcome", "before"))
@@ -231,9 +236,13 @@ class _Reader:
             if campaign and kind:
                 outcomes.append(
                     Outcome(
-                        f"outcome-{number}", OutcomeKind(kind), at_us,
-                        campaign.name, campaign.product, campaign.category,
-                    )  # fmt: skip
+                        f"outcome-{number}",
+                        OutcomeKind(kind),
+                        at_us,
+                        campaign.name,
+                        campaign.product,
+                        campaign.category,
+                    )
                 )
         return contacts, outcomes
 

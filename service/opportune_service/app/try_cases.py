@@ -74,7 +74,9 @@ def _moments(revision: Revision, case: Case, prompts: Mapping[str, str]) -> list
         if isinstance(attributes, Rejection):  # the reader admitted it before
             raise TypeError(attributes.message)
         states = {case.subscriber_id: state}
-        moments += observe(revision, _SOURCE, [(event, attributes)], states, 1, None, prompts=prompts).moments
+        moments += observe(
+            revision, _SOURCE, [(event, attributes)], states, 1, None, prompts=prompts
+        ).moments
     return moments
 
 
@@ -114,9 +116,9 @@ def _meets(decision: Decision, expected: Expected) -> bool:
 
 def _listed(decision: Decision, case: Case) -> bool:
     """Whether an expectation named this decision but wanted more of it: that is one failure, not two."""
-    return any(e.campaign == decision.campaign and e.reason is Reason.DECIDED for e in case.expect) and not any(
-        _meets(decision, e) for e in case.expect
-    )
+    return any(
+        e.campaign == decision.campaign and e.reason is Reason.DECIDED for e in case.expect
+    ) and not any(_meets(decision, e) for e in case.expect)
 
 
 def _missing(revision: Revision, case: Case, expected: Expected, decisions: Sequence[Decision]) -> str:

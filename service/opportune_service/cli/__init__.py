@@ -12,6 +12,7 @@ import typer
 
 from opportune_service.cli.cases import cases_command
 from opportune_service.cli.check import check_command
+from opportune_service.cli.dev import dev_command
 from opportune_service.cli.remote import (
     advise_command,
     explain_command,
@@ -24,6 +25,7 @@ from opportune_service.cli.send import send_command
 from opportune_service.cli.serve import serve_command
 from opportune_service.cli.simulate import simulate_command
 from opportune_service.cli.terminal import Commands
+
 
 def version_command() -> None:
     """Say which version this is.
@@ -49,7 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
-        "A rules engine for a mobile operator: reach a customer at the one moment when an offer is welcome.\n\n"
+        "A rules engine for a mobile operator: reach a customer at the one moment when an offer is "
+        "welcome.\n\n"
         "Begin with: opportune dev"
     ),
     epilog=(
@@ -58,6 +61,7 @@ app = typer.Typer(
     ),
 )
 for _name, _command in (
+    ("dev", dev_command),
     ("serve", serve_command),
     ("check", check_command),
     ("test", cases_command),

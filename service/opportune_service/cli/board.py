@@ -16,6 +16,9 @@ from opportune_service.cli.decisions import Told
 _LAST = 10
 _NEWS = 5
 _CAMPAIGNS = 14
+_LEAST = 3
+_FRAME = 11
+"""Rows for borders, headings and the status."""
 
 
 @dataclass(slots=True)
@@ -96,18 +99,29 @@ def campaigns_table(board: Board, *, limit: int | None = None) -> Table:
     names = sorted(candidates, key=lambda name: (-board.decided[name], -candidates[name], name))
     for name in names[:limit]:
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.get(name, Counter()).most_common())
-        table.add_row(Text(board.labels.get(name) or name), str(board.decided[name]), Text(why, style="dim"))
+        table.add_row(
+            Text(board.labels.get(name) or name), str(board.decided[name]), Text(why, style="dim")
+        )
     if limit is not None and len(names) > limit:
         table.add_row(Text(f"and {len(names) - limit} more", style="dim"), "", "")
     return table
 
 
-def screen(board: Board) -> Group:
-    """The live picture."""
+def screen(board: Board, height: int) -> Group:
+    """The live picture, for a terminal with so many rows."""
+    room = height - _FRAME - (len(board.news) + 2 if board.news else 0)
+    rows = min(_LAST, max(_LEAST, room // 2))
     last = Table(box=None, pad_edge=False, expand=True)
-    for name, ratio in (("time", 2), ("who", 3), ("campaign", 4), ("where", 2), ("what is said", 6), ("why", 6)):
+    for name, ratio in (
+        ("time", 2),
+        ("who", 3),
+        ("campaign", 4),
+        ("where", 2),
+        ("what is said", 6),
+        ("why", 6),
+    ):
         last.add_column(name, ratio=ratio, no_wrap=True)
-    for told in reversed(board.last):
+    for told in list(board.last)[: -rows - 1 : -1]:
         last.add_row(
             Text(told.time, style="dim"), Text(told.who), Text(told.label or told.campaign, style="green"),
             Text(told.channel), Text(told.content), Text(told.why, style="dim"),
@@ -116,7 +130,11 @@ def screen(board: Board) -> Group:
     head = Text.assemble((board.status(), "bold"), f"\nanswers of customers: {outcomes}")
     parts = [
         Panel(head, title="opportune dev", title_align="left"),
-        Panel(campaigns_table(board, limit=_CAMPAIGNS), title="campaigns", title_align="left"),
+        Panel(
+            campaigns_table(board, limit=min(_CAMPAIGNS, max(_LEAST, room - rows - 1))),
+            title="campaigns",
+            title_align="left",
+        ),
         Panel(last, title="last decisions", title_align="left"),
     ]
     if board.news:

@@ -35,9 +35,7 @@ def cases_command(
     files = read_rulebase(directory)
     rulebase = load(files)
     cases = [
-        case
-        for case in read_cases(rulebase, files)
-        if wanted in case.name or wanted in case.position.file
+        case for case in read_cases(rulebase, files) if wanted in case.name or wanted in case.position.file
     ]
     if not cases:
         stop(ExitCode.NO, "There are no such cases; tests stand in tests/NAME_test.yaml.")

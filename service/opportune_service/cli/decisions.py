@@ -130,7 +130,8 @@ def trace_record(decision: Any) -> dict[str, object]:
             {
                 "name": finding.name,
                 "label": finding.label,
-                "value": msgspec.Raw(finding.value_json.encode()) if finding.HasField("value_json") else None,
+                # Absent means unknown, which JSON says as null.
+                "value": msgspec.Raw(finding.value_json.encode() or b"null"),
             }
             for finding in trace.findings
         ],
@@ -163,17 +164,23 @@ def show_trace(console: Console, decision: Any) -> None:
     if decision.delivery_state:
         facts.append(("delivery", word(_DELIVERY, decision.delivery_state)))
     if decision.outcomes:
-        facts.append(("outcomes", ", ".join(word(_OUTCOMES, outcome.kind) for outcome in decision.outcomes)))
+        facts.append(
+            ("outcomes", ", ".join(word(_OUTCOMES, outcome.kind) for outcome in decision.outcomes))
+        )
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for name, value in facts:
         table.add_row(Text(name, style="dim"), Text(value))
     for finding in decision.trace.findings:
         value = finding.value_json if finding.HasField("value_json") else "unknown"
-        table.add_row(Text("held", style="dim"), Text(f"{finding.name} = {value}  {finding.label}".rstrip()))
+        table.add_row(
+            Text("held", style="dim"), Text(f"{finding.name} = {value}  {finding.label}".rstrip())
+        )
     for check in decision.trace.checks:
         mark = Text("passed", style="green") if check.passed else Text("said no", style="red")
         name = " ".join(
-            dict.fromkeys(part for part in (check.policy or reason_word(check.reason), check.channel) if part)
+            dict.fromkeys(
+                part for part in (check.policy or reason_word(check.reason), check.channel) if part
+            )
         )
         table.add_row(mark, Text(f"{name}: {check.detail}" if check.detail else name))
     console.print(table)

@@ -33,7 +33,9 @@ def service(target: str) -> Iterator[grpc.Channel]:
 
 
 def advise_command(
-    subscriber: Annotated[str, typer.Argument(metavar="SUBSCRIBER", help="Digits of the number, no plus sign.")],
+    subscriber: Annotated[
+        str, typer.Argument(metavar="SUBSCRIBER", help="Digits of the number, no plus sign.")
+    ],
     at: Annotated[str, typer.Option("--at", metavar="CHANNEL", help="The touch point.")] = "counter",
     request_id: Annotated[
         str, typer.Option(metavar="ID", help="Names the visit; the same id again gives the same answer.")
@@ -70,7 +72,9 @@ def advise_command(
     if not answer.advices:
         console.print("Nothing: leave this customer alone.")
     for number, advice in enumerate(answer.advices, 1):
-        console.print(Text.assemble(f"{number}. ", (advice.campaign_label or advice.campaign, "bold green")))
+        console.print(
+            Text.assemble(f"{number}. ", (advice.campaign_label or advice.campaign, "bold green"))
+        )
         console.print(Text(f"   say:      {advice.content}"))
         console.print(Text(f"   because:  {', '.join(advice.reasons) or 'the customer is here'}"))
         console.print(Text(f"   decision: {advice.decision_id}", style="dim"))
@@ -95,7 +99,10 @@ def tail_command(
         # The follower takes its place first, so that nothing falls between it and the last ones.
         following = client.follow_decisions(subscriber_id=subscriber, campaign=campaign, include_trace=True)
         past = client.list_decisions(
-            subscriber_id=subscriber, campaign=campaign, include_trace=True, page_size=max(1, min(last, 1_000))
+            subscriber_id=subscriber,
+            campaign=campaign,
+            include_trace=True,
+            page_size=max(1, min(last, 1_000)),
         )
         newest = [decision for _, decision in zip(range(last), past, strict=False)]
         for decision in reversed(newest):
@@ -143,8 +150,8 @@ def explain_command(
     others = [decision for decision in verdict.decisions if decision.decision_id != decision_id]
     console.print(
         Text(
-            f"{verdict.event_type} of {verdict.subscriber_id} (event {verdict.event_id} of {verdict.source}), "
-            f"revision {verdict.revision[:12]}",
+            f"{verdict.event_type} of {verdict.subscriber_id}, event {verdict.event_id} of source "
+            f"{verdict.source}, revision {verdict.revision[:12]}",
             style="bold",
         )
     )

@@ -42,7 +42,9 @@ class Recording:
 
 
 def replay_command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Event files, or CSV with --mapping.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Event files, or CSV with --mapping.")
+    ],
     mapping: Annotated[
         Path | None, typer.Option(metavar="MAP", help="How the rows of a foreign CSV become events.")
     ] = None,
@@ -110,7 +112,9 @@ async def _replay(
     clock = ManualClock(recording.events[0].occurred_at_us)
     async with application(settings, clock) as app:
         if known:
-            await _import(app, [(s, {}) for s in {event.subscriber_id for event in recording.events}], clock)
+            await _import(
+                app, [(s, {}) for s in {event.subscriber_id for event in recording.events}], clock
+            )
         await _import(app, recording.context, clock)
         console = err()
         with Progress(
@@ -145,4 +149,6 @@ async def _import(
         )
         if receipt.rejections:
             first = receipt.rejections[0]
-            stop(ExitCode.NO, f"The context does not fit: record {begin + first.index + 1}: {first.message}")
+            stop(
+                ExitCode.NO, f"The context does not fit: record {begin + first.index + 1}: {first.message}"
+            )

@@ -16,7 +16,9 @@ from opportune_service.cli.terminal import err, instant_text, out
 _SHOWN_FAULTS = 5
 
 
-def replay_record(report: ReplayReport, faults: Faults, views: Sequence[SubscriberView]) -> dict[str, object]:
+def replay_record(
+    report: ReplayReport, faults: Faults, views: Sequence[SubscriberView]
+) -> dict[str, object]:
     """The report for programs. Losses are by campaign, then reason."""
     lost: dict[str, dict[str, int]] = {}
     for (campaign, reason), count in sorted(report.lost.items()):
@@ -85,7 +87,10 @@ def _campaigns(console: Console, report: ReplayReport, labels: Mapping[str, str]
     lost: dict[str, list[str]] = {}
     for (campaign, reason), count in report.lost.most_common():
         lost.setdefault(campaign, []).append(f"{reason.value} {count}")
-    names = [*dict(report.decided.most_common()), *(name for name in sorted(lost) if not report.decided[name])]
+    names = [
+        *dict(report.decided.most_common()),
+        *(name for name in sorted(lost) if not report.decided[name]),
+    ]
     console.print()
     if not names:
         console.print("No campaign had a candidate.")
@@ -109,6 +114,8 @@ def _metrics(console: Console, view: SubscriberView) -> None:
     table.add_column("value", justify="right")
     for reading in view.metrics:
         value = "unknown" if reading.value is None else f"{reading.value:g}"
-        table.add_row(Text(reading.name), value if reading.covered or reading.value is None else f"≥ {value}")
+        table.add_row(
+            Text(reading.name), value if reading.covered or reading.value is None else f"≥ {value}"
+        )
     console.print()
     console.print(table)

@@ -52,7 +52,7 @@ def send_command(
         Rebase | None,
         typer.Option(
             help="now: shift times so that the last event happens now. Gaps are kept; a file longer than "
-            "four minutes is squeezed into the last four. The events are new ones: sending again counts again."
+            "four minutes is squeezed into the last four. The events are new ones, each time."
         ),
     ] = None,
     source: Annotated[str, typer.Option(help="Names the collector. Ids are unique within it.")] = "file",
@@ -88,7 +88,9 @@ def send_command(
         _require_service(channel)
         if context is not None:
             people = [SubscriberRecord(number, given) for number, given in read_context(context, faults)]
-            CrmClient(channel).import_subscribers(people, datetime.now(UTC), ImportMode.PATCH, origin=source)
+            CrmClient(channel).import_subscribers(
+                people, datetime.now(UTC), ImportMode.PATCH, origin=source
+            )
         task = bar.add_task("", total=len(events))
         with EventCollector(channel, source, on_rejection=rejections.append) as collector:
             for event in _paced(_rebased(events) if rebase else map(outgoing, events), rate):
@@ -160,8 +162,8 @@ def _record(counters: CollectorCounters, rejections: list[Rejected], faults: Fau
 def _show(counters: CollectorCounters, rejections: list[Rejected], faults: Faults) -> None:
     console = out()
     console.print(
-        f"{counters.queued} events sent: {counters.accepted} accepted, {counters.duplicates} known already, "
-        f"{len(rejections)} rejected; {faults.count} lines could not be read",
+        f"{counters.queued} events sent: {counters.accepted} accepted, {counters.duplicates} known "
+        f"already, {len(rejections)} rejected; {faults.count} lines could not be read",
         style="bold",
     )
     by_reason: dict[str, list[Rejected]] = {}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from opportune_service.adapters.grpc.server import CannotServeError, serve
-from opportune_service.bootstrap import application
+from opportune_service.bootstrap import application, run_process
 from opportune_service.cli.logs import LogFormat, log_to_stderr
 from opportune_service.cli.terminal import ExitCode, stop
 from opportune_service.clocks import WallClock
@@ -47,7 +46,7 @@ def serve_command(
 
     Example: opportune serve --rulebase rulebase/packs/gprs-precision
     """
-    given = {
+    given: dict[str, Any] = {
         "listen": listen,
         "database": database,
         "rulebase": rulebase,
@@ -60,7 +59,7 @@ def serve_command(
     if settings.database == Settings.model_fields["database"].default:
         Path("var").mkdir(exist_ok=True)
     try:
-        asyncio.run(_serve(settings))
+        run_process(_serve(settings))
     except CannotServeError as error:
         stop(ExitCode.NO, str(error))
 

@@ -57,7 +57,12 @@ def make_province(rulebase: Rulebase, seed: int, subscribers: int, start_us: int
     """A province with the cells and handsets of the rulebase."""
     try:
         return Province(
-            seed, subscribers, start_us, rulebase.time_zone, rulebase.tables.cells, rulebase.tables.terminals
+            seed,
+            subscribers,
+            start_us,
+            rulebase.time_zone,
+            rulebase.tables.cells,
+            rulebase.tables.terminals,
         )
     except ValueError as error:
         stop(ExitCode.NO, f"The province cannot be made up from this rulebase: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -20,7 +21,10 @@ from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, S
 from opportune_service.cli.problems import show_problems
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGITS = re.compile(r"\d{5,}")
+_PIPE_WIDTH = 150
+"""Columns of tables where no terminal says how many there are."""
+
+_DIGITS = re.compile(r"\d{7,}")
 
 
 class ExitCode(IntEnum):
@@ -37,7 +41,7 @@ class ExitCode(IntEnum):
 
 def out() -> Console:
     """Where answers go. Made anew each time: tests and pipes change what standard output is."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def err() -> Console:
@@ -59,12 +63,14 @@ def stop(code: ExitCode, message: str) -> NoReturn:
 def instant_text(at_us: int) -> str:
     """An instant for programs: RFC 3339 in UTC."""
     instant = _EPOCH + timedelta(microseconds=at_us)
-    return instant.isoformat(timespec="microseconds" if at_us % 1_000_000 else "seconds").replace("+00:00", "Z")
+    return instant.isoformat(timespec="microseconds" if at_us % 1_000_000 else "seconds").replace(
+        "+00:00", "Z"
+    )
 
 
 def mask_number(number: str) -> str:
     """A subscriber's number as screens show it: enough to tell two apart, not enough to call."""
-    return f"{number[:-4]}****" if len(number) > 4 else "****"
+    return f"{number[:-8]}****{number[-4:]}" if len(number) > 8 else f"****{number[-2:]}"
 
 
 def mask_numbers(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -31,7 +32,7 @@ from opportune_client import OpportuneError as CallError
 from opportune_rulebase.model import Mode, Rulebase
 
 from opportune_service.cli.board import Board
-from opportune_service.cli.decisions import tell
+from opportune_service.cli.decisions import Told, tell
 from opportune_service.cli.send import outgoing
 from opportune_service.clocks import FastClock, ManualClock
 from opportune_service.core.events import Event
@@ -40,6 +41,7 @@ from opportune_service.simulator import Answer, Province, answer
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK_SECONDS = 0.1
 _PACE_SECONDS = 3.0
+_READY_SECONDS = 10.0
 _VISIT = "_visit"
 _OUTCOMES = {
     Answer.ACCEPTED: OutcomeKind.ACCEPTED,
@@ -57,6 +59,10 @@ class DevClock:
     def now_us(self) -> int:
         return self._clock.now_us()
 
+    def stand(self, now_us: int) -> None:
+        """Jump to `now_us` and stand there."""
+        self._clock = ManualClock(now_us)
+
     def start(self, now_us: int, speed: float) -> None:
         """Jump to `now_us` and run `speed` times as fast as real time."""
         self._clock = FastClock(now_us, speed)
@@ -66,7 +72,13 @@ class World:
     """A province and its operator's systems, attached to a running service."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, rulebase: Rulebase, province: Province, seed: int, clock: DevClock, board: Board
+        self,
+        channel: grpc.aio.Channel,
+        rulebase: Rulebase,
+        province: Province,
+        seed: int,
+        clock: DevClock,
+        board: Board,
     ) -> None:
         self._channel = channel
         self._rulebase = rulebase
@@ -86,7 +98,7 @@ class World:
             for number, known in self._province.context()
         ]
         answered = await self._crm.import_subscribers(records, self._now(), ImportMode.PATCH, origin="dev")
-        return int(answered.accepted_count)
+        return int(answered.imported_count)
 
     async def live(self) -> None:
         """Let the province live through its day until cancelled."""
@@ -159,19 +171,18 @@ class World:
     async def _deliver(self, name: str) -> None:
         """A gateway: everything is sent and arrives; some customers answer at once."""
 
-        async def send(message: Message) -> Sent:
-            self._board.sent += 1
-            return Sent()
-
-        pending: asyncio.Queue[Message] = asyncio.Queue()
+        phones: asyncio.Queue[Message] = asyncio.Queue()
 
         async def handle(message: Message) -> Sent:
-            await pending.put(message)
-            return await send(message)
+            self._board.sent += 1
+            phones.put_nowait(message)
+            return Sent()
 
-        async with AsyncChannelClient(self._channel, name, handle, client_name="dev", close_timeout=2) as client:
+        async with AsyncChannelClient(
+            self._channel, name, handle, client_name="dev", close_timeout=2
+        ) as client:
             while True:
-                message = await pending.get()
+                message = await phones.get()
                 client.receipt(message.decision_id, OutcomeKind.DELIVERED, occurred_at=self._now())
                 said = _OUTCOMES.get(answer(self._seed, message.decision_id, message.campaign))
                 if said is not None:
@@ -183,12 +194,45 @@ class World:
 
 
 class Follower:
-    """Reads decisions as they are recorded, in a thread of its own, as `opportune tail` does."""
+    """Reads decisions as they are recorded, in a thread of its own, as `opportune tail` does.
 
-    def __init__(self, target: str, rulebase: Rulebase, take: Callable[[Any, Any], None]) -> None:
+    `take` is called in the event loop. Use it in an `async with` statement; inside, nothing is missed.
+    """
+
+    def __init__(self, target: str, rulebase: Rulebase, take: Callable[[Told, Any], None]) -> None:
         self._target = target
         self._zone = rulebase.time_zone
         self._take = take
+        self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
-        self.ready = threading.Event()
+        self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dev-follower", daemon=True)
+
+    async def __aenter__(self) -> None:
+        self._thread.start()
+        await asyncio.to_thread(self._ready.wait, _READY_SECONDS)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        with suppress(_StoppedError, CallError), connect(self._target) as channel:
+            client = OperatorClient(channel)
+            for decision in client.follow_decisions(
+                include_trace=True, every_seconds=0.2, pause=self._pause
+            ):
+                told = tell(decision, self._zone)
+                self._loop.call_soon_threadsafe(self._take, told, decision)
+                if self._stopped.is_set():
+                    return
+
+    def _pause(self, seconds: float) -> None:
+        """Nothing is new: from now on nothing is missed."""
+        self._ready.set()
+        if self._stopped.wait(seconds):
+            raise _StoppedError
+
+
+class _StoppedError(Exception):
+    """The follower is to end."""

@@ -12,7 +12,7 @@ from datetime import tzinfo
 
 from opportune_rulebase.model import Metric, MetricKind
 
-from opportune_service.core.calendars import local_day
+from opportune_service.core.calendars import DAY_US, local_day
 from opportune_service.core.events import MAX_LATENESS_US
 from opportune_service.core.state import Series, SubscriberState
 
@@ -92,10 +92,9 @@ def read_metric(
     if metric.days is not None:
         today = local_day(at_us, zone)
         if series is not None:
-            first = bisect_right(series.at, today - metric.days)
-            value = sum(series.amount[first : bisect_right(series.at, today)])
-        # The day on which folding began is not covered whole, so the window must begin after it.
-        covered = since_us is not None and local_day(since_us, zone) <= today - metric.days
+            first, end = bisect_right(series.at, today - metric.days), bisect_right(series.at, today)
+            value = sum(series.amount[first:end])
+        covered = since_us is not None and _covers_days(since_us, at_us, today, metric.days, zone)
     else:
         window_us = metric.last_us or 0
         if series is not None:
@@ -105,3 +104,10 @@ def read_metric(
     if covered or metric.non_negative:
         return value, covered
     return None, False
+
+
+def _covers_days(since_us: int, at_us: int, today: int, days: int, zone: tzinfo) -> bool:
+    """Whether folding began before the first day of the window: the day on which it began is not whole."""
+    if at_us - since_us >= (days + 2) * DAY_US:
+        return True  # in any zone; saves most readings the look at the calendar
+    return local_day(since_us, zone) <= today - days

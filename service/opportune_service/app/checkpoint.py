@@ -1,0 +1,90 @@
+"""Snapshots of live state in the background, so that a restart has little of the log to fold again.
+
+A round saves every subscriber that was dirty when it began, some at a time between commit groups. Each
+snapshot carries the log position that it includes, so the subscribers of a round need not be of one
+moment: replay skips for each what it holds already. When the round is through, replay may begin after the
+position at which it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import Ledger, LiveState
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500
+"""Subscribers that are encoded at a time: a few milliseconds, between two commit groups."""
+
+
+class Checkpoints:
+    """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
+    a commit that it rests on has failed."""
+
+    def __init__(
+        self, states: LiveState, ledger: Ledger, thread: LedgerThread, refused: Callable[[], bool]
+    ) -> None:
+        self._states = states
+        self._ledger = ledger
+        self._thread = thread
+        self._refused = refused
+        self._left: list[str] = []
+        self._position = 0
+        self._saving: asyncio.Task[None] | None = None
+        self.due = False
+
+    def step(self, position: int) -> None:
+        """Snapshot some of the round's subscribers; `due` stays set until the round is through.
+
+        Call it when live state equals what was handed to the ledger's thread up to `position`, nothing
+        more: the write is queued behind the commits that it rests on. To begin a round, all of that must
+        be saved (`LiveState.save`) too.
+        """
+        if not self._left:
+            self._left, self._position = list(self._states.dirty()), position
+        chunk, self._left = self._left[:CHUNK], self._left[CHUNK:]
+        self.due = bool(self._left)
+        rows = self._states.snapshot(chunk)
+        saved = self._thread.submit(self._save, rows, None if self.due else self._position)
+        self._saving = asyncio.create_task(self._finish(saved, chunk, self._saving))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a round is under way."""
+        return bool(self._left)
+
+    def abandon(self) -> None:
+        """End the round; what it has not saved stays dirty."""
+        self._left.clear()
+        self.due = False
+
+    async def wait(self) -> None:
+        """Until everything submitted is saved or has failed."""
+        if self._saving is not None:
+            await self._saving
+
+    async def _finish(
+        self, saved: asyncio.Future[None], chunk: Sequence[str], previous: asyncio.Task[None] | None
+    ) -> None:
+        """A snapshot that was not saved leaves its subscribers to the next round."""
+        if previous is not None:
+            await previous
+        try:
+            await saved
+        except Exception:
+            log.warning("a snapshot was not saved; the log still has everything", exc_info=True)
+            await self._states.save(chunk)
+            self.abandon()
+
+    def _save(self, rows: Sequence[tuple[str, int, bytes]], position: int | None) -> None:
+        if self._refused():
+            raise StoreUnavailableError("a commit failed; the service is recovering")
+        with self._ledger.transaction() as tx:
+            tx.save_states(rows)
+            if position is not None:
+                tx.save_checkpoint(position)

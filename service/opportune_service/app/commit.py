@@ -1,0 +1,78 @@
+"""Commit a group of observed batches: one transaction, in the ledger's thread.
+
+Order within the transaction: log rows, then verdicts with their reservations and deliveries. All of it
+becomes durable together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from opportune_service.app.log import log_row
+from opportune_service.app.ports import Ledger, LedgerTransaction, LogKind
+from opportune_service.core.decide import decide
+from opportune_service.core.events import ContextRecord, Event
+from opportune_service.core.revision import Revision
+from opportune_service.core.verdict import EventKey, Moment, Verdict
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch that has been observed: what there is to make durable.
+
+    `events` are those accepted, without duplicates. `now_us` 0: each event's own time. `verdicts` is
+    filled by the commit: one for each moment, decided now or before.
+    """
+
+    position: int
+    source: str
+    now_us: int
+    revision: Revision
+    events: Sequence[Event]
+    records: Sequence[ContextRecord]
+    moments: Sequence[Moment]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+def commit_group(ledger: Ledger, batches: Sequence[Batch]) -> None:
+    """Make a group durable, its decisions included. Raises `StoreUnavailableError`: then nothing is."""
+    accepted = [batch for batch in batches if batch.events or batch.records]
+    if not accepted:
+        return
+    rows = [
+        log_row(
+            batch.position,
+            LogKind.EVENTS if batch.events else LogKind.CONTEXT,
+            batch.source,
+            batch.now_us,
+            batch.revision.id,
+            batch.events or batch.records,
+        )
+        for batch in accepted
+    ]
+    with ledger.transaction() as tx:
+        tx.append_log(rows)
+        _decide(tx, accepted)
+
+
+def _decide(tx: LedgerTransaction, batches: Sequence[Batch]) -> None:
+    """Decide all moments in order. One that has a verdict already (its event was sent again after a
+    crash) keeps it."""
+    moments = [moment for batch in batches for moment in batch.moments]
+    if not moments:
+        return
+    stored = tx.verdicts([moment.key for moment in moments])
+    lookback_us = max(batch.revision.lookback_us for batch in batches)
+    earliest_us = min(moment.now_us for moment in moments)
+    subscribers = {moment.key.subscriber_id for moment in moments}
+    histories = tx.histories(subscribers, earliest_us - lookback_us, earliest_us)
+    fresh: dict[EventKey, Verdict] = {}
+    for batch in batches:
+        for moment in batch.moments:
+            verdict = stored.get(moment.key) or fresh.get(moment.key)
+            if verdict is None:
+                history = histories[moment.key.subscriber_id]
+                verdict = fresh[moment.key] = decide(batch.revision.rulebase, moment, history)
+            batch.verdicts.append(verdict)
+    tx.record_verdicts(list(fresh.values()))
