@@ -5,9 +5,10 @@
 `opportune_rulebase.engine` (the port) and the engines beside it.
 """
 
-from opportune_rulebase.archive import from_archive, to_archive
 from opportune_rulebase.errors import ExpressionError, Position, Problem, RulebaseError, Severity
-from opportune_rulebase.load import load, revision_of
+from opportune_rulebase.loading.archive import from_archive, to_archive
+from opportune_rulebase.loading.load import load, revision_of
+from opportune_rulebase.loading.problems import Code
 from opportune_rulebase.model import (
     Attribute,
     CalendarPeriod,
@@ -36,7 +37,6 @@ from opportune_rulebase.model import (
     ValueType,
     Vocabulary,
 )
-from opportune_rulebase.problems import Code
 
 __all__ = [
     "Attribute",

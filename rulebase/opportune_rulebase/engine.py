@@ -35,7 +35,7 @@ class Facts:
     `memo` belongs to the engine: definitions already computed for this event.
     """
 
-    __slots__ = ("type", "event", "sub", "terminal", "place", "metric", "now_us", "zone", "memo", "_local")
+    __slots__ = ("_local", "event", "memo", "metric", "now_us", "place", "sub", "terminal", "type", "zone")
 
     def __init__(
         self,

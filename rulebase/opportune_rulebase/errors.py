@@ -1,7 +1,7 @@
 """What can be wrong with a rulebase, said once, with its place.
 
-    RulebaseError          a rulebase did not load; carries every `Problem`, sorted by place
-    ExpressionError        one expression did not compile; becomes Problems of the file it stands in
+RulebaseError          a rulebase did not load; carries every `Problem`, sorted by place
+ExpressionError        one expression did not compile; becomes Problems of the file it stands in
 """
 
 from __future__ import annotations

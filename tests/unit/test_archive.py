@@ -8,7 +8,8 @@ import struct
 import zipfile
 
 import pytest
-from opportune_rulebase import Code, RulebaseError, archive, from_archive, to_archive
+from opportune_rulebase import Code, RulebaseError, from_archive, to_archive
+from opportune_rulebase.loading import archive
 
 FILES = {"rulebase.yaml": b"rulebase: r\n", "campaigns/a.yaml": "标签".encode(), "tests/a_test.yaml": b""}
 

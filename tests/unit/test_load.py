@@ -6,9 +6,23 @@ from pathlib import Path
 
 import pytest
 from opportune_rulebase import Code, Problem, RulebaseError, Severity, load, revision_of
-from opportune_rulebase.fields import DAY_US, HOUR_US, MINUTE_US, SECOND_US, parse_duration, write_duration
-from opportune_rulebase.problems import MAX_PROBLEMS, Report
-from opportune_rulebase.source import MAX_DEPTH, MAX_FILE_NODES, MAX_YAML_BYTES, Budget, decode, documents
+from opportune_rulebase.loading.fields import (
+    DAY_US,
+    HOUR_US,
+    MINUTE_US,
+    SECOND_US,
+    parse_duration,
+    write_duration,
+)
+from opportune_rulebase.loading.problems import MAX_PROBLEMS, Report
+from opportune_rulebase.loading.source import (
+    MAX_DEPTH,
+    MAX_FILE_NODES,
+    MAX_YAML_BYTES,
+    Budget,
+    decode,
+    documents,
+)
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 ALERT = "campaigns/alert.yaml"

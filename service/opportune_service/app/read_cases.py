@@ -14,16 +14,15 @@ cases:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from opportune_rulebase.errors import Position, RulebaseError
-from opportune_rulebase.fields import Fields, parse_bool, parse_duration, parse_float, parse_int
-from opportune_rulebase.model import Attribute, MetricKind, Mode, OutcomeKind, Rulebase, ValueType
-from opportune_rulebase.problems import Code, Report
-from opportune_rulebase.source import (
+from opportune_rulebase.loading.fields import Fields, parse_bool, parse_duration, parse_float, parse_int
+from opportune_rulebase.loading.problems import Code, Report
+from opportune_rulebase.loading.source import (
     MAX_YAML_BYTES,
     Budget,
     ListNode,
@@ -33,6 +32,7 @@ from opportune_rulebase.source import (
     decode,
     documents,
 )
+from opportune_rulebase.model import Attribute, MetricKind, Mode, OutcomeKind, Rulebase, ValueType
 
 from opportune_service.core.admit import Admission, AttributesError, is_subscriber_id
 from opportune_service.core.events import Encoding, Event, Rejection
@@ -43,6 +43,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_BEFORE_US = 800 * 86_400_000_000
 _SOMEBODY = "8613800000001"
 _TEXTS = {ValueType.STRING, ValueType.TIMESTAMP, ValueType.STRINGS}
+_TERMINAL: Mapping[ValueType, type | tuple[type, ...]] = {
+    ValueType.STRING: str,
+    ValueType.INT: int,
+    ValueType.DOUBLE: (int, float),
+    ValueType.BOOL: bool,
+}
 _LATER_EVENT = {"touch_point": "leave it out: a case publishes events, it does not ask for advice"}
 
 
@@ -186,8 +192,14 @@ class _Reader:
             elif root == "metric":
                 metrics[name] = self.metric(name, value)
             else:
-                terminal[name] = _plain(value, self.rulebase.vocabulary.terminal[name])
+                terminal[name] = self.capability(self.rulebase.vocabulary.terminal[name], value)
         return metrics, terminal
+
+    def capability(self, attribute: Attribute, node: Node) -> object:
+        value = _plain(node, attribute)
+        if not isinstance(value, _TERMINAL[attribute.type]):
+            self.report.error(node.at, Code.BAD_VALUE, f"{attribute.name!r} is of type {attribute.type}")
+        return value
 
     def metric(self, name: str, node: Node) -> int | float:
         text = node.text if isinstance(node, ScalarNode) else ""
@@ -304,20 +316,26 @@ class _Reader:
         return ()
 
     def instant(self, fields: Fields, key: str) -> int | None:
+        """The instant of a key; None if the key is absent, 0 if it is wrong."""
         node = fields.scalar(key, "an instant")
-        return None if node is None else self.parsed(node, _instant)
+        if node is None:
+            return None
+        instant = _instant(node.text)
+        if instant is None:
+            self.wrong_instant(node, "write it with its offset, such as 2026-11-20T20:00:00+08:00")
+        return instant or 0
 
     def at(self, fields: Fields, now_us: int) -> int:
         node = fields.scalar("at", "an instant or a duration")
-        parsed = None if node is None else self.parsed(node, lambda text: _at(text, now_us))
-        return now_us if parsed is None else parsed
+        if node is None:
+            return now_us
+        at_us = _at(node.text, now_us)
+        if at_us is None:
+            self.wrong_instant(node, "write how long after 'now': 10m, 2h; -10m is before it")
+        return now_us if at_us is None else at_us
 
-    def parsed(self, node: ScalarNode, parse: Callable[[str], int | None]) -> int | None:
-        value = parse(node.text)
-        if value is None:
-            hint = "write it with its offset, such as 2026-11-20T20:00:00+08:00"
-            self.report.error(node.at, Code.BAD_VALUE, f"{node.text[:40]!r} is not an instant", hint)
-        return value
+    def wrong_instant(self, node: ScalarNode, hint: str) -> None:
+        self.report.error(node.at, Code.BAD_VALUE, f"{node.text[:40]!r} is not an instant", hint)
 
 
 def _instant(text: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from opportune_rulebase.errors import Severity
+from opportune_rulebase.errors import RulebaseError, Severity
 from opportune_rulebase.model import Rulebase
 
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
@@ -21,7 +21,10 @@ def check_command(directory: RulebaseArgument, json: JsonOption = False) -> None
 
     Example: opportune check rulebase/packs/gprs-precision
     """
-    report = check(read_rulebase(directory))
+    try:
+        report = check(read_rulebase(directory))
+    except RulebaseError as error:  # the directory itself: no rulebase.yaml, a file too large
+        report = CheckReport(None, error.problems)
     if json:
         print_json(_record(report))
     else:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from opportune_rulebase.errors import Position
-from opportune_rulebase.fields import Fields, keys_of
-from opportune_rulebase.problems import Code, Report
-from opportune_rulebase.source import Node
+from opportune_rulebase.loading.fields import Fields, keys_of
+from opportune_rulebase.loading.problems import Code, Report
+from opportune_rulebase.loading.source import Node
 
 
 @dataclass(slots=True)

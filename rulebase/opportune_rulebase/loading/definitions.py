@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from opportune_rulebase.conditions import Conditions
 from opportune_rulebase.errors import Position
-from opportune_rulebase.fields import DAY_US, Fields
+from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.fields import DAY_US, Fields
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import Node, ScalarNode
 from opportune_rulebase.model import Definition, DefinitionKind, Metric, MetricKind, ValueType, Vocabulary
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import Node, ScalarNode
 
 MAX_DAYS: Final = 400
 _WHERE_READS: Final = ("event", "sub", "terminal", "place")

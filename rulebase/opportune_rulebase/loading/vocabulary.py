@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from opportune_rulebase.conditions import Conditions
 from opportune_rulebase.errors import Position
-from opportune_rulebase.fields import Fields, parse_bool, parse_float, parse_int
+from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
 from opportune_rulebase.model import Attribute, Channel, EventType, Mode, Product, ValueType, Vocabulary
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import ListNode, MapNode, Node, ScalarNode
 
 BUILT_IN_SUBSCRIBER: Final[Mapping[str, ValueType]] = MappingProxyType(
     {

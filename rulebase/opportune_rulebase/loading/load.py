@@ -9,23 +9,22 @@ from types import MappingProxyType
 from typing import Final, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from opportune_rulebase.archive import check_files
-from opportune_rulebase.campaigns import Known, campaign_nodes, read_campaign
-from opportune_rulebase.conditions import Conditions, never_true
-from opportune_rulebase.definitions import (
+from opportune_rulebase.errors import Position, RulebaseError
+from opportune_rulebase.expressions import Scope
+from opportune_rulebase.loading.archive import check_files
+from opportune_rulebase.loading.campaigns import Known, campaign_nodes, read_campaign
+from opportune_rulebase.loading.conditions import Conditions, never_true
+from opportune_rulebase.loading.definitions import (
     RawDefinitions,
     compile_definitions,
     compile_metrics,
     read_definitions,
 )
-from opportune_rulebase.errors import Position, RulebaseError
-from opportune_rulebase.expressions import Scope
-from opportune_rulebase.fields import Fields, check_name
-from opportune_rulebase.matrix import read_matrix
-from opportune_rulebase.model import Campaign, Definition, Rulebase, Tables
-from opportune_rulebase.policies import Names, cap_names, read_policies
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import (
+from opportune_rulebase.loading.fields import Fields, check_name
+from opportune_rulebase.loading.matrix import read_matrix
+from opportune_rulebase.loading.policies import Names, cap_names, read_policies
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import (
     MAX_YAML_BYTES,
     Budget,
     MapNode,
@@ -35,9 +34,10 @@ from opportune_rulebase.source import (
     decode,
     documents,
 )
-from opportune_rulebase.tables import MAX_TABLE_BYTES, read_cells, read_terminals
+from opportune_rulebase.loading.tables import MAX_TABLE_BYTES, read_cells, read_terminals
+from opportune_rulebase.loading.vocabulary import RawVocabulary, read_vocabulary, with_needs
+from opportune_rulebase.model import Campaign, Definition, Rulebase, Tables
 from opportune_rulebase.variables import declared
-from opportune_rulebase.vocabulary import RawVocabulary, read_vocabulary, with_needs
 
 _SINGLE: Final = (
     "rulebase.yaml",

@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from opportune_rulebase.conditions import Conditions, never_true
 from opportune_rulebase.expressions import Expression
-from opportune_rulebase.fields import DAY_US, HOUR_US, MINUTE_US, Fields, check_name
-from opportune_rulebase.matrix import Cells
+from opportune_rulebase.loading.conditions import Conditions, never_true
+from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields, check_name
+from opportune_rulebase.loading.matrix import Cells
+from opportune_rulebase.loading.problems import Code, Report
+from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.loading.templates import read_template
 from opportune_rulebase.model import Campaign, Mode, Product, Template, Vocabulary
-from opportune_rulebase.problems import Code, Report
-from opportune_rulebase.source import ListNode, MapNode, Node, ScalarNode
-from opportune_rulebase.templates import read_template
 
 DEFAULT_PRIORITY: Final = 500
 DEFAULT_VALUE: Final = 1.0

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 from opportune_rulebase.errors import Position
-from opportune_rulebase.fields import parse_float, parse_int
+from opportune_rulebase.loading.fields import parse_float, parse_int
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import SourceFile
 from opportune_rulebase.model import Attribute, Place, ValueType
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import SourceFile
 
 MAX_TABLE_BYTES = 16 << 20
 _MAX_FAULTS = 100  # a table with the wrong separator has a fault in every row

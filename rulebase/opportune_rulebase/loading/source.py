@@ -17,7 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from opportune_rulebase.errors import Position
-from opportune_rulebase.problems import Code, Report, clip
+from opportune_rulebase.loading.problems import Code, Report, clip
 
 MAX_YAML_BYTES = 1 << 19
 MAX_LINE = 1 << 16

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from opportune_rulebase.conditions import Conditions
 from opportune_rulebase.expressions import Expression
-from opportune_rulebase.fields import is_identifier
+from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.fields import is_identifier
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import ScalarNode
 from opportune_rulebase.model import Template
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import ScalarNode
 
 MAX_CONTENT: Final = 4_000
 _SPACES: Final = ("sub", "event", "metric", "terminal", "place")

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from opportune_rulebase.conditions import Conditions
-from opportune_rulebase.fields import DAY_US, Fields, keys_of
+from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.fields import DAY_US, Fields, keys_of
+from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.source import MapNode, Node, ScalarNode
 from opportune_rulebase.model import (
     CalendarPeriod,
     Cap,
@@ -22,8 +24,6 @@ from opportune_rulebase.model import (
     Selector,
     Suppression,
 )
-from opportune_rulebase.problems import Code, Report, clip
-from opportune_rulebase.source import MapNode, Node, ScalarNode
 
 MAX_PERIOD_US: Final = 400 * DAY_US
 MAX_COOL_DOWN_US: Final = 4_000 * DAY_US

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from opportune_rulebase.errors import Position
-from opportune_rulebase.problems import Code, Report, article, clip
-from opportune_rulebase.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.loading.problems import Code, Report, article, clip
+from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
 
 MAX_NAME = 64
 MAX_INT = 2**53

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from opportune_rulebase.errors import Position, RulebaseError
-from opportune_rulebase.problems import Code, Report, clip
+from opportune_rulebase.loading.problems import Code, Report, clip
 
 MAX_FILES: Final = 10_000
 MAX_FILE_BYTES: Final = 16 << 20

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from opportune_rulebase.errors import ExpressionError, Position
 from opportune_rulebase.expressions import Call, Constant, Expression, Node, Scope
-from opportune_rulebase.problems import Code, Report
-from opportune_rulebase.source import ScalarNode
+from opportune_rulebase.loading.problems import Code, Report
+from opportune_rulebase.loading.source import ScalarNode
 
 
 class Conditions:
