@@ -19,7 +19,7 @@ from opportune_service.core.events import Event
 ROOT = Path(__file__).parents[2]
 MAPPINGS = ROOT / "rulebase" / "packs" / "gprs-precision" / "mappings"
 SHARED = Path(os.environ.get("OPPORTUNE_SHARED_DATA", ROOT.parent / "shared" / "data"))
-EASTERN = ZoneInfo("America/New_York")
+LOCAL = ZoneInfo("Asia/Shanghai")
 
 VAST_HEADER = '"","From","To","DateTime","Duration.seconds.","Cell.Tower"\r\n'
 EGO_HEADER = "interaction,direction,correspondent_id,datetime,call_duration,antenna_id\n"
@@ -46,8 +46,8 @@ def in_short(events: list[Event]) -> list[tuple[str, str, dict[str, object]]]:
     return [(event.type, event.subscriber_id, msgspec.json.decode(event.attributes)) for event in events]
 
 
-def eastern_us(hour: int, minute: int) -> int:
-    return int(datetime(2006, 6, 1, hour, minute, tzinfo=EASTERN).timestamp()) * 1_000_000
+def local_us(hour: int, minute: int) -> int:
+    return int(datetime(2006, 6, 1, hour, minute, tzinfo=LOCAL).timestamp()) * 1_000_000
 
 
 def test_a_call_is_made_and_received_and_a_new_tower_is_a_changed_cell(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_call_is_made_and_received_and_a_new_tower_is_a_changed_cell(tmp_path:
     ]
     assert [event.cell_id for event in events] == ["vast-3", "", "vast-4", "vast-4", "", "vast-4", ""]
     assert [event.occurred_at_us for event in events[1:4]] == [
-        eastern_us(9, 5), eastern_us(10, 30), eastern_us(10, 30),
+        local_us(9, 5), local_us(10, 30), local_us(10, 30),
     ]  # fmt: skip
     assert len({event.id for event in events}) == len(events)
 
