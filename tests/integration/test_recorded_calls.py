@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
@@ -15,7 +16,6 @@ from opportune_service.adapters.files.mapping import load_mapping
 from opportune_service.app.context import show_subscriber
 from opportune_service.app.replay import replay
 from support.applications import in_loop, running
-import itertools
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("OPPORTUNE_SHARED_DATA", ROOT.parent / "shared" / "data"))

@@ -66,7 +66,7 @@ def test_same_seed_gives_the_same_bytes_in_any_process() -> None:
             "PYTHONHASHSEED": hash_seed,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        run = subprocess.run(  # noqa: S603 - our own interpreter and text
+        run = subprocess.run(
             [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
         )
         return run.stdout

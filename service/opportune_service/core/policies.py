@@ -151,5 +151,5 @@ def cap_refusal(
     for cap in caps:
         used = cap_usage(cap, campaign, channel, contacts, now_us, zone)
         if used is not None and used + 1 > cap.limit:
-            return f"{cap.name}: {used} of {cap.limit} used"
+            return f"{cap.name}: {used} counted already, the limit is {cap.limit}"
     return None
