@@ -42,7 +42,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pb2.FileDes
     """The contract with its comments, as protoc reads it."""
     out = tmp_path_factory.mktemp("contract") / "set.bin"
     names = sorted(path.relative_to(PROTO).as_posix() for path in PROTO.glob("opportune/v1/*.proto"))
-    subprocess.run(  # noqa: S603  (own command)
+    subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}"),
             *("--include_source_info", f"--descriptor_set_out={out}", *names),

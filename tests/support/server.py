@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
-
-import asyncio
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -106,6 +105,12 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
         asyncio.run(body())
 
     return run
+
+
+async def read_to_end(stream: Any) -> None:
+    """Read what is left of a stream; raises its error."""
+    while await stream.read() is not grpc.aio.EOF:
+        pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,17 +43,20 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
     for moment in _moments(revision, case, {}):
         decisions.extend(decide(revision.rulebase, moment, history).decisions)
     remaining = list(decisions)
-    failures = []
+    missing = []
     for expected in case.expect:
         found = next((decision for decision in remaining if _meets(decision, expected)), None)
         if found is None:
-            failures.append(_missing(revision, case, expected, decisions))
+            missing.append(expected)
         else:
             remaining.remove(found)
+    failures = [_missing(revision, case, expected, decisions) for expected in missing]
+    # What an expectation named but wanted otherwise is one failure, not two.
+    named = {expected.campaign for expected in missing}
     failures += [
-        f"{d.campaign} was decided on {d.channel}, but is not listed under expect"
-        for d in remaining
-        if d.reason is Reason.DECIDED and not _listed(d, case)
+        f"{decision.campaign} was decided on {decision.channel}, but is not listed under expect"
+        for decision in remaining
+        if decision.reason is Reason.DECIDED and decision.campaign not in named
     ]
     return CaseResult(case, decisions, failures)
 
@@ -112,13 +115,6 @@ def _meets(decision: Decision, expected: Expected) -> bool:
         and (expected.channel is None or decision.channel == expected.channel)
         and (expected.content is None or expected.content in decision.content)
     )
-
-
-def _listed(decision: Decision, case: Case) -> bool:
-    """Whether an expectation named this decision but wanted more of it: that is one failure, not two."""
-    return any(
-        e.campaign == decision.campaign and e.reason is Reason.DECIDED for e in case.expect
-    ) and not any(_meets(decision, e) for e in case.expect)
 
 
 def _missing(revision: Revision, case: Case, expected: Expected, decisions: Sequence[Decision]) -> str:

@@ -187,8 +187,8 @@ class ReportOutcomeRequest(_message.Message):
     agent: _builtins.str
     """Who reports, for the audit; at most 64 characters. May be empty."""
     request_id: _builtins.str
-    """Names this write; at most 64 characters. Absent: the same kind for the same decision is a
-    repetition.
+    """Names this write; at most 64 characters. With it or without, the same kind for the same decision
+    is a repetition.
     """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:

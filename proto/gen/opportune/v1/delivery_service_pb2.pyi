@@ -67,7 +67,7 @@ class _AckStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AckStatus.V
     ACK_STATUS_ALREADY_KNOWN: _AckStatus.ValueType  # 2
     """Recorded before, with the same result; nothing changed."""
     ACK_STATUS_STALE: _AckStatus.ValueType  # 3
-    """Refused: the token is not that of the present lease, or the lease is over."""
+    """Refused: the token is not that of the present lease, or the delivery has ended otherwise."""
     ACK_STATUS_UNKNOWN_DELIVERY: _AckStatus.ValueType  # 4
     """Refused: no such delivery on this channel."""
     ACK_STATUS_INVALID: _AckStatus.ValueType  # 5
@@ -83,7 +83,7 @@ ACK_STATUS_ACCEPTED: AckStatus.ValueType  # 1
 ACK_STATUS_ALREADY_KNOWN: AckStatus.ValueType  # 2
 """Recorded before, with the same result; nothing changed."""
 ACK_STATUS_STALE: AckStatus.ValueType  # 3
-"""Refused: the token is not that of the present lease, or the lease is over."""
+"""Refused: the token is not that of the present lease, or the delivery has ended otherwise."""
 ACK_STATUS_UNKNOWN_DELIVERY: AckStatus.ValueType  # 4
 """Refused: no such delivery on this channel."""
 ACK_STATUS_INVALID: AckStatus.ValueType  # 5
@@ -206,8 +206,8 @@ class AddCredit(_message.Message):
 
     AMOUNT_FIELD_NUMBER: _builtins.int
     amount: _builtins.int
-    """How much to add, at least 1. Credit beyond the server's limit ends the stream with
-    INVALID_ARGUMENT.
+    """How much to add, at least 1. More than the server's limit, together with the leases that are held,
+    ends the stream with INVALID_ARGUMENT.
     """
     def __init__(
         self,
@@ -278,8 +278,8 @@ class Receipt(_message.Message):
     detail: _builtins.str
     """Further words, at most 500 characters. May be empty."""
     receipt_id: _builtins.str
-    """The channel's own id of this receipt, at most 64 characters; repeated ids change nothing. Empty:
-    the same kind for the same decision is a repetition.
+    """The channel's own id of this receipt, at most 64 characters; the answer repeats it. May be empty:
+    the same kind for the same decision is a repetition, whatever the id.
     """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
@@ -411,7 +411,7 @@ class Lease(_message.Message):
     campaign_label: _builtins.str
     """Its label. Empty if it has none."""
     product: _builtins.str
-    """The product."""
+    """The product. Empty: the revision in force no longer has the campaign."""
     content: _builtins.str
     """What to send."""
     idempotency_key: _builtins.str
@@ -420,7 +420,7 @@ class Lease(_message.Message):
     """A test send."""
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
-        """From then on the lease is over and an ack is refused."""
+        """From then on the delivery may be given to another client, and once it is, an ack is refused."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:

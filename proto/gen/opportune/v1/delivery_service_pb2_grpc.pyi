@@ -37,8 +37,9 @@ class DeliveryServiceStub:
     """Attaches a client to a channel.
 
     The client sends a hello with its credit and gets a welcome, then leases. Each lease takes one
-    credit, each ack gives one back, whether it is accepted or refused; an expired lease gives none
-    back, so that a frozen client is given no more. The client sends each lease's content once per
+    credit, the first ack of it gives one back, whether it is accepted or refused; an expired lease
+    gives none back, so that a frozen client is given no more. An ack of a lease of an earlier stream is
+    answered, and gives no credit. The client sends each lease's content once per
     idempotency key, acks it before `lease_expires_at`, and reports receipts whenever they come, on
     this stream or a later one. Several clients may attach to one channel and share its work. When the
     client half-closes, no more leases come, outstanding acks are answered, and the stream ends with
@@ -60,8 +61,9 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """Attaches a client to a channel.
 
     The client sends a hello with its credit and gets a welcome, then leases. Each lease takes one
-    credit, each ack gives one back, whether it is accepted or refused; an expired lease gives none
-    back, so that a frozen client is given no more. The client sends each lease's content once per
+    credit, the first ack of it gives one back, whether it is accepted or refused; an expired lease
+    gives none back, so that a frozen client is given no more. An ack of a lease of an earlier stream is
+    answered, and gives no credit. The client sends each lease's content once per
     idempotency key, acks it before `lease_expires_at`, and reports receipts whenever they come, on
     this stream or a later one. Several clients may attach to one channel and share its work. When the
     client half-closes, no more leases come, outstanding acks are answered, and the stream ends with
@@ -86,8 +88,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Attaches a client to a channel.
 
         The client sends a hello with its credit and gets a welcome, then leases. Each lease takes one
-        credit, each ack gives one back, whether it is accepted or refused; an expired lease gives none
-        back, so that a frozen client is given no more. The client sends each lease's content once per
+        credit, the first ack of it gives one back, whether it is accepted or refused; an expired lease
+        gives none back, so that a frozen client is given no more. An ack of a lease of an earlier stream is
+        answered, and gives no credit. The client sends each lease's content once per
         idempotency key, acks it before `lease_expires_at`, and reports receipts whenever they come, on
         this stream or a later one. Several clients may attach to one channel and share its work. When the
         client half-closes, no more leases come, outstanding acks are answered, and the stream ends with

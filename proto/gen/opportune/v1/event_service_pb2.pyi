@@ -86,13 +86,13 @@ class PublishEventsRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The collector's name, 1 to 64 characters, the same after each restart: event ids are unique
-    within it.
+    within it. Not `advise`: visits are recorded under that.
     """
     attributes_encoding: _types_pb2.AttributesEncoding.ValueType
     """How `Event.attributes` are encoded. Absent: JSON."""
     request_id: _builtins.str
-    """Names this write; at most 64 characters. Absent: a repetition is recognised event by event, and
-    its events count as duplicates.
+    """Names this write; at most 64 characters. With it or without, a repetition is recognised event by
+    event, and its events count as duplicates.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:

@@ -59,7 +59,8 @@ class EventServiceServicer:
         """Publishes one batch and answers after it is committed.
 
         INVALID_ARGUMENT: no source, or more than 1,000 events. RESOURCE_EXHAUSTED: the message is too
-        large. UNAVAILABLE: nothing of the batch was committed; try again.
+        large. FAILED_PRECONDITION: no rulebase is active. UNAVAILABLE: nothing of the batch was
+        acknowledged; try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,8 @@ class EventServiceStub:
     """Publishes one batch and answers after it is committed.
 
     INVALID_ARGUMENT: no source, or more than 1,000 events. RESOURCE_EXHAUSTED: the message is too
-    large. UNAVAILABLE: nothing of the batch was committed; try again.
+    large. FAILED_PRECONDITION: no rulebase is active. UNAVAILABLE: nothing of the batch was
+    acknowledged; try again.
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]
     """Publishes numbered batches and acknowledges them cumulatively, each after it is committed.
@@ -64,7 +65,8 @@ class EventServiceAsyncStub(EventServiceStub):
     """Publishes one batch and answers after it is committed.
 
     INVALID_ARGUMENT: no source, or more than 1,000 events. RESOURCE_EXHAUSTED: the message is too
-    large. UNAVAILABLE: nothing of the batch was committed; try again.
+    large. FAILED_PRECONDITION: no rulebase is active. UNAVAILABLE: nothing of the batch was
+    acknowledged; try again.
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """Publishes numbered batches and acknowledges them cumulatively, each after it is committed.
@@ -91,7 +93,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Publishes one batch and answers after it is committed.
 
         INVALID_ARGUMENT: no source, or more than 1,000 events. RESOURCE_EXHAUSTED: the message is too
-        large. UNAVAILABLE: nothing of the batch was committed; try again.
+        large. FAILED_PRECONDITION: no rulebase is active. UNAVAILABLE: nothing of the batch was
+        acknowledged; try again.
         """
 
     @_abc_1.abstractmethod

@@ -407,7 +407,7 @@ class Activation(_message.Message):
     canary_share: _builtins.float
     """The share of subscribers that a canary decides for, above 0 and below 1. 0 for other modes."""
     actor: _builtins.str
-    """Who activated it."""
+    """Who activated it. Empty: not recorded here."""
     comment: _builtins.str
     """Why. May be empty."""
     @_builtins.property
@@ -579,7 +579,9 @@ class UploadRulebaseRequest(_message.Message):
     comment: _builtins.str
     """What it is for, for those who approve it; at most 2,000 characters. May be empty."""
     request_id: _builtins.str
-    """Names this write; at most 64 characters. Absent: a repetition is recognised by its content."""
+    """Names this write; at most 64 characters. With it or without, a repetition is recognised by its
+    content.
+    """
     @_builtins.property
     def archive(self) -> Global___RulebaseArchive:
         """A whole rulebase."""
@@ -1218,7 +1220,9 @@ class ActivateRulebaseRequest(_message.Message):
     comment: _builtins.str
     """Why, for the audit; at most 2,000 characters. May be empty."""
     request_id: _builtins.str
-    """Names this write; at most 64 characters. Absent: a repetition is ABORTED if the first one worked."""
+    """Names this write; at most 64 characters. With it, a repetition succeeds as long as the revision is
+    in force. Absent: a repetition is ABORTED if the first one worked.
+    """
     def __init__(
         self,
         *,
@@ -1382,7 +1386,7 @@ class ListRulebasesResponse(_message.Message):
     """Continues the list. Empty: this was the end."""
     @_builtins.property
     def rulebases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rulebase]:
-        """Newest first, without campaigns and warnings."""
+        """Newest first, without what only the rulebase itself says: label, campaigns, counts and warnings."""
 
     def __init__(
         self,

@@ -5,8 +5,8 @@ Words that several services share: decisions with their reasons, outcomes, conse
 
 Conventions of the whole package. An instant is a Timestamp, used to the microsecond. A subscriber
 is named by the digits of the E.164 number without "+", 5 to 15 of them. A `request_id` names one
-intended write: repeating the call with the same id gives the stored answer and changes nothing
-more. Names (campaign, channel, event type ...) are those of the rulebase. Text for people is in
+intended write: repeating the call with the same id changes nothing more, and each field of that name
+says what the answer is then. Names (campaign, channel, event type ...) are those of the rulebase. Text for people is in
 whatever language the rulebase is written in.
 """
 
@@ -556,7 +556,9 @@ class PolicyCheck(_message.Message):
     reason: Global___Reason.ValueType
     """The check, named by the reason it would have ended the candidate with. UNSPECIFIED: not recorded."""
     policy: _builtins.str
-    """The policy's name in the rulebase. Empty for a check that is not a policy (validity, freshness)."""
+    """The step: `fresh_for`, `live`, `context`, `eligible`, `do_not_contact`, `consent`, `suppress`,
+    `cool_down`, `one_story`, `arbitration`, `channel`, `quiet_hours`, `cap`. The detail names the policy.
+    """
     channel: _builtins.str
     """The channel that was tried. Empty for checks that do not depend on a channel."""
     passed: _builtins.bool
