@@ -1,7 +1,7 @@
 # Everything a developer runs. Needs Python 3.11, make and a package index; `make` alone lists the targets.
 #
 #   make dev PYTHON=/opt/python3.11/bin/python3     another interpreter
-#   make bench ONLY=match                           some of the benchmarks
+#   make bench ONLY=match/network                   the benchmark rows whose name starts so
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -61,7 +61,7 @@ format: $(VENV)/.stamp-dev ## Format the code and the contract
 	@$(BIN)/ruff format .
 	@$(BIN)/buf format -w proto
 
-bench: $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: those whose name contains it)
+bench: $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: rows whose name starts so)
 	@mkdir -p build
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
 

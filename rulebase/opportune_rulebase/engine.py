@@ -97,7 +97,14 @@ class Engine(Protocol):
         ...
 
     def unknowns(self) -> Mapping[str, int]:
-        """How often each variable or definition came out unknown since the engine was made."""
+        """How often each variable or definition came out unknown since the engine was made.
+
+        Engines count what they evaluate, so the same events give different figures. The durable engine
+        evaluates every condition of the event's type: what left one of them unknown counts once for each
+        `match`, each `truth` and each `value`. The network engine stops at the first condition that does
+        not hold: it counts what was asked for and missing, definitions once an event. In both, a metric
+        of which enough is known to decide does not count.
+        """
         ...
 
     def close(self) -> None:

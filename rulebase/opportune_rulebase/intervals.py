@@ -76,11 +76,12 @@ def atom_truth(
     bindings: Mapping[str, object],
     metric: MetricReader,
     non_negative: Callable[[str], bool],
+    part: Callable[[Expression, Node], Expression] = Expression.part,
 ) -> Truth:
     """The truth of one atom (`Expression.part` of a node from `atoms`) by CEL's own evaluator.
 
     `bindings` leave out uncovered metrics (`variables.bindings` does). `non_negative` is asked by plain
-    metric name.
+    metric name. `part` may be an `Expression.part` that remembers, for it compiles.
     """
     result = atom.evaluate(bindings)
     if isinstance(result, bool):
@@ -88,7 +89,7 @@ def atom_truth(
     for name, function, other in metric_sides(atom.tree):
         value, covered = metric(name)
         if not covered and value is not None and non_negative(name):
-            against = atom.part(other).evaluate(bindings)
+            against = part(atom, other).evaluate(bindings)
             if isinstance(against, int | float):
                 return at_least(function, value, against)
     return None

@@ -147,6 +147,38 @@ def test_a_definition_is_computed_once_an_event() -> None:
     assert facts.memo == {"behaviour.young": None, "scene.odd": True}
 
 
+def test_an_unknown_definition_counts_once_an_event_and_only_if_it_is_reached() -> None:
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int"}},
+        subscriber={"age": "int"},
+        definitions={"scene.s": "sub.age < 20 || sub.age > 60"},
+        campaigns={f"c{number}": {"when": f"scene.s && event.amount > {number}"} for number in range(3)},
+    )
+    engine = NetworkEngine(rulebase)
+
+    engine.match(make_facts("sms_sent", {"amount": 0}))
+    assert engine.unknowns() == {}
+    engine.match(make_facts("sms_sent", {"amount": 9}))
+    assert engine.unknowns()["scene.s"] == 1
+
+
+def test_a_figure_that_is_high_enough_is_not_unknown() -> None:
+    texts = ("metric.sms >= 3", "metric.sms >= 4 && event.amount > 1", "metric.sms < 5")
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int"}},
+        metrics={"sms": {"of": ("sms_sent",), "days": 7}},
+        campaigns={f"c{number}": {"when": text} for number, text in enumerate(texts)},
+    )
+    engine = NetworkEngine(rulebase)
+
+    found = engine.match(make_facts("sms_sent", {"amount": 2}, metrics={"sms": (6, False)}))
+
+    assert [each.name for each in found] == ["c0", "c1"]
+    assert engine.unknowns() == {}
+    engine.match(make_facts("sms_sent", {"amount": 2}, metrics={"sms": (2, False)}))
+    assert set(engine.unknowns()) == {"metric.sms"}
+
+
 def test_the_subscribers_own_clock_is_read() -> None:
     # The default moment of the facts is noon in Shanghai, a Friday.
     assert truth("now.getHours(zone) == 12 && now.getHours() == 4 && now.getDayOfWeek(zone) == 5") is True
@@ -223,6 +255,80 @@ def test_definitions_that_double_at_each_step_do_not_grow_the_engine() -> None:
 
     assert len(engine.match(make_facts("sms_sent", sub={"age": 11}))) == 6
     assert len(engine.match(make_facts("sms_sent", sub={"age": 10}))) == 0
+
+
+def test_a_definition_of_many_conditions_is_not_repeated_for_each_campaign() -> None:
+    large = " && ".join(f"event.amount != {number}" for number in range(50)) + " && sub.age > 10"
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int", "name": "string"}},
+        subscriber={"age": "int"},
+        definitions={"scene.large": large},
+        campaigns={f"c{n:03}": {"when": f"scene.large && event.name == 'n{n}'"} for n in range(200)},
+    )
+    engine = NetworkEngine(rulebase)
+
+    def match(amount: int) -> list[str]:
+        facts = make_facts("sms_sent", {"amount": amount, "name": "n7"}, sub={"age": 11})
+        return [each.name for each in engine.match(facts)]
+
+    assert match(50) == ["c007"]
+    assert match(49) == []
+    conditions = 50 + 200 * 2
+    assert engine.source("sms_sent").count(" if ") + engine.source("").count(" if ") < 5 * conditions
+
+
+def test_lists_of_values_do_not_multiply_the_source() -> None:
+    names = ("a", "b", "c", "d", "e", "f")
+    attributes = dict.fromkeys(names, "string")
+    rulebase = make_rulebase(
+        events={"sms_sent": attributes},
+        campaigns={
+            f"c{number:03}": {
+                "when": " && ".join(
+                    f"event.{each} in ['{number}', '{number + 1}', '{number + 2}']" for each in names
+                )
+            }
+            for number in range(100)
+        },
+    )
+    engine = NetworkEngine(rulebase)
+
+    found = engine.match(make_facts("sms_sent", dict.fromkeys(names, "42")))
+
+    assert [each.name for each in found] == ["c040", "c041", "c042"]
+    assert len(engine.source("sms_sent")) < 10 * sum(
+        len(each.when.text) for each in rulebase.campaigns.values() if each.when
+    )
+
+
+@pytest.mark.parametrize("size", [4, 12, 60])
+def test_campaigns_found_in_several_ways_come_in_order_of_name(size: int) -> None:
+    """By a table of names, by another of amounts, one by one, or as a crowd; some figures from below."""
+    texts = (
+        "event.name == 'n{0}' && metric.sms >= 2",
+        "event.amount in [{0}, 5] && metric.sms >= 1",
+        "metric.sms == {0}",
+        "metric.sms >= {0} && event.amount < 50",
+        "event.amount == {0} && metric.sms < 9",
+        "event.name == 'n{0}' && event.name != 'n1'",
+    )
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int", "name": "string"}},
+        metrics={"sms": {"of": ("sms_sent",), "days": 7}},
+        campaigns={
+            f"c{(number * 37) % 101:03}": {"when": texts[number % len(texts)].format(number // len(texts))}
+            for number in range(size)
+        },
+    )
+    engine, seen = NetworkEngine(rulebase), 0
+
+    for value in range(12):
+        for figure in ((value, True), (value, False), (9, False), (None, False)):
+            facts = make_facts("sms_sent", {"amount": value, "name": f"n{value}"}, metrics={"sms": figure})
+            found = [each.name for each in engine.match(facts)]
+            assert found == naive_match(rulebase, facts)
+            seen += len(found) > 1
+    assert seen
 
 
 def test_campaigns_come_in_order_of_name() -> None:

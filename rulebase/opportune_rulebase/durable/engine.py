@@ -120,7 +120,7 @@ class DurableEngine:
 
     def _atom_truth(self, atom: Expression, bound: Mapping[str, object], facts: Facts) -> Truth:
         metrics = self._rulebase.metrics
-        return atom_truth(atom, bound, facts.metric, lambda name: metrics[name].non_negative)
+        return atom_truth(atom, bound, facts.metric, lambda name: metrics[name].non_negative, self._part)
 
     def _part(self, expression: Expression, node: Node) -> Expression:
         part = self._parts.get(id(node))

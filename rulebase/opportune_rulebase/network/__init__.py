@@ -1,10 +1,13 @@
-"""The default engine: generated Python over an index of necessary conditions.
+"""The default engine: generated Python that asks first what tells most.
 
 NetworkEngine     the engine (engine.py)
-index             which campaigns can still match, by the value of one variable after another
-conditions        a `when`, taken apart into conditions that must all hold
+conditions        a `when`, taken apart into conditions that must all hold, and how likely each is
+matcher           the source for an event type: tables by value, down to few campaigns
+block             a few campaigns as straight-line source
+crowd, index      many campaigns: which can still match, by the value of one key after another
 codegen           expressions as Python source
 functions         what generated source calls
+facts             facts without the values that do not fit their declared types
 """
 
 from opportune_rulebase.network.engine import NetworkEngine

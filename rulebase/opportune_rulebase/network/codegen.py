@@ -27,6 +27,7 @@ from opportune_rulebase.variables import bindings, lookup, zone_name
 
 SCALARS = frozenset({"int", "double", "bool", "string"})
 _COMPARISONS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">=", "_==_": "==", "_!=_": "!="}
+_ORDER = frozenset({"_<_", "_<=_", "_>_", "_>=_"})
 _READABLE = SCALARS | {ValueType.STRINGS.value, ValueType.INTS.value, ValueType.FLAGS.value}
 
 # Overload -> Python over the operands, none of which is None.
@@ -72,6 +73,8 @@ class Generator:
 
     `names` is the namespace of the generated functions. `miss(name)` notes that a variable was needed
     and missing, and gives None.
+
+    Sources that `reader`, `figure` and a `Translator` give stand in functions made by `lines_of`.
     """
 
     def __init__(self, rulebase: Rulebase, miss: Callable[[str], None]) -> None:
@@ -81,6 +84,12 @@ class Generator:
             "__builtins__": {"len": len},
             "bisect_right": bisect_right,
             "miss": miss,
+            "missing": functions.missing(miss),
+            "bounded": functions.bounded(miss),
+            "unbounded": functions.unbounded(miss),
+            "in_order": functions.in_order,
+            "nobody": functions.nobody,
+            "nan": math.nan,
             "zone_name": zone_name,
         }
         for function in (
@@ -89,6 +98,8 @@ class Generator:
         ):
             self.names[function.__name__] = function
         self._count = 0
+        self._miss = miss
+        self._comparisons: dict[tuple[str, str, bool | None], str] = {}
 
     def fresh(self, prefix: str) -> str:
         self._count += 1
@@ -110,6 +121,10 @@ class Generator:
         """Execute generated source in the namespace. `title` appears in tracebacks."""
         exec(compile(source, f"<{title}>", "exec"), self.names)  # noqa: S102 - generated, literals by repr
 
+    def lines_of(self, name: str, body: Iterable[str]) -> list[str]:
+        """Source of a function of facts, from the lines of its body."""
+        return [f"def {name}(X):", " metric = X.metric", *(f" {line}" for line in body)]
+
     def function(self, name: str) -> Any:
         """A function that `define` has made."""
         return self.names[name]
@@ -127,9 +142,8 @@ class Generator:
                 attribute = self.rulebase.vocabulary.subscriber.get(rest)
                 source = f"X.sub.get({rest!r})"
                 if attribute is not None and attribute.default is not None:
-                    held = self.fresh("t")
                     default = self.literal(attribute.default)
-                    source = f"({held} if ({held} := {source}) is not None else {default})"
+                    source = f"(r if (r := {source}) is not None else {default})"
             case "place":
                 field = "X.place.name" if rest == "name" else "[*X.place.categories]"
                 source = f"(None if X.place is None else {field})"
@@ -138,16 +152,31 @@ class Generator:
             case "zone":
                 source = "zone_name(X.zone)"
             case _:
-                source = f"(X.memo[{name!r}] if {name!r} in X.memo else {self.definitions[name]}(X))"
+                source = f"{self.definitions[name]}(X)"
         if type_ == "double" and space != "metric":
-            held = self.fresh("t")
-            source = f"(None if ({held} := {source}) is None else {held} * 1.0)"
+            source = f"(None if (r := {source}) is None else r * 1.0)"
         return source
 
     def figure(self, name: str, type_: str) -> str:
         """Source for (value, covered) of a metric given by its qualified name."""
-        source = f"X.metric({name.removeprefix('metric.')!r})"
+        source = f"metric({name.removeprefix('metric.')!r})"
         return f"as_double({source})" if type_ == "double" else source
+
+    def figure_comparison(self, name: str, function: str, positive: bool | None) -> str:
+        """Name of a function that compares a figure of the metric `name`: its truth, or whether it is
+        definitely what `positive` says."""
+        key = (name, function, positive)
+        if key not in self._comparisons:
+            non_negative = self.rulebase.metrics[name].non_negative
+            compare = functions.figure_comparison(
+                function, non_negative, positive, self._miss, f"metric.{name}"
+            )
+            self._comparisons[key] = self.bind(compare, "compare")
+        return self._comparisons[key]
+
+    def missing(self, name: str) -> str:
+        """Source for a variable found missing: notes it and gives None. Definitions note it themselves."""
+        return "None" if name in self.definitions else f"miss({name!r})"
 
     def definition(self, name: str, facts: Facts) -> Truth:
         """The truth of a definition, computed at most once an event."""
@@ -165,7 +194,7 @@ class Generator:
             result = expression.evaluate(bound)
             if not isinstance(result, Unknown):
                 return result
-            for name in expression.reads - bound.keys():
+            for name in expression.reads - bound.keys() - self.definitions.keys():
                 miss(name)
             return None
 
@@ -178,6 +207,12 @@ class Translator:
     def __init__(self, generator: Generator, expression: Expression) -> None:
         self._generator = generator
         self._expression = expression
+        self._count = 0
+
+    def _held(self) -> str:
+        """A local variable for a value that is used again further on in the same source."""
+        self._count += 1
+        return f"t{self._count}"
 
     def true(self, node: Node) -> str:
         """Source for a node of the boolean structure: truthy if definitely true."""
@@ -195,7 +230,7 @@ class Translator:
                 return self._decided(node.args[0], positive=not positive)
             if node.function == "_?_:_":
                 condition, then, otherwise = node.args
-                held = self._generator.fresh("t")
+                held = self._held()
                 return (
                     f"({self._decided(then, positive=positive)} if ({held} := {self.structure(condition)})"
                     f" else {held} is False and {self._decided(otherwise, positive=positive)})"
@@ -207,12 +242,10 @@ class Translator:
 
     def _atom(self, node: Node, *, positive: bool | None = None) -> str:
         """An atom's truth, or whether it is definitely what `positive` says."""
-        figures = self._figures(node)
-        if figures is None:
-            comparison = self._compared(node, negated=positive is False)
-            if comparison is not None:
-                return comparison
-        truth = figures or self.value(node)
+        decided = self._figures(node, positive) or self._compared(node, negated=positive is False)
+        if decided is not None:
+            return decided
+        truth = self.value(node)
         return truth if positive is None else f"({truth} is {positive})"
 
     def structure(self, node: Node) -> str:
@@ -226,9 +259,11 @@ class Translator:
         if isinstance(node, Constant) and node.type in SCALARS:
             return self._generator.literal(node.value)
         if isinstance(node, Variable) and node.type in _READABLE:
-            held = self._generator.fresh("t")
             read = self._generator.reader(node.name, node.type)
-            return f"({held} if ({held} := {read}) is not None else miss({node.name!r}))"
+            if node.name in self._generator.definitions:
+                return read
+            held = self._held()
+            return f"({held} if ({held} := {read}) is not None else {self._generator.missing(node.name)})"
         if isinstance(node, ListLiteral) and all(each.type in SCALARS for each in node.items):
             if all(isinstance(each, Constant) for each in node.items):
                 return self._generator.bind(
@@ -260,7 +295,7 @@ class Translator:
     def _joined(self, node: Call, operand: Callable[[Node], str]) -> str:
         """`&&`, `||`, `!` and `?:` over three truths."""
         left, *others = (operand(each) for each in node.args)
-        first, second = self._generator.fresh("t"), self._generator.fresh("t")
+        first, second = self._held(), self._held()
         if node.function == "!_":
             return f"(None if ({first} := {left}) is None else not {first})"
         if node.function == "_?_:_":
@@ -323,10 +358,10 @@ class Translator:
             if isinstance(operand, Constant) and operand.type in SCALARS:
                 given.append(self._generator.literal(operand.value))
                 continue
-            held = self._generator.fresh("t")
+            held = self._held()
             if isinstance(operand, Variable) and operand.type in _READABLE:
                 read = self._generator.reader(operand.name, operand.type)
-                guards.append((held, read, f"miss({operand.name!r})"))
+                guards.append((held, read, self._generator.missing(operand.name)))
             else:
                 guards.append((held, self.value(operand), "None"))
             given.append(held)
@@ -335,26 +370,29 @@ class Translator:
             source = f"({source} if ({held} := {read}) is not None else {otherwise})"
         return source
 
-    def _figures(self, node: Node) -> str | None:
+    def _figures(self, node: Node, positive: bool | None) -> str | None:
         """An atom that compares a bare metric, by the rule of `intervals`; None if it is no such thing."""
-        sides = metric_sides(node)
-        if not sides:
-            return None
-        generator = self._generator
-        metrics, attempts = generator.rulebase.metrics, []
-        assert isinstance(node, Call)  # noqa: S101 - for the type checker
-        type_ = node.args[0].type
-        for name, function, other in sides:
-            compare = generator.bind(functions.figure_comparison(function, metrics[name].non_negative), "f")
-            figure = generator.figure(f"metric.{name}", type_)
-            against = generator.fresh("t")
-            result = generator.fresh("t")
-            attempts.append(
-                f"(None if ({against} := {self.value(other)}) is None else"
-                f" ({result} if ({result} := {compare}({figure}, {against})) is not None"
-                f" else miss({f'metric.{name}'!r})))"
-            )
-        if len(attempts) == 1:
-            return attempts[0]
-        first = generator.fresh("t")
+        attempts = [self._figure(*side, node, positive) for side in metric_sides(node)]
+        if len(attempts) < 2:
+            return attempts[0] if attempts else None
+        first = self._held()
         return f"({first} if ({first} := {attempts[0]}) is not None else {attempts[1]})"
+
+    def _figure(self, name: str, function: str, other: Node, node: Node, positive: bool | None) -> str:
+        generator = self._generator
+        assert isinstance(node, Call)  # noqa: S101 - for the type checker
+        figure = generator.figure(f"metric.{name}", node.args[0].type)
+        compare = generator.figure_comparison(name, function, positive)
+        if not isinstance(other, Constant):
+            against = self._held()
+            return (
+                f"(None if ({against} := {self.value(other)}) is None else {compare}({figure}, {against}))"
+            )
+        constant = self.value(other)
+        if function not in _ORDER:
+            return f"{compare}({figure}, {constant})"
+        held = self._held()
+        known = f"{'not ' if positive is False else ''}{held}[0] {_COMPARISONS[function]} {constant}"
+        return (
+            f"({known} if ({held} := {figure})[1] else {compare}({held}, {constant}))"  # no call if covered
+        )

@@ -8,6 +8,7 @@ from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.model import Campaign, Rulebase
 from opportune_rulebase.network.codegen import Generator, Translator
+from opportune_rulebase.network.conditions import open_definitions
 from opportune_rulebase.network.facts import usable
 from opportune_rulebase.network.matcher import matcher_source
 
@@ -19,7 +20,7 @@ _Evaluator = Callable[[Facts], object]
 
 
 class NetworkEngine:
-    """An `Engine` whose cost an event grows with the vocabulary and hardly with the number of rules.
+    """An `Engine` whose cost an event hardly grows with the number of rules.
 
     Facts hold values of their declared types: whoever admits events and context sees to it. A value that
     does not fit and cannot be used counts as missing; it never makes the engine raise.
@@ -34,6 +35,7 @@ class NetworkEngine:
         self._sources: dict[str, str] = {}
         self._matchers: dict[str, _Matcher] = {}
         self._define_definitions()
+        self._opened = open_definitions(rulebase.definitions)
         for event_type in rulebase.vocabulary.events:
             self._define_matcher(event_type)
 
@@ -65,8 +67,11 @@ class NetworkEngine:
     def unknowns(self) -> Mapping[str, int]:
         """See `Engine.unknowns`. Names are qualified.
 
-        Counts evaluations, not events. A definition counts when it was itself asked for; where the index
-        has opened it, the variables that it reads count instead.
+        A variable counts each time that it is looked up and missing; a metric only if what is known of it
+        does not suffice. A definition counts once an event, when it is computed and comes out unknown.
+        Matching asks the telling conditions first, stops a campaign at the first that does not hold, and
+        looks up once what several campaigns ask. So this says what stood in the way, not all that was
+        missing; and a definition whose conditions were tested one by one counts by its variables only.
         """
         return dict(self._unknowns)
 
@@ -90,11 +95,15 @@ class NetworkEngine:
         lines = []
         for name, definition in self._rulebase.definitions.items():
             truth = Translator(self._generator, definition.when).structure(definition.when.tree)
-            lines += [
-                f"def {self._generator.definitions[name]}(X):",
-                f" t = X.memo[{name!r}] = {truth}",
-                " return t",
-            ]
+            lines += self._generator.lines_of(
+                self._generator.definitions[name],
+                [
+                    f"if {name!r} in X.memo: return X.memo[{name!r}]",
+                    f"t = X.memo[{name!r}] = {truth}",
+                    f"if t is None: miss({name!r})",
+                    "return t",
+                ],
+            )
         self._sources[""] = "\n".join([*lines, ""])
         self._generator.define("definitions", self._sources[""])
 
@@ -107,7 +116,7 @@ class NetworkEngine:
             self._sources[event_type] = ""
             return
         name = self._generator.fresh("match")
-        source = self._sources[event_type] = matcher_source(self._generator, name, triggered)
+        source = self._sources[event_type] = matcher_source(self._generator, name, triggered, self._opened)
         self._generator.define(f"campaigns on {event_type}", source)
         self._matchers[event_type] = self._generator.function(name)
 
@@ -115,6 +124,7 @@ class NetworkEngine:
         translator = Translator(self._generator, expression)
         whole = translator.structure if expression.type == "bool" else translator.value
         name = self._generator.fresh("value")
-        self._generator.define("expression", f"def {name}(X):\n return {whole(expression.tree)}\n")
+        lines = self._generator.lines_of(name, [f"return {whole(expression.tree)}"])
+        self._generator.define("expression", "\n".join([*lines, ""]))
         evaluator: _Evaluator = self._generator.function(name)
         return evaluator

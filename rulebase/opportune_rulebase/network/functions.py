@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from opportune_rulebase.engine import Truth
+from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.intervals import at_least
+from opportune_rulebase.model import Campaign
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
@@ -65,6 +66,50 @@ def as_double(figure: Figure) -> Figure:
     return (None if value is None else value * 1.0), covered
 
 
+def missing(miss: Callable[[str], None]) -> Callable[[str], float]:
+    """NaN for a number that is missing, which is noted: no comparison but `!=` holds for it."""
+
+    def noted(name: str) -> float:
+        miss(name)
+        return math.nan
+
+    return noted
+
+
+def bounded(miss: Callable[[str], None]) -> Callable[..., tuple[int | float, float]]:
+    """For a figure of which at least `value` is known: (what `>=` may look at, what others may look at).
+
+    It is noted as missing if it is too low to tell about comparisons with constants up to `highest`.
+    """
+
+    def noted(name: str, value: int | float | None, highest: int | float) -> tuple[int | float, float]:
+        if value is None or not value > highest:
+            miss(name)
+        return (math.nan if value is None else value), math.nan
+
+    return noted
+
+
+def unbounded(miss: Callable[[str], None]) -> Callable[..., tuple[float, float]]:
+    """As `bounded`, for a figure that may fall again: nothing is known of it."""
+
+    def noted(name: str, value: int | float | None, highest: int | float) -> tuple[float, float]:
+        miss(name)
+        return math.nan, math.nan
+
+    return noted
+
+
+def nobody(facts: Facts) -> tuple[Campaign, ...]:
+    """What no campaign asks for."""
+    return ()
+
+
+def in_order(found: Iterable[Campaign]) -> tuple[Campaign, ...]:
+    """Campaigns in the order of their names."""
+    return tuple(sorted(found, key=lambda campaign: campaign.name))
+
+
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "_<_": operator.lt,
     "_<=_": operator.le,
@@ -75,16 +120,25 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def figure_comparison(function: str, non_negative: bool) -> Callable[[Figure, int | float], Truth]:
-    """A comparison of a metric with a value, by the rule of `intervals`."""
+def figure_comparison(
+    function: str, non_negative: bool, positive: bool | None, miss: Callable[[str], None], name: str
+) -> Callable[[Figure, int | float], Truth]:
+    """A comparison of a metric with a value, by the rule of `intervals`; unknown is noted for `name`.
+
+    Its truth, or whether it is definitely what `positive` says.
+    """
     compare = _OPERATORS[function]
 
-    def covered_or_bounded(figure: Figure, other: int | float) -> Truth:
+    def compared(figure: Figure, other: int | float) -> Truth:
         value, covered = figure
-        if value is None:
-            return None
-        if covered:
-            return compare(value, other)
-        return at_least(function, value, other) if non_negative else None
+        truth: Truth = None
+        if value is not None:
+            if covered:
+                truth = compare(value, other)
+            elif non_negative:
+                truth = at_least(function, value, other)
+        if truth is None:
+            miss(name)
+        return truth if positive is None else truth is positive
 
-    return covered_or_bounded
+    return compared

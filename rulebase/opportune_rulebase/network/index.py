@@ -46,6 +46,7 @@ class Choices:
 class Group:
     """All tests on one key. `tests` pairs a campaign's bit number with a test of it."""
 
+    name: str
     key: Node
     owner: Expression
     tests: list[tuple[int, Test]]
@@ -86,7 +87,7 @@ def choices(group: Group, everyone: int) -> Choices | None:
     values = {constant for _, test in group.tests for constant in test.constants}
 
     def holds(test: Test, value: Value | None) -> bool:
-        return ((value in test.constants) is (test.function != "_!=_")) is test.condition.positive
+        return ((value in test.constants) is (test.function != "_!=_")) is test.positive
 
     def mask(value: Value | None) -> int:
         return everyone & ~_union(1 << bit for bit, test in group.tests if not holds(test, value))
@@ -151,7 +152,7 @@ def _allowed(test: Test, bounds: Sequence[Value], count: int) -> tuple[int, int]
             "_!=_": (everything & ~(at & ~above), above, 0),
             "@in": (_union(from_(each) & ~from_(_successor(each)) for each in test.constants), 0, 0),
         }[test.function]
-    if test.condition.positive:
+    if test.positive:
         return exact, always
     return everything & ~exact, never
 

@@ -1,193 +1,115 @@
-"""The generated function that matches events of one type.
+"""The source that matches events of one type.
 
-def match(X):
-    alive = (all campaigns of this type, one bit each)
-    v = X.event.get('amount')                    for each indexed key, cheap and telling ones first
-    ... alive &= (campaigns that hold for v)
-    if not alive: return NOTHING
-    ...
-    for each campaign alive: what the index did not cover
+1. Campaigns that ask for one value of a key (`event.kind == 'mms'`) are found in a table by that value.
+2. A few campaigns become straight-line source (`block`).
+3. Many campaigns are narrowed by sets of bits first (`crowd`).
+
+Each campaign stands in the source once (four times at most, where it lists values), so the source grows
+with the text of the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from opportune_rulebase.model import Campaign
-from opportune_rulebase.network.codegen import Generator, Translator
-from opportune_rulebase.network.conditions import Condition, Test, as_test, conditions, cost
-from opportune_rulebase.network.index import Group, choices, indexable, regions, truths
-from opportune_rulebase.nodes import Variable
+from opportune_rulebase.network.block import Candidate, Known, block, look_up, plain
+from opportune_rulebase.network.codegen import Generator
+from opportune_rulebase.network.conditions import Condition, Odds, Opened, Test, conditions
+from opportune_rulebase.network.crowd import crowd
 
-# Below this many campaigns an index costs more than it saves.
-_FEW = 4
-# At most so many campaigns are asked one by one for the rest; a crowd is narrowed by the index first.
-_CROWD = 4
-_RULES_OUT = {"_==_": 0.85, "@in": 0.6, "_!=_": 0.1}
-# A key that fewer campaigns ask about is left to those campaigns.
-_SHARED = 3
+# More campaigns than this are not asked one by one.
+_CROWD = 64
+# A table is as dear as so many comparisons; fewer values than that are compared.
+_TABLE = 5
+_COPIES = 4
+DONE = "return in_order(found) if found else found"
 
 
-def matcher_source(generator: Generator, name: str, campaigns: Sequence[Campaign]) -> str:
+def matcher_source(generator: Generator, name: str, campaigns: Sequence[Campaign], opened: Opened) -> str:
     """Source of functions for one event type, of which the one called `name` takes facts.
 
-    `campaigns` are those that the event type triggers, in the order of the results. Binds what the
-    source needs in the generator's namespace.
+    `campaigns` are those that the event type triggers; the function gives those that match, in the order
+    of their names. Binds what the source needs in the generator's namespace.
     """
-    definitions = generator.rulebase.definitions
-    split = [conditions(each.when, definitions) if each.when else [] for each in campaigns]
-    groups = _groups(split) if len(campaigns) >= _FEW else []
-    if not groups:
-        return _straight(generator, name, campaigns, split)
-    front = _front(groups, len(campaigns))
-    everyone = (1 << len(campaigns)) - 1
-    nothing = generator.bind((), "nothing")
-    lines = [f"def {name}(X):", f" alive = {generator.bind(everyone, 'all')}"]
-    for number, group in enumerate(groups):
-        if number == front:
-            lines.append(f" if alive.bit_count() > {_CROWD}:")
-        indent = " " if number < front else "  "
-        if number and group.members != everyone:
-            lines.append(f"{indent}if alive & {generator.bind(group.members, 'members')}:")
-            indent += " "
-        body = [*_step(generator, group, everyone), f"if not alive: return {nothing}"]
-        lines += [indent + line for line in body]
-    checked = {(bit, id(test.condition)) for group in groups[:front] for bit, test in group.tests}
-    rests, functions = [], []
-    for bit, found in enumerate(split):
-        rest = [each for each in found if (bit, id(each)) not in checked]
-        rests.append(generator.fresh("rest") if rest else "None")
-        if rest:
-            functions += [f"def {rests[-1]}(X):", f" return {_all(generator, rest)}"]
-    table, chosen = generator.fresh("rests"), generator.bind(tuple(campaigns), "campaigns")
-    return "\n".join(
-        [
-            *functions,
-            f"{table} = ({', '.join(rests)},)",
-            *lines,
-            " found = []",
-            " while alive:",
-            "  bit = alive & -alive",
-            "  number = bit.bit_length() - 1",
-            f"  rest = {table}[number]",
-            f"  if rest is None or rest(X): found.append({chosen}[number])",
-            "  alive ^= bit",
-            " return found",
-            "",
-        ]
-    )
+    candidates = [
+        Candidate(each, tuple(conditions(each.when, opened)) if each.when else ()) for each in campaigns
+    ]
+    odds = Odds(test for each in candidates for _, test in each.parts())
+    lines: list[str] = []
+    _function(generator, odds, name, candidates, lines)
+    return "\n".join([*lines, ""])
 
 
-def _front(groups: Sequence[Group], campaigns: int) -> int:
-    """How many of the groups every event goes through: until few campaigns can be expected to be left."""
-    hopes = [1.0] * campaigns
-    for number, group in enumerate(groups):
-        if sum(hopes) < _CROWD / 2:
-            return number
-        for bit, test in group.tests:
-            hopes[bit] *= 1 - _rules_out(test)
-    return len(groups)
-
-
-def _straight(
-    generator: Generator, name: str, campaigns: Sequence[Campaign], residuals: Sequence[list[Condition]]
-) -> str:
-    """A few campaigns, one after the other."""
-    lines = [f"def {name}(X):", " found = []"]
-    for campaign, residual in zip(campaigns, residuals, strict=True):
-        found = f"found.append({generator.bind(campaign, 'campaign')})"
-        lines.append(f" if {_all(generator, residual)}: {found}" if residual else f" {found}")
-    return "\n".join([*lines, " return found", ""])
-
-
-def _all(generator: Generator, residual: Sequence[Condition]) -> str:
-    parts = []
-    for each in sorted(residual, key=lambda condition: cost(condition.node)):
-        translator = Translator(generator, each.owner)
-        parts.append(translator.true(each.node) if each.positive else translator.false(each.node))
-    return " and ".join(parts)
-
-
-def _groups(split: Sequence[Sequence[Condition]]) -> list[Group]:
-    """Tests by key, the most telling for their price first; keys that few campaigns share are left out."""
-    groups: dict[str, Group] = {}
-    for bit, found in enumerate(split):
-        for condition in found:
-            test = as_test(condition)
-            if test is None or not indexable(test):
-                continue
-            # By text, because 0.0 equals -0.0 and yet they divide differently. `is` on a comparison's own
-            # key never meets a comparison of it: the types differ.
-            group = groups.setdefault(repr(test.key), Group(test.key, condition.owner, []))
-            group.tests.append((bit, test))
-    shared = [group for group in groups.values() if len({bit for bit, _ in group.tests}) >= _SHARED]
-    return sorted(shared, key=lambda group: (-_worth(group), repr(group.key)))
-
-
-def _worth(group: Group) -> float:
-    """Campaigns that a look at the key can be hoped to rule out, by the price of the look."""
-    return sum(_rules_out(test) for _, test in group.tests) / cost(group.key)
-
-
-def _rules_out(test: Test) -> float:
-    """The share of events that a test can be hoped to rule out. Only speed depends on it."""
-    return _RULES_OUT.get(test.function, 0.5)
-
-
-def _step(generator: Generator, group: Group, everyone: int) -> list[str]:
-    """Lines that narrow `alive` by one key."""
-    key, outside = group.key, generator.bind(everyone & ~group.members, "outside")
-    translator = Translator(generator, group.owner)
-    if isinstance(key, Variable) and key.name.startswith("metric."):
-        return _figure_step(generator, group, key, everyone, outside)
-    if isinstance(key, Variable):
-        lines = [f"v = {generator.reader(key.name, key.type)}"]
-        missing = [f" miss({key.name!r})"]
+def _function(
+    generator: Generator, odds: Odds, name: str, candidates: Sequence[Candidate], lines: list[str]
+) -> None:
+    """Append the lines of a function and of those that it calls."""
+    body, known = ["found = ()"], Known()
+    while table := _table(odds, candidates, known):
+        choose = generator.fresh("choose")
+        body += look_up(generator, table.name, candidates, known)
+        body.append(f"found += {choose}({known[table.name].exact}, nobody)(X)")
+        functions = {}
+        for value, members in table.by_value().items():
+            functions[value] = generator.fresh("match")
+            _function(generator, odds, functions[value], members, lines)
+        entries = ", ".join(f"{generator.literal(value)}: {each}" for value, each in functions.items())
+        lines.append(f"{choose} = {{{entries}}}.get")
+        candidates = table.others
+    if len(candidates) > _CROWD:
+        body += crowd(generator, odds, candidates, lines, DONE)
     else:
-        boolean = group.tests[0][1].function == "is"
-        lines = [f"v = {translator.structure(key) if boolean else translator.value(key)}"]
-        missing = []
-    return [
-        *lines,
-        "if v is None:",
-        *missing,
-        f" alive &= {outside}",
-        "else:",
-        f" alive &= {_held(generator, group, everyone)}",
-    ]
+        body += block(generator, odds, candidates, known)
+    lines += generator.lines_of(name, [*body, DONE])
 
 
-def _held(generator: Generator, group: Group, everyone: int) -> str:
-    """Source for the campaigns that hold for a known `v`."""
-    if group.tests[0][1].function == "is":
-        when_true, when_false = truths(group, everyone)
-        return f"{generator.bind(when_true, 'yes')} if v is True else {generator.bind(when_false, 'no')}"
-    chosen = choices(group, everyone)
-    if chosen is not None:
-        return f"{generator.bind(chosen.masks.get, 'choose')}(v, {generator.bind(chosen.other, 'other')})"
-    cut = regions(group, everyone)
-    held = f"{generator.bind(cut.masks, 'masks')}[bisect_right({generator.bind(cut.bounds, 'bounds')}, v)]"
-    return f"{held} if v == v else {generator.bind(cut.nan, 'nan')}" if group.key.type == "double" else held
+@dataclass(frozen=True, slots=True)
+class _Table:
+    name: str
+    members: list[tuple[Candidate, Condition, Test]]
+    others: list[Candidate]
+
+    def by_value(self) -> dict[int | str, list[Candidate]]:
+        found: dict[int | str, list[Candidate]] = {}
+        for candidate, part, test in self.members:
+            for value in dict.fromkeys(test.constants):
+                assert isinstance(value, int | str)  # noqa: S101 - for the type checker
+                found.setdefault(value, []).append(candidate.given([part]))
+        return found
 
 
-def _figure_step(
-    generator: Generator, group: Group, key: Variable, everyone: int, outside: str
-) -> list[str]:
-    cut = regions(group, everyone)
-    masks, bounds = generator.bind(cut.masks, "masks"), generator.bind(cut.bounds, "bounds")
-    metric = generator.rulebase.metrics[key.name.removeprefix("metric.")]
-    known = outside
-    if metric.non_negative:
-        known = f"{generator.bind(cut.bounded, 'bounded')}[bisect_right({bounds}, v)]"
-    return [
-        f"v, covered = {generator.figure(key.name, key.type)}",
-        "if covered and v is not None:",
-        f" alive &= {masks}[bisect_right({bounds}, v)]",
-        "else:",
-        f" held = {outside} if v is None else {known}",
-        f" if alive & ~held: miss({key.name!r})",
-        " alive &= held",
-    ]
+def _table(odds: Odds, candidates: Sequence[Candidate], known: Known) -> _Table | None:
+    """The key by whose value most campaigns are told apart, if that is worth a table."""
+    keys: dict[str, list[tuple[Candidate, Condition, Test]]] = {}
+    for candidate in candidates:
+        names: set[str] = set()
+        for part, test in candidate.parts():
+            if test.name not in names and _names_values(candidate, test):
+                names.add(test.name)
+                keys.setdefault(test.name, []).append((candidate, part, test))
+    best, most = None, 0.0
+    for name, members in keys.items():
+        values = {value for _, _, test in members for value in test.constants}
+        if len(values) < 2 or (len(values) <= _TABLE and len(candidates) <= _CROWD):
+            continue
+        worth = sum(1 - odds.of(test) for _, _, test in members) - _TABLE
+        worth -= 0 if name in known else (members[0][2].cost + 5) / 4
+        if worth > most:
+            best, most = name, worth
+    if best is None:
+        return None
+    inside = {id(candidate) for candidate, _, _ in keys[best]}
+    return _Table(best, keys[best], [each for each in candidates if id(each) not in inside])
+
+
+def _names_values(candidate: Candidate, test: Test) -> bool:
+    if test.key.type not in ("int", "string"):
+        return False
+    sign = plain(test)
+    # The first table alone may hold a campaign more than once, or the copies would multiply.
+    return sign == "==" or (sign == "in" and not candidate.held and 0 < len(test.constants) <= _COPIES)
 
 
 __all__ = ["matcher_source"]
