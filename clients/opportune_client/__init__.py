@@ -26,6 +26,7 @@ from opportune_client.errors import (
     ServiceError,
     UnavailableError,
     UnsentError,
+    UnsupportedError,
     Violation,
 )
 from opportune_client.events import Event
@@ -68,6 +69,7 @@ __all__ = [
     "SubscriberRecord",
     "UnavailableError",
     "UnsentError",
+    "UnsupportedError",
     "Violation",
     "channel_options",
     "connect",

@@ -56,11 +56,13 @@ class AsyncEventCollector:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        finished = await self._stream.close(self._close_timeout if error is None else 0)
+        finished = await self._stream.close(self._close_timeout)
         if error is None:
             self._stream.check()
             if not finished:
                 raise unsent_error(self._outbox.unsent(), self.trouble)
+        elif self._outbox.unacked:
+            error.add_note(str(unsent_error(self._outbox.unsent(), self.trouble)))
 
     @property
     def counters(self) -> CollectorCounters:

@@ -30,16 +30,17 @@ class EventCollector:
     service knows its id. Not guaranteed: an event that is not acknowledged when the process dies is
     gone unless its author sends it again, which is always safe. `flush` tells when that is not needed.
 
-    Use it in a `with` statement; leaving it flushes for up to `close_timeout` seconds and raises
-    `UnsentError` with what is left. `send` may be called from any number of threads. At most
-    `capacity` events are held; `send` waits while there is no room, which slows the author down when
-    the service is slow or away. A batch goes when it has `batch_size` events or its oldest has waited
-    `linger_ms`. Events that the service rejects go to `on_rejection`, called in the collector's own
-    thread, or are logged as counts if there is none; an exception of it stops the collector.
+    Use it in a `with` statement; leaving it, also by an exception, flushes for up to `close_timeout`
+    seconds and raises `UnsentError` with what is left, or notes it on the exception. `send` may be
+    called from any number of threads. At most `capacity` events are held; `send` waits while there is
+    no room, which slows the author down when the service is slow or away. A batch goes when it has
+    `batch_size` events or its oldest has waited `linger_ms`. Events that the service rejects go to
+    `on_rejection`, called in the collector's own thread, or are logged one by one, without ids, if
+    there is none; an exception of it stops the collector.
 
-    Errors that may pass (no connection, an overloaded or draining service, no active rulebase) are
-    waited out with growing pauses and are visible as `trouble`. Others (no access, an unusable source)
-    stop the collector: the next `send`, `flush` or leaving raises them.
+    Errors that may pass (no connection, an overloaded, draining or faulty service, no active rulebase)
+    are waited out with growing pauses and are visible as `trouble`. Others (no access, an unusable
+    source) stop the collector: the next `send`, `flush` or leaving raises them.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class EventCollector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        finished = self._stream.close(self._close_timeout if error is None else 0)
+        finished = self._stream.close(self._close_timeout)
         if error is None:
             self._stream.check()
             if not finished:
                 raise unsent_error(self._outbox.unsent(), self.trouble)
+        elif self._outbox.unacked:
+            error.add_note(str(unsent_error(self._outbox.unsent(), self.trouble)))
 
     @property
     def counters(self) -> CollectorCounters:
@@ -115,12 +118,15 @@ class EventCollector:
         return count
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Sends what waits and waits until all events taken so far are acknowledged. False: not yet,
-        and the time is over; nothing is lost by that."""
+        """Sends what waits and waits until all events taken so far are acknowledged and their
+        rejections handled. False: not yet, and the time is over; nothing is lost by that."""
         with self._stream.changed:
             target = self._outbox.flush()
             self._stream.changed.notify_all()
-            return self._stream.wait(lambda: self._outbox.counters.acked >= target, timeout)
+            return self._stream.wait(lambda: self._flushed(target), timeout)
+
+    def _flushed(self, target: int) -> bool:
+        return self._outbox.counters.acked >= target and not self._stream.handling
 
 
 def new_outbox(source: str, encoding: Encoding, capacity: int, batch_size: int, linger_ms: float) -> Outbox:

@@ -9,7 +9,8 @@ OpportuneError
 |-- UnavailableError        nothing is known to be done; the same call may succeed later
 |   |-- BusyError           too much at once; wait for `retry_after`
 |   `-- DeadlineError       the time was over; it may have been done all the same
-|-- ServiceError            a fault of the service, a version that does not fit, or a broken contract
+|-- UnsupportedError        the service does not have this call, or not this part of it
+|-- ServiceError            a fault of the service or of the connection; it may pass, tell the operator
 |-- BufferFullError         a client's own buffer stayed full for the whole time given
 `-- UnsentError             a client was closed before everything was acknowledged
 """
@@ -105,8 +106,14 @@ class DeadlineError(UnavailableError):
     """The time was over. The call may have been carried out all the same; repeat it with its ids."""
 
 
+class UnsupportedError(OpportuneError):
+    """The service does not have this call, or not this part of it. Compare versions."""
+
+
 class ServiceError(OpportuneError):
-    """A fault of the service, a version that does not fit, or an answer against the contract."""
+    """A fault of the service or of the connection to it. It may pass; if not, tell the operator."""
+
+    retryable = True
 
 
 class BufferFullError(OpportuneError):
@@ -132,6 +139,7 @@ _KINDS: dict[grpc.StatusCode, type[OpportuneError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: NotReadyError,
     grpc.StatusCode.UNAUTHENTICATED: AccessError,
     grpc.StatusCode.PERMISSION_DENIED: AccessError,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: BusyError,

@@ -81,10 +81,12 @@ class ChannelCounters:
 
 @dataclass(slots=True)
 class Work:
-    """A message in the handler's hands and the leases it came under, oldest first."""
+    """A message in the handler's hands, the leases it came under, oldest first, and the number of the
+    stream that began it."""
 
     message: Message
     leases: list[pb.Lease]
+    stream: int
 
 
 _AckKey = tuple[str, str]
@@ -98,6 +100,10 @@ class LeaseBook:
     A message goes to the handler once at a time. What was sent, or failed for good, is remembered by
     its idempotency key: a lease that comes again is answered from memory. Acks and receipts are said
     again on each new stream until they are answered. Never more than `credit` messages are held.
+
+    Credit belongs to a stream: a lease takes one, and its ack gives one back if it comes on the same
+    stream. Work that an earlier stream began takes a slot too, so the new stream is given less credit
+    until that work is done.
     """
 
     channel: str
@@ -187,20 +193,26 @@ class LeaseBook:
                 self._finished.popitem(last=False)
         for lease in work.leases:
             self._acknowledge(lease, handled)
+        self._free_slot(work)
         self._refuse_unwanted()
 
     def unsure(self, work: Work) -> None:
         """The handler did not say what happened: no ack, and the slot rests until the lease is over."""
         del self._running[work.message.idempotency_key]
         self.counters.unknown += 1
-        self._resting += len(work.leases)
+        self._resting += 1
         self._refuse_unwanted()
 
     def rested(self, work: Work) -> None:
-        """The lease of unsure work is over: its slot is free again."""
-        self._resting -= len(work.leases)
-        if self._welcome and not self._closing:
-            self._to_say.append(pb.AttachRequest(add_credit=pb.AddCredit(amount=len(work.leases))))
+        """The lease of unsure work is over: its slot is free again.
+
+        An ack without a result is refused and says nothing about the message, but gives credit back.
+        """
+        self._resting -= 1
+        for lease in work.leases:
+            ack = pb.Ack(delivery_id=lease.delivery_id, lease_token=lease.lease_token)
+            self._say(pb.AttachRequest(ack=ack))
+        self._free_slot(work)
 
     def report(
         self,
@@ -231,8 +243,7 @@ class LeaseBook:
     def _start(self, welcome: pb.AttachWelcome) -> None:
         self._welcome = True
         self.lease_us = welcome.lease_duration.ToMicroseconds()
-        held = sum(len(work.leases) for work in self._running.values()) + len(self._acks) + self._resting
-        free = min(self.credit, welcome.max_credit) - held  # each ack that is said again gives one back
+        free = min(self.credit, welcome.max_credit) - len(self._running) - self._resting
         for ack in self._acks.values():
             self._to_say.append(pb.AttachRequest(ack=ack))
         for receipt in self._receipts.values():
@@ -250,10 +261,15 @@ class LeaseBook:
             self._unwanted.append(lease)
             self._refuse_unwanted()
         else:
-            work = Work(_message(lease), [lease])
+            work = Work(_message(lease), [lease], self.counters.streams)
             self._running[lease.idempotency_key] = work
             return (work,)
         return ()
+
+    def _free_slot(self, work: Work) -> None:
+        """Work of an earlier stream is done: now its slot is worth credit on this one."""
+        if work.stream != self.counters.streams and self._welcome and not self._closing:
+            self._to_say.append(pb.AttachRequest(add_credit=pb.AddCredit(amount=1)))
 
     def _refuse_unwanted(self) -> None:
         """Gives back what came while closing, once nothing else is held: each ack invites another lease."""

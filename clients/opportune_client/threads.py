@@ -39,6 +39,8 @@ class ThreadedStream(Generic[Request, Response, Effect]):
         self.changed = threading.Condition()
         self.trouble: OpportuneError | None = None
         """Why the last stream broke; None while one is open."""
+        self.handling = False
+        """Whether effects of what was received are still being handled."""
         self._open_stream = open_stream
         self._talk = talk
         self._handle = handle
@@ -134,9 +136,14 @@ class ThreadedStream(Generic[Request, Response, Effect]):
                 with self.changed:
                     effects = self._talk.receive(response, _now_us())
                     self.trouble = None
+                    self.handling = bool(effects)
                     self.changed.notify_all()
-                for effect in effects:
-                    self._handle(effect)
+                if effects:
+                    for effect in effects:
+                        self._handle(effect)
+                    with self.changed:
+                        self.handling = False
+                        self.changed.notify_all()
         except grpc.RpcError as error:
             return _caused(from_rpc(error), error)
         except ContractError as error:
