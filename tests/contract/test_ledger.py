@@ -364,7 +364,7 @@ def uploaded(ledger: Ledger, revision: str, at_us: int = NOON_US) -> RulebaseRow
 
 def activate(ledger: Ledger, revision: str, expected: str, at_us: int, *metric_keys: str) -> None:
     with ledger.transaction() as tx:
-        tx.activate(revision, expected, at_us, "wang", "because", metric_keys)
+        tx.activate(revision, expected, at_us, "wang", "because", dict.fromkeys(metric_keys, at_us))
 
 
 def test_upload_is_kept_once(ledger: Ledger) -> None:

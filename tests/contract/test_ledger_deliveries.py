@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opportune_rulebase.model import OutcomeKind
+from opportune_rulebase.model import Mode, OutcomeKind
 from opportune_service.app.errors import UnknownDecisionError
 from opportune_service.app.ports import DeliveryState, Lease, Ledger, Settlement
 from opportune_service.core.verdict import ContactState
@@ -238,3 +238,13 @@ def test_settling_what_has_no_delivery_is_refused(ledger: Ledger) -> None:
     for decision_id in ("p1", "nothing"):
         with pytest.raises(UnknownDecisionError, match=decision_id), ledger.transaction() as tx:
             tx.settle(decision_id, 1, Settlement.SENT, NOON_US, 0)
+
+
+def test_outcome_before_its_decision_counts_from_the_decision(ledger: Ledger) -> None:
+    """A wrong clock at a touch point must not take a contact out of the caps' sight."""
+    record(ledger, "d1", mode=Mode.MANUAL, channel="counter", shown=False)
+    with ledger.transaction() as tx:
+        assert tx.record_outcome("d1", OutcomeKind.REFUSED, 0)
+        history = tx.histories([WHO], 1, NOON_US)[WHO]
+    assert [each.at_us for each in history.contacts] == [NOON_US]
+    assert [each.at_us for each in history.outcomes] == [NOON_US]

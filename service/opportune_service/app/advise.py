@@ -84,12 +84,7 @@ async def advise(
         ADVICE_SOURCE,
         [event],
         touch_point=visit.touch_point,
-        prompts={
-            p.campaign: p.decision_id
-            for p in prompts
-            if p.campaign in rulebase.campaigns
-            and visit.touch_point in rulebase.campaigns[p.campaign].channels
-        },
+        prompts={prompt.campaign: prompt.decision_id for prompt in prompts},
     )
     if receipt.rejections:
         raise InvalidRequestError("attributes", receipt.rejections[0].message)

@@ -24,15 +24,21 @@ CHUNK = 500
 
 class Checkpoints:
     """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
-    a commit that it rests on has failed."""
+    a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not."""
 
     def __init__(
-        self, states: LiveState, ledger: Ledger, thread: LedgerThread, refused: Callable[[], bool]
+        self,
+        states: LiveState,
+        ledger: Ledger,
+        thread: LedgerThread,
+        refused: Callable[[], bool],
+        on_saved: Callable[[], None],
     ) -> None:
         self._states = states
         self._ledger = ledger
         self._thread = thread
         self._refused = refused
+        self._on_saved = on_saved
         self._left: list[str] = []
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
@@ -43,7 +49,8 @@ class Checkpoints:
 
         Call it when live state equals what was handed to the ledger's thread up to `position`, nothing
         more: the write is queued behind the commits that it rests on. To begin a round, all of that must
-        be saved (`LiveState.save`) too.
+        be saved (`LiveState.save`) too. Never call it while one is `saving`: were a later one to end the
+        round, replay would begin after what an earlier one failed to save.
         """
         if not self._left:
             self._left, self._position = list(self._states.dirty()), position
@@ -51,12 +58,17 @@ class Checkpoints:
         self.due = bool(self._left)
         rows = self._states.snapshot(chunk)
         saved = self._thread.submit(self._save, rows, None if self.due else self._position)
-        self._saving = asyncio.create_task(self._finish(saved, chunk, self._saving))
+        self._saving = asyncio.create_task(self._finish(saved, chunk))
 
     @property
     def begun(self) -> bool:
         """Whether a round is under way."""
         return bool(self._left)
+
+    @property
+    def saving(self) -> bool:
+        """Whether a snapshot is on its way to the ledger."""
+        return self._saving is not None and not self._saving.done()
 
     def abandon(self) -> None:
         """End the round; what it has not saved stays dirty."""
@@ -68,18 +80,15 @@ class Checkpoints:
         if self._saving is not None:
             await self._saving
 
-    async def _finish(
-        self, saved: asyncio.Future[None], chunk: Sequence[str], previous: asyncio.Task[None] | None
-    ) -> None:
+    async def _finish(self, saved: asyncio.Future[None], chunk: Sequence[str]) -> None:
         """A snapshot that was not saved leaves its subscribers to the next round."""
-        if previous is not None:
-            await previous
         try:
             await saved
         except Exception:
             log.warning("a snapshot was not saved; the log still has everything", exc_info=True)
             await self._states.save(chunk)
             self.abandon()
+        self._on_saved()
 
     def _save(self, rows: Sequence[tuple[str, int, bytes]], position: int | None) -> None:
         if self._refused():

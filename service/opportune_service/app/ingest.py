@@ -120,7 +120,7 @@ class Ingest:
         self._astray: set[str] = set()
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
         self._commit_failed = False
-        self._checkpoints = Checkpoints(states, ledger, thread, lambda: self._commit_failed)
+        self._checkpoints = Checkpoints(states, ledger, thread, lambda: self._commit_failed, self._wake.set)
         self.healthy = asyncio.Event()
         self.healthy.set()
 
@@ -233,12 +233,12 @@ class Ingest:
         await self._finish()
 
     async def _checkpoint_step(self) -> None:
+        if self._checkpoints.saving:
+            return  # its end wakes the loop
         if not self._checkpoints.begun and self._committing is not None:
             await self._committing
         if not self._astray:
             self._checkpoints.step(self._position)
-        if self._checkpoints.due:
-            self._wake.set()
 
     async def _finish(self) -> None:
         """The last commit and a snapshot of everything, so that the next start has nothing to replay."""
@@ -247,8 +247,9 @@ class Ingest:
         if not self._astray:
             self._checkpoints.due = True
             while self._checkpoints.due:
-                self._checkpoints.step(self._position)
                 await self._checkpoints.wait()
+                self._checkpoints.step(self._position)
+            await self._checkpoints.wait()
 
     async def close(self) -> None:
         """Take no more, finish what is queued, snapshot everything; `run` then returns."""
@@ -279,7 +280,7 @@ class Ingest:
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
                 log.exception("observing a batch failed")
-                self._fail([*group.works(), work], error, group.touched)
+                self._fail(works, error, group.touched)
                 return
         if self._committing is not None:
             await self._committing
@@ -317,7 +318,8 @@ class Ingest:
             position,
             now_us,
             touch_point=work.touch_point,
-            prompts=work.prompts,
+            # Another revision may have made them, whose campaign was not what it is in this one.
+            prompts={c: id_ for c, id_ in work.prompts.items() if revision.shows(c, work.touch_point)},
         )
         outdated = 0
         for record in work.records:
@@ -383,7 +385,9 @@ class Ingest:
         self.healthy.clear()
         self._wake.set()
         for work in works:
-            if not work.done.done():
+            if work.retire is not None:
+                self._retire(work, work.retire)
+            elif not work.done.done():
                 unavailable = StoreUnavailableError("the batch could not be made durable; send it again")
                 unavailable.__cause__ = error
                 work.done.set_exception(unavailable)

@@ -146,7 +146,8 @@ class LedgerTransaction(Protocol):
         ...
 
     def record_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
-        """Note what became of a decided contact; False if it is known already (nothing changes).
+        """Note what became of a decided contact; False if it is known already (nothing changes). An instant
+        before the decision is taken for that of the decision.
 
         ACCEPTED, REFUSED, LATER, DELIVERED and the like commit the reservation, NOT_OFFERED releases it
         unless it is committed. DELIVERED moves a delivery on; what reached the customer is not leased
@@ -180,11 +181,11 @@ class LedgerTransaction(Protocol):
         ...
 
     def activate(
-        self, revision: str, expected: str, at_us: int, by: str, comment: str, metric_keys: Collection[str]
+        self, revision: str, expected: str, at_us: int, by: str, comment: str, coverage: Mapping[str, int]
     ) -> None:
         """Make `revision` the active one, if `expected` is what is active now ("" for none). Metric keys
-        that were active already keep the instant since when they are folded, new ones get `at_us`, and
-        those not in `metric_keys` are forgotten: what comes back later was not folded in between.
+        that were active already keep the instant since when they are folded, new ones get that of
+        `coverage`, and those not in it are forgotten: what comes back later was not folded in between.
         Raises `StoreConflictError` if another revision is active, `UnknownRevisionError`."""
         ...
 

@@ -27,10 +27,13 @@ class Refolder:
     def fold(self, row: LogRow, states: dict[str, SubscriberState]) -> None:
         """Fold one row into those of `states` that do not hold it yet."""
         if row.kind is LogKind.CONTEXT:
-            for record in context_of(row):
-                state = states.get(record.subscriber_id)
-                if state is not None and state.position < row.position:
-                    apply_context(record, state, row.position)
+            records = context_of(row)
+            # Looked up before any is applied: a row may hold several records of one subscriber.
+            named = {record.subscriber_id for record in records} & states.keys()
+            behind = {each: states[each] for each in named if states[each].position < row.position}
+            for record in records:
+                if record.subscriber_id in behind:
+                    apply_context(record, behind[record.subscriber_id], row.position)
             return
         revision = self._revisions.get(row.revision)
         if revision is None:

@@ -15,9 +15,14 @@ from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, RulebaseRow
 from opportune_service.app.revisions import LiveRevision, stored_rulebase
+from opportune_service.core.events import MAX_SKEW_US
 from opportune_service.core.revision import EngineFactory, Revision
 
 Files = Mapping[str, bytes]
+
+_PASSED_BY_US = MAX_SKEW_US + 60_000_000
+"""An event may lie ahead of the clock, and some come in before a reload has taken place: up to so long
+after the activation, events may have passed under the revision before, which did not fold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +124,13 @@ class Rulebases:
             except RulebaseError as error:
                 raise RulebaseRefusedError(error.problems) from error
             try:
-                coverage = await self._thread.run(self._activate, rulebase, expected, by, comment)
+                # Made before the ledger calls it active: nothing that may fail comes after.
+                ready = Revision(rulebase, engine, {})
+                ready.coverage = await self._thread.run(self._activate, rulebase, expected, by, comment)
             except BaseException:
                 engine.close()
                 raise
-            previous = self._live.swap(Revision(rulebase, engine, coverage))
+            previous = self._live.swap(ready)
             if previous is None:
                 return ""
             await self._ingest.retire(previous)
@@ -133,13 +140,15 @@ class Rulebases:
         self, rulebase: Rulebase, expected: str | None, by: str, comment: str
     ) -> Mapping[str, int]:
         with self._ledger.transaction() as tx:
+            active, now_us = self._ledger.active_revision(), self._clock.now_us()
+            since_us = now_us + _PASSED_BY_US if active else now_us
             tx.activate(
                 rulebase.revision,
-                self._ledger.active_revision() if expected is None else expected,
-                self._clock.now_us(),
+                active if expected is None else expected,
+                now_us,
                 by,
                 comment,
-                [metric.key for metric in rulebase.metrics.values()],
+                {metric.key: since_us for metric in rulebase.metrics.values()},
             )
         return self._ledger.coverage()
 

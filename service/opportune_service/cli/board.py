@@ -37,6 +37,9 @@ class Board:
     outcomes: Counter[str] = field(default_factory=Counter)
     last: deque[Told] = field(default_factory=lambda: deque(maxlen=_LAST))
     news: deque[str] = field(default_factory=lambda: deque(maxlen=_NEWS))
+    target_option: str = ""
+    """What commands need to reach this service; empty at the usual address."""
+
     decision_id: str = ""
     """A decision to explain: the newest that was decided."""
 
@@ -109,25 +112,26 @@ def campaigns_table(board: Board, *, limit: int | None = None) -> Table:
 
 def screen(board: Board, height: int) -> Group:
     """The live picture, for a terminal with so many rows."""
-    room = height - _FRAME - (len(board.news) + 2 if board.news else 0)
+    news = list(board.news)[-max(2, height // 8) :]
+    room = height - _FRAME - (len(news) + 2 if news else 0)
     rows = min(_LAST, max(_LEAST, room // 2))
     last = Table(box=None, pad_edge=False, expand=True)
-    for name, ratio in (
-        ("time", 2),
-        ("who", 3),
-        ("campaign", 4),
-        ("where", 2),
-        ("what is said", 6),
-        ("why", 6),
-    ):
-        last.add_column(name, ratio=ratio, no_wrap=True)
+    last.add_column("time", width=8)
+    last.add_column("who", width=13)
+    last.add_column("campaign", ratio=4, no_wrap=True)
+    last.add_column("where", width=8, no_wrap=True)
+    last.add_column("what is said", ratio=6, no_wrap=True)
+    last.add_column("why", ratio=6, no_wrap=True)
     for told in list(board.last)[: -rows - 1 : -1]:
         last.add_row(
             Text(told.time, style="dim"), Text(told.who), Text(told.label or told.campaign, style="green"),
             Text(told.channel), Text(told.content), Text(told.why, style="dim"),
         )  # fmt: skip
     outcomes = ", ".join(f"{name} {count}" for name, count in board.outcomes.most_common()) or "none yet"
-    head = Text.assemble((board.status(), "bold"), f"\nanswers of customers: {outcomes}")
+    head = Text.assemble(
+        (board.status(), "bold"), f"\nanswers of customers: {outcomes}", no_wrap=True, overflow="ellipsis"
+    )
+    hint = f"opportune explain {board.decision_id}{board.target_option}" if board.decision_id else None
     parts = [
         Panel(head, title="opportune dev", title_align="left"),
         Panel(
@@ -135,8 +139,14 @@ def screen(board: Board, height: int) -> Group:
             title="campaigns",
             title_align="left",
         ),
-        Panel(last, title="last decisions", title_align="left"),
+        Panel(last, title="last decisions", title_align="left", subtitle=hint, subtitle_align="left"),
     ]
-    if board.news:
-        parts.append(Panel(Text("\n".join(board.news)), title="rulebase", title_align="left"))
+    if news:
+        parts.append(
+            Panel(
+                Text("\n".join(news), no_wrap=True, overflow="ellipsis"),
+                title="rulebase",
+                title_align="left",
+            )
+        )
     return Group(*parts)

@@ -43,16 +43,15 @@ class Told:
 
     def text(self) -> Text:
         """One line for a terminal."""
-        name = self.label or self.campaign
-        if self.decided:
-            return Text.assemble(
-                (f"{self.time} ", "dim"), f"{self.who} ", (f"{name} ", "green"),
-                f"by {self.channel}: {self.content} ", (f"(because {self.why})", "dim"),
-            )  # fmt: skip
+        said = f"by {self.channel}: {self.content}" if self.decided else self.reason
+        because = f"because {self.why}" if self.decided else self.why
         return Text.assemble(
-            (f"{self.time} ", "dim"), f"{self.who} ", (f"{name} ", "yellow"),
-            f"{self.reason} ", (f"({self.why})", "dim"),
-        )  # fmt: skip
+            (f"{self.time} ", "dim"),
+            f"{self.who} ",
+            (f"{self.label or self.campaign} ", "green" if self.decided else "yellow"),
+            said,
+            (f" ({because}) {self.decision_id}", "dim"),
+        )
 
 
 def word(words: Sequence[str], number: int) -> str:

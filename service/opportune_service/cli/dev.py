@@ -21,7 +21,7 @@ from opportune_rulebase import load
 
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.adapters.grpc.server import CannotServeError, serving
-from opportune_service.bootstrap import Application, application
+from opportune_service.bootstrap import Application, application, run_process
 from opportune_service.cli.board import Board
 from opportune_service.cli.decisions import Told
 from opportune_service.cli.dev_view import View, make_view
@@ -108,7 +108,7 @@ def dev_command(
     plan = Plan(settings, seed, subscribers, speed, start, days, seconds)
     view = make_view(live=live, json=json)
     try:
-        asyncio.run(_dev(plan, view))
+        run_process(_dev(plan, view))
     except CannotServeError as error:
         stop(ExitCode.NO, str(error))
 
@@ -124,11 +124,12 @@ async def _dev(plan: Plan, view: View) -> None:
     with _news_to(board, view):
         async with application(plan.settings, clock) as app, serving(app) as server:
             target = f"{plan.settings.listen.rpartition(':')[0]}:{server.port}"
-            _greet(view, target, directory)
+            board.target_option = "" if target == _LISTEN else f" --target {target}"
+            _greet(view, target, board.target_option, directory)
             province = make_province(rulebase, plan.seed, plan.subscribers, clock.now_us())
             async with connect_async(target) as channel:
                 world = World(channel, rulebase, province, plan.seed, clock, board)
-                view.say(f"brought the context of {await world.bring_context()} subscribers")
+                view.say(await world.bring_context())
                 if plan.days:
                     view.say(f"living through {plan.days:g} day(s) before {local_text(start_us, zone)}")
                     await _live_before(app, world, clock, start_us)
@@ -150,8 +151,7 @@ async def _dev(plan: Plan, view: View) -> None:
                     view.end(board)
 
 
-def _greet(view: View, target: str, directory: Path) -> None:
-    option = "" if target == _LISTEN else f" --target {target}"
+def _greet(view: View, target: str, option: str, directory: Path) -> None:
     view.say(f"The service is at {target}; its rulebase is {directory}.")
     view.say("Edit a campaign there and see it take effect, or try in another terminal:")
     for command in ("tail", "explain DECISION_ID", "advise 8613800000001 --at counter"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Annotated
 
 import grpc
@@ -92,32 +94,57 @@ def tail_command(
 
     Numbers are masked; with --json, which writes one object a line, they are not.
 
-    Example: opportune tail --campaign mms-bundle-2026-11
+    Example: opportune tail --campaign mms-bundle
     """
-    with service(target) as channel:
+    with service(target) as channel, suppress(KeyboardInterrupt):
         client = OperatorClient(channel)
-        # The follower takes its place first, so that nothing falls between it and the last ones.
-        following = client.follow_decisions(subscriber_id=subscriber, campaign=campaign, include_trace=True)
-        past = client.list_decisions(
-            subscriber_id=subscriber,
-            campaign=campaign,
-            include_trace=True,
-            page_size=max(1, min(last, 1_000)),
-        )
-        newest = [decision for _, decision in zip(range(last), past, strict=False)]
-        for decision in reversed(newest):
-            _print_decision(decision, json=json)
-        if follow:
-            for decision in following:
+        shown: set[str] = set()
+
+        def show_last() -> None:
+            past = client.list_decisions(
+                subscriber_id=subscriber,
+                campaign=campaign,
+                include_trace=True,
+                page_size=max(1, min(last, 1_000)),
+            )
+            for decision in reversed(list(islice(past, last))):
+                shown.add(decision.decision_id)
                 _print_decision(decision, json=json)
+
+        if not follow:
+            show_last()
+            return
+        # The last ones are shown once the follower has its place, so that none falls in between.
+        begin = _once(show_last)
+
+        def pause(seconds: float) -> None:
+            begin()
+            time.sleep(seconds)
+
+        for decision in client.follow_decisions(
+            subscriber_id=subscriber, campaign=campaign, include_trace=True, pause=pause
+        ):
+            begin()
+            if decision.decision_id not in shown:
+                _print_decision(decision, json=json)
+
+
+def _once(action: Callable[[], None]) -> Callable[[], None]:
+    """Does it the first time it is called."""
+    pending = [action]
+
+    def act() -> None:
+        while pending:
+            pending.pop()()
+
+    return act
 
 
 def _print_decision(decision: object, *, json: bool) -> None:
     if json:
         print_json(decision_record(decision))
     else:
-        told = tell(decision)
-        out().print(Text.assemble(told.text(), (f" {told.decision_id}", "dim")))
+        out().print(tell(decision).text())
 
 
 def explain_command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from opportune_service.adapters.files.mapped_files import read_mapped
 from opportune_service.adapters.files.mapping import load_mapping
 from opportune_service.app.context import ImportItem, SubscriberView, import_context, show_subscriber
 from opportune_service.app.replay import ReplayReport, replay
-from opportune_service.bootstrap import Application, application
+from opportune_service.bootstrap import Application, application, run_process
 from opportune_service.cli.context_files import read_context
 from opportune_service.cli.options import JsonOption, RulebaseOption, rulebase_directory
 from opportune_service.cli.replay_report import replay_record, show_replay
@@ -78,7 +77,7 @@ def replay_command(
         engine=engine,
         checkpoint_seconds=_NEVER_SECONDS,
     )
-    report, views, labels = asyncio.run(_replay(settings, recording, known=known, metrics=metrics))
+    report, views, labels = run_process(_replay(settings, recording, known=known, metrics=metrics))
     if json:
         print_json(replay_record(report, recording.faults, views))
     else:

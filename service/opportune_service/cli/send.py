@@ -35,8 +35,8 @@ from opportune_service.cli.terminal import ExitCode, err, out, print_json
 from opportune_service.core.events import Event as FileEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FRESH_US = 240_000_000
-"""Rebased events are at most this old: a moment lasts five minutes unless its campaign says otherwise."""
+_FRESH_US = 60_000_000
+"""Rebased events are at most this old: the moments of most campaigns last longer."""
 
 _SHOWN = 3
 _ANSWER_SECONDS = 5.0
@@ -52,7 +52,7 @@ def send_command(
         Rebase | None,
         typer.Option(
             help="now: shift times so that the last event happens now. Gaps are kept; a file longer than "
-            "four minutes is squeezed into the last four. The events are new ones, each time."
+            "a minute is squeezed into the last one. The events are new ones, each time."
         ),
     ] = None,
     source: Annotated[str, typer.Option(help="Names the collector. Ids are unique within it.")] = "file",
@@ -125,7 +125,7 @@ def outgoing(event: FileEvent) -> Event:
 
 
 def _rebased(events: list[FileEvent]) -> Iterator[Event]:
-    """The events as if the last happened when it is sent, in their order, none older than four minutes.
+    """The events as if the last happened when it is sent, in their order, none older than a minute.
 
     Each has a new id, so that the file can be sent again as new events.
     """

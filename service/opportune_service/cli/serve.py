@@ -65,10 +65,15 @@ def serve_command(
 
 
 async def _serve(settings: Settings) -> None:
-    host = settings.listen.rpartition(":")[0]
+    host, _, port_text = settings.listen.rpartition(":")
     async with application(settings, WallClock()) as app:
         if not app.live.id:
             logging.getLogger(__name__).warning(
                 "no rulebase is active; activate one with: opportune reload DIR"
             )
-        await serve(app, lambda port: typer.echo(f"listening on {host}:{port}"))
+
+        def ready(port: int) -> None:
+            chosen = f"{host}:{port}" if port_text == "0" else settings.listen
+            typer.echo(f"listening on {chosen}")
+
+        await serve(app, ready)

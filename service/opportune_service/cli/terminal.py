@@ -6,19 +6,11 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import typer
-from opportune_client.errors import OpportuneError as CallError
-from opportune_client.errors import UnavailableError
-from opportune_rulebase.errors import RulebaseError
-from pydantic import ValidationError
 from rich.console import Console
-from typer.core import TyperGroup
-
-from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, StoreUnavailableError
-from opportune_service.cli.problems import show_problems
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIPE_WIDTH = 150
@@ -76,28 +68,3 @@ def mask_number(number: str) -> str:
 def mask_numbers(text: str) -> str:
     """Text with each long run of digits masked."""
     return _DIGITS.sub(lambda match: mask_number(match[0]), text)
-
-
-class Commands(TyperGroup):
-    """The `opportune` command: expected errors end it with one line and an exit code, never a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (RulebaseRefusedError, RulebaseError) as error:
-            show_problems(err(), error.problems)
-            stop(ExitCode.NO, "The rulebase has errors; nothing was changed.")
-        except UnavailableError as error:
-            stop(ExitCode.UNAVAILABLE, f"The service cannot be reached or does not answer: {error}")
-        except StoreUnavailableError as error:
-            stop(ExitCode.UNAVAILABLE, str(error))
-        except (OpportuneError, CallError) as error:
-            stop(ExitCode.NO, str(error))
-        except ValidationError as error:
-            stop(ExitCode.USAGE, "\n".join(_setting(fault) for fault in error.errors()))
-
-
-def _setting(fault: Any) -> str:
-    """One wrong setting, by the name that the environment gives it."""
-    name = ".".join(str(part) for part in fault["loc"]).removeprefix("OPPORTUNE_")
-    return f"The setting {name} (OPPORTUNE_{name.upper()}) is wrong: {fault['msg']}"

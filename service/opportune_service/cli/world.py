@@ -6,6 +6,7 @@ Everything goes over gRPC through the clients, as it does for a real operator.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,8 @@ from opportune_service.cli.send import outgoing
 from opportune_service.clocks import FastClock, ManualClock
 from opportune_service.core.events import Event
 from opportune_service.simulator import Answer, Province, answer
+
+log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK_SECONDS = 0.1
@@ -90,15 +93,18 @@ class World:
         self._advising: set[asyncio.Task[None]] = set()
         self._paces: list[tuple[float, int]] = []
 
-    async def bring_context(self) -> int:
-        """Import what the analysis system knows of everybody; of how many subscribers."""
+    async def bring_context(self) -> str:
+        """Import what the analysis system knows of everybody; how it went, in a sentence."""
         declared = self._rulebase.vocabulary.subscriber
         records = [
             SubscriberRecord(number, {name: value for name, value in known.items() if name in declared})
             for number, known in self._province.context()
         ]
         answered = await self._crm.import_subscribers(records, self._now(), ImportMode.PATCH, origin="dev")
-        return int(answered.imported_count)
+        brought = f"brought the context of {answered.imported_count} subscribers"
+        if answered.rejections:
+            return f"{brought}; {answered.rejected_count} refused, first: {answered.rejections[0].message}"
+        return brought
 
     async def live(self) -> None:
         """Let the province live through its day until cancelled."""
@@ -156,15 +162,16 @@ class World:
                 if not place:
                     self._board.outcomes[kind.name.lower()] += 1
         except CallError as error:
-            self._board.news.append(f"the counter was not answered: {error}")
+            log.warning("the counter was not answered: %s", error)
 
     def _pace(self, acked: int) -> None:
         """Events acknowledged, and how many a second over the last few seconds."""
         now = monotonic()
         self._board.events = acked
-        self._paces = [pace for pace in self._paces if pace[0] > now - _PACE_SECONDS] + [(now, acked)]
-        (since, before), passed = self._paces[0], now - self._paces[0][0]
-        self._board.events_per_second = (acked - before) / passed if passed > 0 and since else 0.0
+        self._paces = [pace for pace in self._paces if pace[0] > now - _PACE_SECONDS]
+        self._paces.append((now, acked))
+        since, before = self._paces[0]
+        self._board.events_per_second = (acked - before) / (now - since) if now > since else 0.0
 
     # -- channels ---------------------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Set
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -22,6 +23,12 @@ from opportune_service.core.events import (
 )
 
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+_MAX_DOUBLE = sys.float_info.max
+"""What is beyond it is infinite or no number at all, and one of those would spoil every sum."""
+
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""Instants between them have a date in every time zone."""
+
 _TOO_LARGE = f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes; send less"
 _LAST_US = 221_845_392_000_000_000
 """The year 9000: far enough, and no time zone leads out of what the calendar of Python holds."""
@@ -29,7 +36,7 @@ _LAST_US = 221_845_392_000_000_000
 _DIGITS = re.compile(r"\d{5,}")
 _ATTRIBUTE_TYPES: Mapping[ValueType, object] = {
     ValueType.INT: Annotated[int, _INT64],
-    ValueType.DOUBLE: float,
+    ValueType.DOUBLE: Annotated[float, msgspec.Meta(ge=-_MAX_DOUBLE, le=_MAX_DOUBLE)],
     ValueType.BOOL: bool,
     ValueType.STRING: str,
     ValueType.TIMESTAMP: Annotated[datetime, msgspec.Meta(tz=True)],
@@ -63,7 +70,7 @@ def _type_of(attribute: Attribute) -> Any:
         bound = attribute.minimum
         if attribute.type is ValueType.INT:
             return Annotated[int, msgspec.Meta(ge=int(bound), le=2**63 - 1)]
-        return Annotated[float, msgspec.Meta(ge=bound)]
+        return Annotated[float, msgspec.Meta(ge=bound, le=_MAX_DOUBLE)]
     return _ATTRIBUTE_TYPES[attribute.type]
 
 
@@ -103,6 +110,7 @@ class AttributeReader:
         self._name = name
         self._ignored = ignored
         self._declared = frozenset(attributes)
+        self._instants = [a.name for a in attributes.values() if a.type is ValueType.TIMESTAMP]
         self._shape = _make_typed_dict(
             name, {a.name: _type_of(a) for a in attributes.values()}, total=False
         )
@@ -123,7 +131,7 @@ class AttributeReader:
             return self.check(decode_attributes(data, encoding))
         if len(names) != len(attributes):
             self._ignored.add(self._name, names.keys() - self._declared)
-        return attributes
+        return self._in_utc(attributes) if self._instants else attributes
 
     def check(self, raw: Mapping[str, object], *, keep_null: bool = False) -> Attributes:
         """The same for a map that is decoded already; `keep_null` for a patch, which erases by nulls."""
@@ -135,7 +143,18 @@ class AttributeReader:
             raise AttributesError(mask(str(error))) from None
         if keep_null:
             checked |= {name: None for name in raw.keys() & self._declared if raw[name] is None}
-        return checked
+        return self._in_utc(checked)
+
+    def _in_utc(self, attributes: Attributes) -> Attributes:
+        """Instants as the log and the snapshots give them back, in whatever zone they were written."""
+        for name in self._instants:
+            instant = attributes.get(name)
+            if instant is None:
+                continue
+            if not _FIRST <= instant <= _LAST:
+                raise AttributesError(f"{name} must lie between 0001-01-02 and 9999-12-30")
+            attributes[name] = instant.astimezone(UTC)
+        return attributes
 
 
 def decode_attributes(data: bytes, encoding: Encoding) -> dict[str, Any]:

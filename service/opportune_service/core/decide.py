@@ -83,7 +83,9 @@ def decide(rulebase: Rulebase, moment: Moment, history: History) -> Verdict:
 
 def decision_id(key: EventKey, campaign: str) -> str:
     """The same event and campaign always give the same id; it says nothing about the subscriber."""
-    text = "\x00".join((key.subscriber_id, key.source, key.event_id, campaign))
+    # With their lengths: any character may stand in a name, so none can separate them.
+    parts = (key.subscriber_id, key.source, key.event_id, campaign)
+    text = "".join(f"{len(part)}:{part}" for part in parts)
     return blake2b(text.encode(), digest_size=12, person=b"opp-decision").hexdigest()
 
 
@@ -127,10 +129,24 @@ def _refusal(
         return Reason.SUPPRESSED
     if not passes("cool_down", cooling_refusal(policies.cool_downs, campaign, history.outcomes, now_us)):
         return Reason.COOLING_OFF
-    if not candidate.prompt_of and any(prompt.campaign == campaign.name for prompt in history.prompts):
-        passes("one_story", "a prompt of this campaign is already open with the subscriber")
+    story = _other_story(candidate, history, now_us)
+    if story is not None:
+        passes("one_story", story)
         return Reason.INCONSISTENT
     return None
+
+
+def _other_story(candidate: Candidate, history: History, now_us: int) -> str | None:
+    """A campaign has one open prompt of a subscriber, and that is shown once."""
+    still_open = [
+        p.decision_id
+        for p in history.prompts
+        if p.campaign == candidate.campaign and p.expires_at_us > now_us
+    ]
+    if candidate.prompt_of:
+        gone = candidate.prompt_of not in still_open
+        return "the prompt was shown or answered meanwhile, or is over" if gone else None
+    return "a prompt of this campaign is already open with the subscriber" if still_open else None
 
 
 def _stale(moment: Moment, campaign: Campaign) -> str | None:

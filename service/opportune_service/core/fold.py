@@ -6,6 +6,7 @@ order in which they came, so late input converges to what sorted input gives.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, bisect_right, insort_right
 from collections.abc import Mapping
 from datetime import tzinfo
@@ -13,8 +14,11 @@ from datetime import tzinfo
 from opportune_rulebase.model import Metric, MetricKind
 
 from opportune_service.core.calendars import DAY_US, local_day
-from opportune_service.core.events import MAX_LATENESS_US
+from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
 from opportune_service.core.state import Series, SubscriberState
+
+_MAX_INT = 2**63 - 1
+_MAX_DOUBLE = sys.float_info.max
 
 MAX_RETAINED = 10_000
 """Events that one sliding window keeps of one subscriber; more are a machine, and the count stays there."""
@@ -42,11 +46,11 @@ def fold_metric(
 def _fold_day(series: Series, day: int, amount: int | float, days: int) -> None:
     at = series.at
     if at and at[-1] == day:
-        series.amount[-1] += amount
+        series.amount[-1] = _bounded(series.amount[-1] + amount)
         return
     place = bisect_left(at, day)
     if place < len(at) and at[place] == day:
-        series.amount[place] += amount
+        series.amount[place] = _bounded(series.amount[place] + amount)
         return
     at.insert(place, day)
     series.amount.insert(place, amount)
@@ -71,12 +75,20 @@ def _fold_instant(series: Series, at_us: int, amount: int | float, metric: Metri
         at.insert(place, at_us)
         series.amount.insert(place, amount)
     assert metric.last_us is not None  # noqa: S101 - chosen by the caller
-    stale = bisect_right(at, at[-1] - metric.last_us - MAX_LATENESS_US)
+    # The newest may be ahead of the clock, and the oldest that is read is as late as may be.
+    stale = bisect_right(at, at[-1] - metric.last_us - MAX_LATENESS_US - MAX_SKEW_US)
     stale = max(stale, len(at) - MAX_RETAINED)
     if stale > 0:
         del at[:stale]
         if series.amount:
             del series.amount[:stale]
+
+
+def _bounded(total: int | float) -> int | float:
+    """A sum that would leave what stores and expressions can hold stops at the bound."""
+    if isinstance(total, int):
+        return min(max(total, -_MAX_INT), _MAX_INT)
+    return min(max(total, -_MAX_DOUBLE), _MAX_DOUBLE)
 
 
 def read_metric(
@@ -102,7 +114,7 @@ def read_metric(
             value = end - first if metric.kind is MetricKind.COUNT else sum(series.amount[first:end])
         covered = since_us is not None and since_us <= at_us - window_us
     if covered or metric.non_negative:
-        return value, covered
+        return _bounded(value), covered
     return None, False
 
 

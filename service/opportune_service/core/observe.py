@@ -26,7 +26,9 @@ from opportune_service.core.verdict import Candidate, EventKey, Moment, Profile
 
 _SEEN_FOR_US = MAX_LATENESS_US + MAX_SKEW_US
 _SEEN_SLACK = 64
-"""Forget old event hashes only now and then: pruning at each event would cost more than the memory."""
+_FORGET_EVERY_US = 600_000_000
+"""Forget old event hashes only now and then: a walk over them at each event would cost the more, the busier
+the subscriber is."""
 
 HANDSET_CHANGED = "handset_changed"
 """Derived when a subscriber's IMEI is not the one seen before."""
@@ -70,9 +72,13 @@ def observe(
         state.position = position
         changed = _enrich(state, event)
         if at_us > state.latest_us:
+            due = at_us // _FORGET_EVERY_US > state.latest_us // _FORGET_EVERY_US
             state.latest_us = at_us
-            if len(state.seen) > _SEEN_SLACK:
+            if due and len(state.seen) > _SEEN_SLACK:
                 _forget(state)
+        if len(state.series) > len(revision.metric_keys):
+            # Reloads leave behind what metrics counted that are no more.
+            state.series = {key: each for key, each in state.series.items() if key in revision.metric_keys}
         observed.events.append(event)
         if event.type in revision.watched or prompts:
             here = touch_point, prompts or {}
@@ -108,10 +114,11 @@ def refold(
 
 
 def apply_context(record: ContextRecord, state: SubscriberState, position: int) -> bool:
-    """Take in static data; for each attribute the newest as-of time wins, the later import a tie.
+    """Take in static data; for each attribute the newest as-of time wins. At a tie the customer's refusal
+    wins, else the later import.
 
-    An UPSERT also erases what it does not name, if that is not newer. Returns False if everything that
-    is known is newer, so that nothing changed.
+    An UPSERT also erases what it does not name, if that is not newer; nothing older brings it back. Returns
+    False if everything that is known is newer, so that nothing changed.
     """
     state.position = position
     state.known = True
@@ -120,25 +127,41 @@ def apply_context(record: ContextRecord, state: SubscriberState, position: int) 
         incoming = {**dict.fromkeys(state.context), **incoming}
     newer = 0
     for name, value in incoming.items():
-        if state.as_of_us.get(name, 0) > record.as_of_us:
+        known_us = max(state.as_of_us.get(name, 0), state.replaced_us)
+        if known_us > record.as_of_us:
             newer += 1
             continue
+        if known_us == record.as_of_us:
+            value = _after_tie(name, state.context.get(name), value)  # noqa: PLW2901 - the word that stands
         # The as-of time of an erased attribute stays: an older import must not bring it back.
         state.as_of_us[name] = record.as_of_us
         if value is None:
             state.context.pop(name, None)
         else:
             state.context[name] = value
+    if record.mode is ImportMode.UPSERT:
+        state.replaced_us = max(state.replaced_us, record.as_of_us)
     return not incoming or newer < len(incoming)
+
+
+def _after_tie(name: str, known: object, value: object) -> object:
+    """What stands of two imports with one as-of time: a refusal to be contacted outlives the other word."""
+    if name == "do_not_contact" and known is True:
+        return True
+    if name == "consents" and isinstance(known, dict):
+        said = value if isinstance(value, dict) else {}
+        return {**said, **{purpose: False for purpose, word in known.items() if word is False}} or None
+    return value
 
 
 def _enrich(state: SubscriberState, event: Event) -> Attributes | None:
     """Remember the newest cell and handset; the attributes of `handset_changed` if the handset is new."""
-    if event.occurred_at_us < state.latest_us:
+    if event.cell_id and event.occurred_at_us >= state.cell_us:
+        state.cell_id, state.cell_us = event.cell_id, event.occurred_at_us
+    if not event.imei or event.occurred_at_us < state.imei_us:
         return None
-    if event.cell_id:
-        state.cell_id = event.cell_id
-    if not event.imei or event.imei == state.imei:
+    state.imei_us = event.occurred_at_us
+    if event.imei == state.imei:
         return None
     previous = state.imei or str(state.context.get("imei") or "")
     state.imei = event.imei
@@ -168,13 +191,14 @@ def _take_in(
     """Fold, infer and match one event; add the moment if a campaign wants it."""
     rulebase, at_us = revision.rulebase, event.occurred_at_us
     zone = revision.zone_of(state.context)
-    imei = state.imei or state.context.get("imei")
+    # A late event happened where it says, not where the subscriber is by now.
+    cell_id, imei = event.cell_id or state.cell_id, event.imei or state.imei or state.context.get("imei")
     facts = Facts(
         type=event.type,
         event=attributes,
         sub=state.context,
         terminal=rulebase.tables.terminals.get(imei[:8], {}) if isinstance(imei, str) else {},
-        place=rulebase.tables.cells.get(state.cell_id) if state.cell_id else None,
+        place=rulebase.tables.cells.get(cell_id) if cell_id else None,
         metric=partial(_metric, revision, state, at_us, zone),
         now_us=at_us,
         zone=zone,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import tzinfo
 
 from opportune_rulebase.engine import Engine
-from opportune_rulebase.model import Campaign, Metric, Rulebase, Suppression
+from opportune_rulebase.model import Campaign, Metric, Mode, Rulebase, Suppression
 
 from opportune_service.core.admit import Admission
 from opportune_service.core.calendars import zone_named
@@ -38,6 +38,7 @@ class Revision:
                 self.metrics_of.setdefault(event_type, []).append(metric)
         self.triggers = frozenset(name for campaign in rulebase.campaigns.values() for name in campaign.on)
         self.watched = self.triggers | self.metrics_of.keys()
+        self.metric_keys = frozenset(metric.key for metric in rulebase.metrics.values())
         self.suppressions_of = {c.name: _suppressions(rulebase, c) for c in rulebase.campaigns.values()}
         self.defaults = {
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None
@@ -53,6 +54,11 @@ class Revision:
         name = context.get("time_zone")
         zone = zone_named(name) if isinstance(name, str) else None
         return zone or self.rulebase.time_zone
+
+    def shows(self, campaign: str, touch_point: str) -> bool:
+        """Whether people at the touch point have the campaign to offer, in this revision."""
+        found = self.rulebase.campaigns.get(campaign)
+        return found is not None and found.mode is Mode.MANUAL and touch_point in found.channels
 
     def close(self) -> None:
         self.engine.close()

@@ -24,7 +24,8 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     `context` is the static data with, for each attribute, its as-of time in `as_of_us`.
     `known` says whether any context was ever imported. `seen` maps the hash of (source, event id) to
     the event's time, for deduplication. `series` is keyed by the metric definition's content.
-    `latest_us` is the newest event time seen.
+    `latest_us` is the newest event time seen. `cell_us` and `imei_us` are those of the events that told the
+    cell and the handset. `replaced_us` is the as-of time of the newest import that said all there is.
     """
 
     position: int = 0
@@ -36,6 +37,9 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     imei: str = ""
     cell_id: str = ""
     latest_us: int = 0
+    cell_us: int = 0
+    imei_us: int = 0
+    replaced_us: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

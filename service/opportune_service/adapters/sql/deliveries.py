@@ -90,7 +90,7 @@ _release = (
 )
 
 _decision = sa.select(
-    _d.subscriber_id, _d.campaign, _d.product, _d.category, _d.channel, _d.mode, _d.reason
+    _d.subscriber_id, _d.decided_at_us, _d.campaign, _d.product, _d.category, _d.channel, _d.mode, _d.reason
 ).where(_d.decision_id == sa.bindparam("of_decision"))
 _known = sa.select(_o.kind).where(
     _o.decision_id == sa.bindparam("of_decision"), _o.kind == sa.bindparam("of_kind")
@@ -208,6 +208,7 @@ def record_outcome(connection: sa.Connection, decision_id: str, kind: OutcomeKin
         )
     if connection.execute(_known, {**which, "of_kind": kind.value}).first():
         return False
+    at_us = max(at_us, decision.decided_at_us)  # an earlier one would escape caps and cool-downs
     connection.execute(
         _insert_outcome,
         {

@@ -89,9 +89,9 @@ class SqlTransaction:
         rulebases.save_rulebase(self._connection, row, archive)
 
     def activate(
-        self, revision: str, expected: str, at_us: int, by: str, comment: str, metric_keys: Collection[str]
+        self, revision: str, expected: str, at_us: int, by: str, comment: str, coverage: Mapping[str, int]
     ) -> None:
-        rulebases.activate(self._connection, revision, expected, at_us, by, comment, metric_keys)
+        rulebases.activate(self._connection, revision, expected, at_us, by, comment, coverage)
 
     def save_states(self, states: Iterable[tuple[str, int, bytes]]) -> None:
         statement = _save_state(self._connection.dialect.name)

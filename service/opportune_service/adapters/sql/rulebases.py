@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -41,7 +41,7 @@ def activate(
     at_us: int,
     by: str,
     comment: str,
-    metric_keys: Collection[str],
+    coverage: Mapping[str, int],
 ) -> None:
     """See `LedgerTransaction.activate`."""
     if connection.scalar(sa.select(_r.revision).where(_r.revision == revision)) is None:
@@ -54,9 +54,9 @@ def activate(
         schema.activations.insert(), {"revision": revision, "at_us": at_us, "by": by, "comment": comment}
     )
     known = coverage_of(connection).keys()
-    for gone in chunks(known - set(metric_keys)):
+    for gone in chunks(known - coverage.keys()):
         connection.execute(schema.coverage.delete().where(_k.metric_key.in_(gone)))
-    new = [{"metric_key": key, "since_us": at_us} for key in sorted(set(metric_keys) - known)]
+    new = [{"metric_key": key, "since_us": coverage[key]} for key in sorted(coverage.keys() - known)]
     insert_many(connection, schema.coverage, new)
 
 

@@ -1,0 +1,70 @@
+"""Which commands there are, and how each ends when something is wrong."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from opportune_client.errors import OpportuneError as CallError
+from opportune_client.errors import UnavailableError
+from opportune_rulebase.errors import RulebaseError
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, StoreUnavailableError
+from opportune_service.cli.problems import show_problems
+from opportune_service.cli.terminal import ExitCode, err, stop
+
+COMMANDS = {
+    "dev": "dev:dev_command",
+    "serve": "serve:serve_command",
+    "check": "check:check_command",
+    "test": "cases:cases_command",
+    "send": "send:send_command",
+    "advise": "remote:advise_command",
+    "tail": "remote:tail_command",
+    "explain": "remote:explain_command",
+    "reload": "remote:reload_command",
+    "replay": "replay:replay_command",
+    "simulate": "simulate:simulate_command",
+    "health": "remote:health_command",
+    "version": "version:version_command",
+}
+"""Name -> module and function. Imported when it is asked for: a health check should not load a database."""
+
+
+class Commands(TyperGroup):
+    """The `opportune` command: expected errors end it with one line and an exit code, never a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        alone.command(cmd_name)(getattr(import_module(f"{__package__}.{module}"), function))
+        return typer.main.get_command(alone)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RulebaseRefusedError, RulebaseError) as error:
+            show_problems(err(), error.problems)
+            stop(ExitCode.NO, "The rulebase has errors; nothing was changed.")
+        except UnavailableError as error:
+            stop(ExitCode.UNAVAILABLE, f"The service cannot be reached or does not answer: {error}")
+        except StoreUnavailableError as error:
+            stop(ExitCode.UNAVAILABLE, str(error))
+        except (OpportuneError, CallError) as error:
+            stop(ExitCode.NO, str(error))
+        except ValidationError as error:
+            stop(ExitCode.USAGE, "\n".join(_setting(fault) for fault in error.errors()))
+
+
+def _setting(fault: Any) -> str:
+    """One wrong setting, by the name that the environment gives it."""
+    name = ".".join(str(part) for part in fault["loc"]).removeprefix("OPPORTUNE_")
+    return f"The setting {name} (OPPORTUNE_{name.upper()}) is wrong: {fault['msg']}"
