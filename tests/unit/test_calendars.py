@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from opportune_rulebase.model import CalendarPeriod, QuietHours, Selector
 from opportune_service.core.calendars import local_day, local_minute, same_period, weekday, zone_named
-from opportune_service.core.policies import quiet_refusal
+from opportune_service.core.policies import quiet_begins_us, quiet_refusal
 from support.rulebases import make_rulebase
 
 OFFER = make_rulebase(events={"sms_sent": {}}, campaigns={"offer": {}}).campaigns["offer"]
@@ -81,6 +81,31 @@ def test_quiet_hours_follow_the_wall_clock_when_the_clocks_change() -> None:
     spring_forward = at("2026-03-08T07:59:00", "America/New_York")  # the night has an hour less
     assert quiet_refusal([every_night], OFFER, "sms", spring_forward, zone)
     assert not quiet_refusal([every_night], OFFER, "sms", spring_forward + 60_000_000, zone)
+
+
+@given(
+    st.integers(1_700_000_000, 1_800_000_000),
+    st.sampled_from(ZONES),
+    st.integers(0, 1439),
+    st.integers(0, 1439),
+    st.sets(st.integers(0, 6)),
+)
+def test_quiet_hours_begin_when_a_look_at_every_minute_says_so(
+    at_s: int, name: str, start: int, end: int, weekdays: set[int]
+) -> None:
+    """On days when the clocks change it may say so up to an hour too early, and never too late."""
+    assume(start != end)
+    zone = ZoneInfo(name)
+    window = QuietHours("w", "", start, end, frozenset(weekdays), Selector())
+    now_us = at_s // 60 * 60_000_000
+    assume(quiet_refusal([window], OFFER, "sms", now_us, zone) is None)
+    until_us = now_us + 30 * 3600 * 1_000_000
+    minutes = range(now_us, until_us, 60_000_000)
+    naive = next((m for m in minutes if quiet_refusal([window], OFFER, "sms", m, zone)), until_us)
+    begins = quiet_begins_us([window], OFFER, "sms", now_us, until_us, zone)
+    changes = len({datetime.fromtimestamp(m // 1_000_000, zone).utcoffset() for m in minutes}) > 1
+    assert begins <= naive
+    assert changes or begins == naive or not quiet_refusal([window], OFFER, "sms", begins, zone)
 
 
 def test_an_unknown_zone_is_not_a_zone() -> None:

@@ -224,6 +224,16 @@ def test_quiet_hours_move_on_to_the_next_channel() -> None:
     assert reasons(decide(base, moment(base), History())) == {"offer": "quiet_hours"}
 
 
+def test_a_message_does_not_wait_into_quiet_hours_nor_past_the_campaign() -> None:
+    quiet = QuietHours("evening", "", 13 * 60, 14 * 60, ALL_DAYS, Selector())  # it is noon
+    base = rulebase({"offer": {}, "talk": MANUAL}, quiet_hours=(quiet,))
+    decisions = by_campaign(decide(base, moment(base), History()))
+    assert decisions["offer"].expires_at_us == NOON_US + HOUR_US
+    assert decisions["talk"].expires_at_us == NOON_US + 2 * HOUR_US
+    ending = rulebase({"offer": {"valid_to_us": NOON_US + MINUTE_US}})
+    assert decide(ending, moment(ending), History()).decisions[0].expires_at_us == NOON_US + MINUTE_US
+
+
 def test_a_cap_includes_the_contact_at_hand() -> None:
     base = rulebase(caps=(cap(2),))
     history = History()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -49,6 +49,13 @@ def local_minute(at_us: int, zone: tzinfo) -> int:
 def weekday(day: int) -> int:
     """0 for Monday. 1970-01-01 was a Thursday."""
     return (day + 3) % 7
+
+
+def instant_of(day: int, minute: int, zone: tzinfo) -> int:
+    """When a local day's wall clock shows `minute`. Where the clock skips it, somewhat earlier."""
+    local = datetime.combine(date.fromordinal(_EPOCH_DAY + day), time(minute // 60, minute % 60), zone)
+    at_us = (local - _EPOCH) // timedelta(microseconds=1)
+    return at_us - (local_minute(at_us, zone) - minute) % 1440 * 60_000_000
 
 
 def same_period(period: CalendarPeriod, one_us: int, other_us: int, zone: tzinfo) -> bool:

@@ -18,6 +18,7 @@ from opportune_service.core.policies import (
     consent_refusal,
     cooling_refusal,
     holding_refusal,
+    quiet_begins_us,
     quiet_refusal,
 )
 from opportune_service.core.verdict import (
@@ -51,7 +52,9 @@ def decide(rulebase: Rulebase, moment: Moment, history: History) -> Verdict:
         if reason is None:
             survivors.append((campaign, candidate, score, checks))
         else:
-            decisions[campaign.name] = _decision(moment, campaign, candidate, score, reason, checks)
+            decisions[campaign.name] = _decision(
+                rulebase, moment, campaign, candidate, score, reason, checks
+            )
 
     survivors.sort(key=lambda s: (-s[0].priority, -s[2], s[0].name))
     slots = {Mode.AUTOMATIC: rulebase.policies.max_automatic, Mode.MANUAL: rulebase.policies.max_prompts}
@@ -60,14 +63,14 @@ def decide(rulebase: Rulebase, moment: Moment, history: History) -> Verdict:
         if slots[campaign.mode] == 0:
             checks.append(Check("arbitration", False, standing))
             decisions[campaign.name] = _decision(
-                moment, campaign, candidate, score, Reason.OUTRANKED, checks
+                rulebase, moment, campaign, candidate, score, Reason.OUTRANKED, checks
             )
             continue
         # A winner that finds no channel keeps its slot: only the fate NEXT would let another move up.
         slots[campaign.mode] -= 1
         checks.append(Check("arbitration", True, standing))
         channel, reason = _choose_channel(rulebase, moment, history, campaign, candidate, checks)
-        decision = _decision(moment, campaign, candidate, score, reason, checks, channel)
+        decision = _decision(rulebase, moment, campaign, candidate, score, reason, checks, channel)
         decisions[campaign.name] = decision
         if reason is Reason.DECIDED:
             _reserve(history, decision, moment.now_us)
@@ -234,6 +237,7 @@ def _unfit(rulebase: Rulebase, moment: Moment, candidate: Candidate, channel: st
 
 
 def _decision(
+    rulebase: Rulebase,
     moment: Moment,
     campaign: Campaign,
     candidate: Candidate,
@@ -253,7 +257,7 @@ def _decision(
         fate=None if decided else Fate.DROP,
         channel=channel,
         content=(candidate.content[channel] or "") if decided else "",
-        expires_at_us=moment.now_us + campaign.expires_after_us if decided else 0,
+        expires_at_us=_expires_us(rulebase, moment, campaign, channel) if decided else 0,
         priority=campaign.priority,
         score=score,
         shown=decided and campaign.mode is Mode.MANUAL and channel == moment.touch_point,
@@ -261,6 +265,18 @@ def _decision(
         held=candidate.held,
         checks=tuple(checks),
     )
+
+
+def _expires_us(rulebase: Rulebase, moment: Moment, campaign: Campaign, channel: str) -> int:
+    """Until when the offer may reach the customer. A message must not wait into quiet hours or past the
+    campaign's end; a prompt is decided again when it is shown."""
+    until_us = moment.now_us + campaign.expires_after_us
+    if campaign.mode is Mode.MANUAL:
+        return until_us
+    if campaign.valid_to_us is not None:
+        until_us = min(until_us, campaign.valid_to_us)
+    zone = zone_named(moment.profile.zone) or rulebase.time_zone
+    return quiet_begins_us(rulebase.policies.quiet_hours, campaign, channel, moment.now_us, until_us, zone)
 
 
 def _reserve(history: History, decision: Decision, now_us: int) -> None:

@@ -6,7 +6,7 @@ trace that says what stood in the way, with the counts of that moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import tzinfo
 
 from opportune_rulebase.model import (
@@ -20,7 +20,7 @@ from opportune_rulebase.model import (
     QuietHours,
 )
 
-from opportune_service.core.calendars import local_day, local_minute, same_period, weekday
+from opportune_service.core.calendars import instant_of, local_day, local_minute, same_period, weekday
 from opportune_service.core.verdict import Contact, Outcome, Profile
 
 
@@ -70,25 +70,49 @@ def quiet_refusal(
 ) -> str | None:
     """Whether `now_us` lies in quiet hours that bind this contact."""
     minute, today = local_minute(now_us, zone), local_day(now_us, zone)
-    for window in windows:
-        if not window.applies_to.selects(
-            campaign=campaign.name,
-            product=campaign.product,
-            category=campaign.category,
-            channel=channel,
-            mode=campaign.mode,
-        ):
-            continue
+    for window in _binding(windows, campaign, channel):
         start, end = window.start_minute, window.end_minute
         if start < end:
             inside = start <= minute < end and weekday(today) in window.weekdays
-        else:  # crosses midnight (or lasts the whole day) and belongs to the day it starts on
+        else:  # crosses midnight and belongs to the day it starts on
             inside = (minute >= start and weekday(today) in window.weekdays) or (
                 minute < end and weekday(today - 1) in window.weekdays
             )
         if inside:
             return f"{window.name}: {_clock(minute)} is between {_clock(start)} and {_clock(end)}"
     return None
+
+
+def quiet_begins_us(
+    windows: Sequence[QuietHours],
+    campaign: Campaign,
+    channel: str,
+    now_us: int,
+    until_us: int,
+    zone: tzinfo,
+) -> int:
+    """When, after `now_us`, quiet hours next bind this contact; `until_us` if not before that."""
+    first_us = until_us
+    days = range(local_day(now_us, zone), local_day(until_us, zone) + 1)
+    for window in _binding(windows, campaign, channel):
+        for day in days:
+            if weekday(day) in window.weekdays:
+                begins_us = instant_of(day, window.start_minute, zone)
+                if now_us < begins_us < first_us:
+                    first_us = begins_us
+    return first_us
+
+
+def _binding(windows: Sequence[QuietHours], campaign: Campaign, channel: str) -> Iterator[QuietHours]:
+    for window in windows:
+        if window.applies_to.selects(
+            campaign=campaign.name,
+            product=campaign.product,
+            category=campaign.category,
+            channel=channel,
+            mode=campaign.mode,
+        ):
+            yield window
 
 
 def _clock(minute: int) -> str:
