@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,12 @@ def opportune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]
         timeout=TIMEOUT_SECONDS,
         check=False,
     )
+
+
+def interruptible() -> None:
+    """Give to `Popen` as `preexec_fn`: whoever runs the tests in the background ignores Ctrl-C, and a
+    process inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
