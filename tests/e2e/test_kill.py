@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 import grpc
 import pytest
@@ -43,21 +43,40 @@ def message(event: Event) -> events_pb.Event:
     )
 
 
-def publish(target: str, source: str, batches: Sequence[Sequence[Event]]) -> int:
-    """Publish batch after batch; how many were acknowledged before the service went away."""
+def publish(
+    target: str,
+    source: str,
+    batches: Sequence[Sequence[Event]],
+    on_ack: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Stream the batches, a window of them in flight; how many were acknowledged before the service went
+    away. `on_ack` is told how many are."""
+    acked = 0
+    outgoing: SimpleQueue[events_pb.StreamEventsRequest | None] = SimpleQueue()
+    outgoing.put(events_pb.StreamEventsRequest(hello=events_pb.EventStreamHello(source=source)))
     with grpc.insecure_channel(target) as channel:
-        stub = events_stub.EventServiceStub(channel)
-        for number, batch in enumerate(batches):
-            request = events_pb.PublishEventsRequest(source=source, events=[message(e) for e in batch])
-            try:
-                answer = stub.PublishEvents(request, timeout=30)
-            except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-                    raise
-                return number
-            assert not answer.rejections
-            assert answer.accepted_count + answer.duplicate_count == len(batch)
-    return len(batches)
+        answers = events_stub.EventServiceStub(channel).StreamEvents(iter(outgoing.get, None), timeout=60)
+        try:
+            window = next(answers).welcome.max_batches_in_flight
+            sent = 0
+            while acked < len(batches):
+                while sent < min(acked + window, len(batches)):
+                    events = [message(event) for event in batches[sent]]
+                    sent += 1
+                    batch = events_pb.EventBatch(number=sent, events=events)
+                    outgoing.put(events_pb.StreamEventsRequest(batch=batch))
+                ack = next(answers).ack
+                for result in ack.results:
+                    assert not result.rejections
+                    assert result.accepted_count + result.duplicate_count == len(batches[result.number - 1])
+                acked = ack.acked_number
+                on_ack(acked)
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                raise
+        finally:
+            outgoing.put(None)
+    return acked
 
 
 def know(target: str) -> None:
@@ -118,7 +137,8 @@ START_US = time.time_ns() // 1_000 - EVENTS * STEP_US
 def killed_run(
     folder: Path, rulebase: Path, source_of: str
 ) -> tuple[dict[str, int], Counter[str], list[tuple[str, str]]]:
-    """Publish everything through `KILLS` crashes. `source_of` is formatted with the number of the try."""
+    """Stream everything through `KILLS` crashes, each with batches in flight. `source_of` is formatted
+    with the number of the try."""
     rng = random.Random(5)
     batches = made()
     done = 0
@@ -126,25 +146,30 @@ def killed_run(
         with serving(folder / "o.db", rulebase) as service:
             if attempt == 0:
                 know(service.target)
-            if attempt < KILLS:
-                killer = threading.Thread(target=kill_after, args=(service, rng.uniform(0.05, 0.25)))
-                killer.start()
-            # The batch that was under way when it crashed is sent again whole, and the one before as well:
-            # a collector that lost its own note of an ack does that.
+            # What was under way when it crashed is sent again, and the batch before as well: a collector
+            # that lost its own note of an ack does that.
             done = max(0, done - 1)
-            done += publish(service.target, source_of.format(attempt), batches[done:])
+            source = source_of.format(attempt)
             if attempt < KILLS:
-                killer.join()
+                crash_at = rng.randrange(2, (len(batches) - done) // (KILLS + 1 - attempt))
+                done += publish(service.target, source, batches[done:], crash_after(service, crash_at))
+                assert done < len(batches), "it did not crash in mid-stream: the test shows nothing"
             else:
+                done += publish(service.target, source, batches[done:])
                 assert done == len(batches)
                 result = outcome(service.target)
                 assert service.stop() == 0
     return result
 
 
-def kill_after(service: Served, seconds: float) -> None:
-    threading.Event().wait(seconds)  # the time of a crash is what is tested; nothing waits for it
-    service.kill()
+def crash_after(service: Served, batches: int) -> Callable[[int], None]:
+    """Kill the service as soon as so many batches of its stream are acknowledged."""
+
+    def on_ack(acked: int) -> None:
+        if acked >= batches and service.process.poll() is None:
+            service.kill()
+
+    return on_ack
 
 
 @pytest.fixture
