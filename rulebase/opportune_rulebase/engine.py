@@ -12,16 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
+from types import MappingProxyType
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from opportune_rulebase.expressions import Expression
-from opportune_rulebase.model import Campaign, Place
+from opportune_rulebase.model import Calendar, Campaign, Place
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
 
 Truth = bool | None
 """True, False, or None for unknown."""
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+_NO_CALENDAR = Calendar()
+
+
+def _unknown(name: str) -> Truth:
+    return None
 
 
 class Facts:
@@ -29,13 +37,19 @@ class Facts:
 
     `event`: declared attributes present on the event. `sub`: subscriber context, possibly empty.
     `terminal`: capabilities of the handset, empty if unknown. `place`: where the event's cell is.
-    `metric(name)` gives ``(value, covered)`` as of this event: if `covered` is False the true figure is
-    only known to be at least `value` (or, with value None, nothing is known of it).
+    An imported behaviour that is valid is in `sub` under its qualified name. `peer` is the context of the
+    subscriber that the event names, defaults included; empty if that one is unknown.
+    `metric(name)` gives ``(value, covered)`` as of this event: if `covered` is False only the metric's
+    `bound` is known (or, with value None, nothing). `fact(name)` gives the truth of a remembered fact.
     `now_us` is the event's time. `zone` is the subscriber's, else the operator's.
+    `others` holds variables of any other space by their qualified names (``first.amount``).
     `memo` belongs to the engine: definitions already computed for this event.
     """
 
-    __slots__ = ("_local", "event", "memo", "metric", "now_us", "place", "sub", "terminal", "type", "zone")
+    __slots__ = (
+        *("_local", "calendar", "event", "fact", "memo", "metric", "now_us", "others", "peer", "place"),
+        *("sub", "terminal", "type", "zone"),
+    )
 
     def __init__(
         self,
@@ -45,9 +59,13 @@ class Facts:
         sub: Mapping[str, object],
         terminal: Mapping[str, object],
         place: Place | None,
-        metric: Callable[[str], tuple[int | float | None, bool]],
+        metric: Callable[[str], tuple[object, bool]],
         now_us: int,
         zone: tzinfo,
+        peer: Mapping[str, object] = _NOTHING,
+        fact: Callable[[str], Truth] = _unknown,
+        calendar: Calendar = _NO_CALENDAR,
+        others: Mapping[str, object] = _NOTHING,
     ) -> None:
         self.type = type
         self.event = event
@@ -57,6 +75,10 @@ class Facts:
         self.metric = metric
         self.now_us = now_us
         self.zone = zone
+        self.peer = peer
+        self.fact = fact
+        self.calendar = calendar
+        self.others = others
         self.memo: dict[str, Truth] = {}
         self._local: datetime | None = None
 

@@ -20,7 +20,7 @@ from opportune_rulebase.nodes import Call, Node, Variable
 _MIRRORED = {"_<_": "_>_", "_<=_": "_>=_", "_>_": "_<_", "_>=_": "_<=_", "_==_": "_==_", "_!=_": "_!=_"}
 _STRUCTURE = ("_&&_", "_||_", "!_", "_?_:_")
 
-MetricReader = Callable[[str], tuple[int | float | None, bool]]
+MetricReader = Callable[[str], tuple[object, bool]]
 """Plain metric name -> (value, covered), as `Facts.metric`."""
 
 
@@ -88,7 +88,7 @@ def atom_truth(
         return result
     for name, function, other in metric_sides(atom.tree):
         value, covered = metric(name)
-        if not covered and value is not None and non_negative(name):
+        if not covered and isinstance(value, int | float) and non_negative(name):
             against = part(atom, other).evaluate(bindings)
             if isinstance(against, int | float):
                 return at_least(function, value, against)

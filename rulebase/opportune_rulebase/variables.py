@@ -4,11 +4,15 @@
 |---|---|---|
 | `event.<attribute>` | as declared | an attribute of the event; missing if this type has none such |
 | `event.type` | string | the event's type |
+| `first.<attribute>`, `previous.<attribute>` | as declared | in steps of a sequence: of earlier steps |
 | `sub.<attribute>` | as declared | subscriber context, or the attribute's default |
+| `peer.<attribute>` | as declared | context of the subscriber that the event names |
 | `terminal.<attribute>` | as declared | a capability of the handset |
 | `place.name`, `place.categories` | string, list<string> | where the event's cell is |
-| `metric.<name>` | int or double | missing to CEL while not covered; see `intervals` |
-| `behaviour.<name>`, `scene.<name>` | bool | definitions |
+| `metric.<name>` | the metric's | missing to CEL while not covered; see `intervals` |
+| `fact.<name>` | bool | remembered facts |
+| `behaviour.<name>`, `scene.<name>` | bool | definitions, and behaviours that are imported |
+| `calendar.workday`, `calendar.holiday` | bool | of the event's local day |
 | `now` | timestamp | the event's time |
 | `zone` | string | time zone of the subscriber, else of the operator |
 """
@@ -19,41 +23,46 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from opportune_rulebase.engine import Facts, Truth
-from opportune_rulebase.model import Attribute, Metric, MetricKind, ValueType, Vocabulary
+from opportune_rulebase.model import Attribute, Metric, ValueType, Vocabulary
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def declared(
-    vocabulary: Vocabulary, metrics: Mapping[str, Metric], definition_names: Iterable[str]
+    vocabulary: Vocabulary,
+    metrics: Mapping[str, Metric],
+    definition_names: Iterable[str],
+    fact_names: Iterable[str] = (),
 ) -> dict[str, str]:
     """Every variable that an expression may read: qualified name -> CEL type name, for `Scope`.
 
-    `definition_names` are qualified. The built-in names win over attributes of the same name.
+    `definition_names` are qualified, those of imported behaviours among them; `fact_names` are plain. The
+    built-in names win over attributes of the same name.
     """
     types: dict[str, str] = {}
     for event in vocabulary.events.values():
-        types |= {f"event.{name}": str(attribute.type) for name, attribute in event.attributes.items()}
-    types |= {f"sub.{name}": str(attribute.type) for name, attribute in vocabulary.subscriber.items()}
-    types |= {f"terminal.{name}": str(attribute.type) for name, attribute in vocabulary.terminal.items()}
-    types |= {f"metric.{metric.name}": metric_type(metric, vocabulary) for metric in metrics.values()}
+        for space in ("event", "first", "previous"):
+            types |= _typed(space, event.attributes)
+    for space in ("sub", "peer"):
+        types |= _typed(space, vocabulary.subscriber)
+    types |= _typed("terminal", vocabulary.terminal)
+    types |= {f"metric.{metric.name}": metric.type for metric in metrics.values()}
     types |= dict.fromkeys(definition_names, "bool")
+    types |= {f"fact.{name}": "bool" for name in fact_names}
     return types | {
         "event.type": "string",
         "place.name": "string",
         "place.categories": "list<string>",
+        "calendar.workday": "bool",
+        "calendar.holiday": "bool",
         "now": "timestamp",
         "zone": "string",
     }
 
 
-def metric_type(metric: Metric, vocabulary: Vocabulary) -> str:
-    """`int` for counts and sums of ints, else `double`."""
-    if metric.kind is MetricKind.SUM and metric.value is not None:
-        summed = [vocabulary.events[event].attributes[metric.value].type for event in metric.of]
-        if ValueType.DOUBLE in summed:
-            return "double"
-    return "int"
+def _typed(space: str, attributes: Mapping[str, Attribute]) -> dict[str, str]:
+    """Imported behaviours stand among the subscriber's attributes under a qualified name: not here."""
+    return {f"{space}.{name}": a.type.in_expressions for name, a in attributes.items() if "." not in name}
 
 
 def zone_name(zone: tzinfo) -> str:
@@ -100,6 +109,19 @@ def lookup(facts: Facts, name: str, vocabulary: Vocabulary, definition: Callable
             value = _attribute(facts.sub, rest, vocabulary.subscriber)
         case "terminal":
             value = _attribute(facts.terminal, rest, vocabulary.terminal)
+        case "peer":
+            # Defaults are in it already: of somebody unknown nothing is known, no default either.
+            value = _attribute(facts.peer, rest, {}) if facts.peer else None
+        case "fact":
+            value = facts.fact(rest)
+        case "calendar":
+            day = facts.local.date()
+            calendar = facts.calendar
+            value = calendar.is_workday(day) if rest == "workday" else calendar.is_holiday(day)
+        case "first" | "previous":
+            value = facts.others.get(name)
+        case "behaviour" if name in vocabulary.subscriber:
+            value = facts.sub.get(name)
         case "place":
             if facts.place is not None:
                 value = facts.place.name if rest == "name" else list(facts.place.categories)

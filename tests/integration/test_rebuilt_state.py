@@ -182,7 +182,7 @@ def test_a_late_event_leaves_cell_and_handset_as_in_sorted_order() -> None:
             for n in order:
                 await app.ingest.publish("test", [events[n]])
             state = (await app.states.load([ANNE]))[ANNE]
-            return state.cell_id, state.imei
+            return state.cells, state.imei
 
     for order in ([4, 3, 2, 1, 0], [1, 0, 4, 3, 2], [2, 4, 0, 1, 3]):
         assert in_loop(body, order) == in_loop(body, [0, 1, 2, 3, 4])

@@ -17,7 +17,7 @@ from opportune_rulebase.durable.plan import Plan, plans
 from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.expressions import Expression, Unknown
 from opportune_rulebase.intervals import atom_truth, structure_truth
-from opportune_rulebase.model import Campaign, Rulebase
+from opportune_rulebase.model import Bound, Campaign, Rulebase
 from opportune_rulebase.nodes import Node, Variable
 from opportune_rulebase.variables import bindings
 
@@ -119,8 +119,10 @@ class DurableEngine:
         )
 
     def _atom_truth(self, atom: Expression, bound: Mapping[str, object], facts: Facts) -> Truth:
-        metrics = self._rulebase.metrics
-        return atom_truth(atom, bound, facts.metric, lambda name: metrics[name].non_negative, self._part)
+        return atom_truth(atom, bound, facts.metric, self._is_lower, self._part)
+
+    def _is_lower(self, name: str) -> bool:
+        return self._rulebase.metrics[name].bound is Bound.LOWER
 
     def _part(self, expression: Expression, node: Node) -> Expression:
         part = self._parts.get(id(node))

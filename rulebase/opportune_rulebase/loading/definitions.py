@@ -14,7 +14,15 @@ from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, Fields
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import Node, ScalarNode
-from opportune_rulebase.model import Definition, DefinitionKind, Metric, MetricKind, ValueType, Vocabulary
+from opportune_rulebase.model import (
+    Bound,
+    Definition,
+    DefinitionKind,
+    Metric,
+    MetricKind,
+    ValueType,
+    Vocabulary,
+)
 
 MAX_DAYS: Final = 400
 _WHERE_READS: Final = ("event", "sub", "terminal", "place")
@@ -113,9 +121,17 @@ def _metric(key: ScalarNode, value: Node, vocabulary: Vocabulary, report: Report
         where=None,
         last_us=last,
         days=days,
-        non_negative=kind is MetricKind.COUNT or _non_negative(of, summed, vocabulary),
+        bound=Bound.LOWER
+        if kind is MetricKind.COUNT or _non_negative(of, summed, vocabulary)
+        else Bound.NONE,
+        type=_type_of(of, summed, vocabulary),
     )
     return RawMetric(metric, where, key.at, sound)
+
+
+def _type_of(of: tuple[str, ...], summed: str | None, vocabulary: Vocabulary) -> str:
+    types = {vocabulary.events[event].attributes[summed].type for event in of} if summed else set()
+    return "double" if ValueType.DOUBLE in types else "int"
 
 
 def _exactly_one(fields: Fields, first: str, second: str) -> None:

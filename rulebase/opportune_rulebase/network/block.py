@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from opportune_rulebase.model import Campaign
+from opportune_rulebase.model import Bound, Campaign
 from opportune_rulebase.network.codegen import Generator, Translator
 from opportune_rulebase.network.conditions import Condition, Odds, Test
 from opportune_rulebase.nodes import Variable
@@ -98,7 +98,7 @@ def _looked_up(generator: Generator, tests: Sequence[Test]) -> tuple[list[str], 
 def _figure_looked_up(generator: Generator, tests: Sequence[Test]) -> tuple[list[str], Local]:
     name, v = tests[0].name, generator.fresh("v")
     highest = generator.literal(max((each for test in tests for each in test.constants), default=0))
-    non_negative = generator.rulebase.metrics[name.removeprefix("metric.")].non_negative
+    non_negative = generator.rulebase.metrics[name.removeprefix("metric.")].bound is Bound.LOWER
     known = f"{'bounded' if non_negative else 'unbounded'}({name!r}, {v}, {highest})"
     lines = [f"{v}, covered = {generator.figure(name, tests[0].key.type)}"]
     from_below = {plain(test) in _FROM_BELOW for test in tests}

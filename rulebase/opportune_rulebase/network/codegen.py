@@ -20,7 +20,7 @@ from typing import Any
 from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.expressions import Expression, Unknown
 from opportune_rulebase.intervals import is_structure, metric_sides
-from opportune_rulebase.model import Rulebase, ValueType
+from opportune_rulebase.model import Bound, Rulebase, ValueType
 from opportune_rulebase.network import functions
 from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Variable
 from opportune_rulebase.variables import bindings, lookup, zone_name
@@ -167,7 +167,7 @@ class Generator:
         definitely what `positive` says."""
         key = (name, function, positive)
         if key not in self._comparisons:
-            non_negative = self.rulebase.metrics[name].non_negative
+            non_negative = self.rulebase.metrics[name].bound is Bound.LOWER
             compare = functions.figure_comparison(
                 function, non_negative, positive, self._miss, f"metric.{name}"
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from opportune_rulebase.model import Bound
 from opportune_rulebase.network.block import Candidate, everything
 from opportune_rulebase.network.codegen import Generator, Translator
 from opportune_rulebase.network.conditions import Condition, Odds
@@ -143,7 +144,7 @@ def _figure_step(
     masks, bounds = generator.bind(cut.masks, "masks"), generator.bind(cut.bounds, "bounds")
     metric = generator.rulebase.metrics[key.name.removeprefix("metric.")]
     known = outside
-    if metric.non_negative:
+    if metric.bound is Bound.LOWER:
         known = f"{generator.bind(cut.bounded, 'bounded')}[bisect_right({bounds}, v)]"
     return [
         f"v, covered = {generator.figure(key.name, key.type)}",

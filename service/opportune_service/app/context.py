@@ -10,6 +10,7 @@ from opportune_service.app.ingest import Ingest
 from opportune_service.app.ports import LiveState
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import AttributesError, is_subscriber_id
+from opportune_service.core.cells import cell_at
 from opportune_service.core.events import ContextRecord, Encoding, ImportMode, Rejection, RejectionReason
 from opportune_service.core.fold import read_metric
 
@@ -110,7 +111,7 @@ async def show_subscriber(
         context=dict(state.context),
         as_of_us=dict(state.as_of_us),
         metrics=readings,
-        cell_id=state.cell_id,
+        cell_id=cell_at(state, now_us),
         imei=state.imei,
         latest_event_us=state.latest_us,
     )

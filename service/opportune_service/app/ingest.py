@@ -30,8 +30,9 @@ from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import recover_some
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import Attributes
+from opportune_service.core.context import apply_context
 from opportune_service.core.events import ContextRecord, Event, Rejection
-from opportune_service.core.observe import apply_context, observe
+from opportune_service.core.observe import observe
 from opportune_service.core.revision import EngineFactory, Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Verdict

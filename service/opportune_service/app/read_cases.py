@@ -32,7 +32,7 @@ from opportune_rulebase.loading.source import (
     decode,
     documents,
 )
-from opportune_rulebase.model import Attribute, MetricKind, Mode, OutcomeKind, Rulebase, ValueType
+from opportune_rulebase.model import Attribute, Bound, MetricKind, Mode, OutcomeKind, Rulebase, ValueType
 
 from opportune_service.core.admit import Admission, AttributesError, is_subscriber_id
 from opportune_service.core.events import Encoding, Event, Rejection
@@ -212,9 +212,9 @@ class _Reader:
         else:
             amount = parse_int(text)
             number = parse_float(text) if amount is None else amount
-            if number is not None and (number >= 0 or not metric.non_negative):
+            if number is not None and (number >= 0 or metric.bound is not Bound.LOWER):
                 return number
-            message = "a sum is a number" + (", here not below 0" if metric.non_negative else "")
+            message = "a sum is a number" + (", here not below 0" if metric.bound is Bound.LOWER else "")
         self.report.error(node.at, Code.BAD_VALUE, message)
         return 0
 

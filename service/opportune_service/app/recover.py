@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 from opportune_service.app.log import context_of, events_of
 from opportune_service.app.ports import Ledger, LiveState, LogKind, LogRow
 from opportune_service.app.revisions import stored_revision
+from opportune_service.core.context import apply_context
 from opportune_service.core.events import ContextRecord, Event
-from opportune_service.core.observe import apply_context, refold
+from opportune_service.core.observe import refold
 from opportune_service.core.revision import EngineFactory, Revision
 from opportune_service.core.state import SubscriberState, decode_state
 

@@ -10,9 +10,10 @@ from opportune_rulebase.model import Metric, MetricKind, Rulebase
 
 from opportune_service.app.read_cases import Case, Expected
 from opportune_service.core.calendars import local_day
+from opportune_service.core.context import apply_context
 from opportune_service.core.decide import decide
 from opportune_service.core.events import ContextRecord, ImportMode, Rejection
-from opportune_service.core.observe import apply_context, observe
+from opportune_service.core.observe import observe
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import Series, SubscriberState
 from opportune_service.core.verdict import Candidate, Decision, History, Moment, Reason

@@ -79,3 +79,16 @@ class ContextRecord(msgspec.Struct, frozen=True, array_like=True):
     as_of_us: int
     mode: ImportMode
     attributes: dict[str, object]
+
+
+class Due(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A timer of a pattern, or a trigger, that is due for one subscriber. This is also its form in the log.
+
+    `name` is the key of the pattern or the name of the trigger. `fired` False: the timer was dropped, for
+    data may be missing.
+    """
+
+    subscriber_id: str
+    name: str
+    at_us: int
+    fired: bool = True

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort_right
 from collections.abc import Mapping
 from datetime import tzinfo
 
-from opportune_rulebase.model import Metric, MetricKind
+from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
 
 from opportune_service.core.calendars import DAY_US, local_day
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
@@ -113,7 +113,7 @@ def read_metric(
             first, end = bisect_right(series.at, at_us - window_us), bisect_right(series.at, at_us)
             value = end - first if metric.kind is MetricKind.COUNT else sum(series.amount[first:end])
         covered = since_us is not None and since_us <= at_us - window_us
-    if covered or metric.non_negative:
+    if covered or metric.bound is not Bound.NONE:
         return _bounded(value), covered
     return None, False
 
@@ -123,3 +123,13 @@ def _covers_days(since_us: int, at_us: int, today: int, days: int, zone: tzinfo)
     if at_us - since_us >= (days + 2) * DAY_US:
         return True  # in any zone; saves most readings the look at the calendar
     return local_day(since_us, zone) <= today - days
+
+
+def fold_fact(fact: Fact, state: SubscriberState, at_us: int) -> None:
+    """Remember that the fact held at `at_us`."""
+    raise NotImplementedError
+
+
+def read_fact(fact: Fact, since_us: int | None, state: SubscriberState, at_us: int) -> bool | None:
+    """Whether the fact is remembered as of `at_us`; None if it is not, and its time is not covered."""
+    raise NotImplementedError

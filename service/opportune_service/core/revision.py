@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import tzinfo
 
 from opportune_rulebase.engine import Engine
-from opportune_rulebase.model import Campaign, Metric, Mode, Rulebase, Suppression
+from opportune_rulebase.model import (
+    AbsencePattern,
+    Campaign,
+    ChangePattern,
+    CountPattern,
+    DwellPattern,
+    Fact,
+    Metric,
+    Mode,
+    Pattern,
+    Rulebase,
+    SequencePattern,
+    Suppression,
+)
 
 from opportune_service.core.admit import Admission
 from opportune_service.core.calendars import zone_named
+from opportune_service.core.events import MAX_LATENESS_US
+from opportune_service.core.state import SubscriberState
 
 EngineFactory = Callable[[Rulebase], Engine]
 
@@ -18,11 +34,33 @@ _CALENDAR_LOOKBACK_US = 32 * 24 * 60 * _MINUTE_US
 """Longer than any month, in any time zone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an event of one type goes through. `triggers`: whether it triggers campaigns. `peer`: its
+    attribute that names another subscriber."""
+
+    metrics: tuple[Metric, ...]
+    facts: tuple[Fact, ...]
+    patterns: tuple[Pattern, ...]
+    triggers: bool
+    peer: str | None
+
+    @property
+    def slow(self) -> Plan:
+        """What is left of it for an event from a slow source: metrics in days."""
+        return Plan(tuple(metric for metric in self.metrics if metric.days), (), (), False, None)
+
+    def __bool__(self) -> bool:
+        return bool(self.metrics or self.facts or self.patterns or self.triggers)
+
+
 class Revision:
     """One revision, ready to run. Everything that does not depend on an event is computed here, once.
 
-    `triggers` are the event types that trigger campaigns, `watched` those that anything looks at.
-    `coverage` maps a metric's key to the instant since when it has been folded.
+    `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
+    sources. `stays` are the patterns that look at every event with a cell; `cell_plan` is the plan of one
+    that nothing else looks at. `coverage` maps the key of a metric, fact or pattern to the instant since when
+    it has been folded; `keys` are all such keys. `patterns_by_key` finds the pattern of a timer.
     `lookback_us` is how far back any contact policy looks.
     Not thread-safe (the engine is not); close it when it is retired.
     """
@@ -32,13 +70,15 @@ class Revision:
         self.engine = engine
         self.coverage = coverage
         self.admission = Admission(rulebase.vocabulary)
-        self.metrics_of: dict[str, list[Metric]] = {}
-        for metric in rulebase.metrics.values():
-            for event_type in metric.of:
-                self.metrics_of.setdefault(event_type, []).append(metric)
-        self.triggers = frozenset(name for campaign in rulebase.campaigns.values() for name in campaign.on)
-        self.watched = self.triggers | self.metrics_of.keys()
-        self.metric_keys = frozenset(metric.key for metric in rulebase.metrics.values())
+        self.stays = tuple(p for p in rulebase.patterns.values() if isinstance(p, DwellPattern))
+        self.plans = _plans(rulebase, self.stays)
+        self.slow_plans = {name: plan.slow for name, plan in self.plans.items() if plan.slow}
+        self.cell_plan = Plan((), (), self.stays, False, None) if self.stays else None
+        self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
+        self.keys = frozenset(
+            each.key
+            for each in (*rulebase.metrics.values(), *rulebase.facts.values(), *rulebase.patterns.values())
+        )
         self.suppressions_of = {c.name: _suppressions(rulebase, c) for c in rulebase.campaigns.values()}
         self.defaults = {
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None
@@ -55,6 +95,22 @@ class Revision:
         zone = zone_named(name) if isinstance(name, str) else None
         return zone or self.rulebase.time_zone
 
+    def lateness_us(self, source: str) -> int:
+        """How old events of a source may be when they come in."""
+        declared = self.rulebase.vocabulary.sources.get(source)
+        return declared.max_lateness_us if declared else MAX_LATENESS_US
+
+    def valid_context(self, state: SubscriberState, at_us: int) -> Mapping[str, object]:
+        """The context as of an instant: imported behaviours that are no longer valid are left out."""
+        expired = [
+            name
+            for name, imported in self.rulebase.imported.items()
+            if name in state.context and at_us >= state.as_of_us.get(name, 0) + imported.valid_for_us
+        ]
+        if not expired:
+            return state.context
+        return {name: value for name, value in state.context.items() if name not in expired}
+
     def shows(self, campaign: str, touch_point: str) -> bool:
         """Whether people at the touch point have the campaign to offer, in this revision."""
         found = self.rulebase.campaigns.get(campaign)
@@ -62,6 +118,36 @@ class Revision:
 
     def close(self) -> None:
         self.engine.close()
+
+
+def _plans(rulebase: Rulebase, stays: tuple[Pattern, ...]) -> dict[str, Plan]:
+    triggers = {name for campaign in rulebase.campaigns.values() for name in campaign.on}
+    plans = {}
+    for name, event_type in rulebase.vocabulary.events.items():
+        plan = Plan(
+            metrics=tuple(m for m in rulebase.metrics.values() if name in m.of),
+            facts=tuple(f for f in rulebase.facts.values() if name in f.on),
+            patterns=tuple(p for p in rulebase.patterns.values() if name in types_of(p)) + stays,
+            triggers=name in triggers,
+            peer=event_type.peer,
+        )
+        if plan:
+            plans[name] = plan
+    return plans
+
+
+def types_of(pattern: Pattern) -> Iterable[str]:
+    """The event types that a pattern names; a stay takes in all that tell a cell, and names none."""
+    match pattern:
+        case CountPattern() | ChangePattern():
+            return pattern.step.of
+        case SequencePattern():
+            without = pattern.without.of if pattern.without else ()
+            return (*(name for step in pattern.steps for name in step.of), *without)
+        case AbsencePattern():
+            return (*pattern.after.of, *pattern.absent.of)
+        case DwellPattern():
+            return ()
 
 
 def _suppressions(rulebase: Rulebase, campaign: Campaign) -> tuple[Suppression, ...]:

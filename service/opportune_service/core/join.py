@@ -1,0 +1,112 @@
+"""Join an event with what is known of its subscriber: all that deciding will need, evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, tzinfo
+from typing import Any
+
+from opportune_rulebase.engine import Facts
+from opportune_rulebase.model import Campaign, Template
+
+from opportune_service.core.revision import Revision
+from opportune_service.core.state import SubscriberState
+from opportune_service.core.verdict import Candidate, Profile
+
+
+def profile_of(revision: Revision, state: SubscriberState, zone: tzinfo) -> Profile:
+    context: Mapping[str, Any] = {**revision.defaults, **state.context}
+    return Profile(
+        known=state.known,
+        zone=str(zone),
+        status=context.get("status"),
+        branch=context.get("branch"),
+        do_not_contact=context.get("do_not_contact"),
+        products=tuple(context.get("products", ())),
+        consents=dict(context.get("consents", {})),
+    )
+
+
+def candidate_of(revision: Revision, campaign: Campaign, facts: Facts, prompt_of: str) -> Candidate:
+    """Evaluate, at this moment, every expression that the policies will ask for. `prompt_of`: the earlier
+    decision that it decides again, "" for none."""
+    engine, vocabulary = revision.engine, revision.rulebase.vocabulary
+    product = vocabulary.products[campaign.product]
+    product_ok = True if product.needs is None else engine.truth(product.needs, facts)
+    terminal_ok: dict[str, bool | None] = {}
+    for name in campaign.channels:
+        needs = vocabulary.channels[name].needs
+        channel_ok = True if needs is None else engine.truth(needs, facts)
+        terminal_ok[name] = False if False in (product_ok, channel_ok) else (product_ok and channel_ok)
+    propensity = None if campaign.propensity is None else engine.value(campaign.propensity, facts)
+    return Candidate(
+        campaign=campaign.name,
+        target=True if campaign.target is None else engine.truth(campaign.target, facts),
+        terminal_ok=terminal_ok,
+        suppressed_by=tuple(
+            s.name
+            for s in revision.suppressions_of[campaign.name]
+            if engine.truth(s.when, facts) is not False
+        ),
+        propensity=float(propensity) if isinstance(propensity, int | float) else None,
+        content={name: _render(revision, campaign.content[name], facts) for name in campaign.channels},
+        held=_held(revision, campaign, facts),
+        prompt_of=prompt_of,
+    )
+
+
+def _render(revision: Revision, template: Template, facts: Facts) -> str | None:
+    """The text, or None if a variable is unknown: half a sentence is never sent."""
+    parts: list[str] = []
+    for part in template.parts:
+        if isinstance(part, str):
+            parts.append(part)
+            continue
+        value = revision.engine.value(part, facts)
+        if value is None:
+            return None
+        parts.append(_plain_text(value))
+    return "".join(parts)
+
+
+def _plain_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _held(revision: Revision, campaign: Campaign, facts: Facts) -> dict[str, object]:
+    """The values behind the trigger, for people: what `when` reads, definitions with what they read."""
+    held: dict[str, object] = {}
+    pending = list(campaign.when.reads) if campaign.when else []
+    while pending:
+        name = pending.pop()
+        if name in held or name in ("now", "zone"):
+            continue
+        definition = revision.rulebase.definitions.get(name)
+        if definition is not None:
+            held[name] = revision.engine.truth(definition.when, facts)
+            pending.extend(definition.when.reads)
+        else:
+            held[name] = _plain(_read(name, facts))
+    return dict(sorted(held.items()))
+
+
+def _read(name: str, facts: Facts) -> object:
+    root, _, rest = name.partition(".")
+    if name == "event.type":
+        return facts.type
+    if root == "metric":
+        return facts.metric(rest)[0]
+    if root == "place":
+        return None if facts.place is None else getattr(facts.place, rest)
+    return {"event": facts.event, "sub": facts.sub, "terminal": facts.terminal}[root].get(rest)
+
+
+def _plain(value: object) -> object:
+    """Only what any store and any wire can hold."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return list(value) if isinstance(value, tuple) else value
