@@ -64,6 +64,10 @@ class Code(StrEnum):
     # warnings
     UNUSED = "unused"
     NEVER_TRUE = "never-true"
+    OUTRANKED = "outranked"
+    NO_SOURCE = "no-source"
+    SUPPRESSES_AT_FIRST = "suppresses-at-first"
+    CALENDAR_ENDS = "calendar-ends"
     # the report itself
     TOO_MANY_PROBLEMS = "too-many-problems"
 

@@ -1,0 +1,197 @@
+"""Whether a condition can ever be true: contradictions that a person would see, found by bounds and values.
+
+A condition is taken apart into alternatives, each a set of literals that must hold together. A literal
+that compares one thing with constants narrows what that thing may be; when nothing is left the alternative
+is impossible. Everything else is taken to be possible, so "no" is certain and "yes" is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Opaque, Variable, walk
+
+MAX_ALTERNATIVES = 64
+"""A condition with more alternatives is not looked into: no person writes such a contradiction."""
+
+_MIRRORED = {"_<_": "_>_", "_<=_": "_>=_", "_>_": "_<_", "_>=_": "_<=_", "_==_": "_==_", "_!=_": "_!=_"}
+_CONTRARY = {"_<_": "_>=_", "_<=_": "_>_", "_>_": "_<=_", "_>=_": "_<_", "_==_": "_!=_", "_!=_": "_==_"}
+_PARTS_OF_TIME = {
+    "getHours": (0, 23),
+    "getMinutes": (0, 59),
+    "getSeconds": (0, 59),
+    "getDayOfWeek": (0, 6),
+    "getMonth": (0, 11),
+    "getDate": (1, 31),
+    "getDayOfMonth": (0, 30),
+    "getDayOfYear": (0, 365),
+}
+
+Literal = tuple[Node, bool]
+"""A node that is no `&&`, `||` or `!`, and whether it must be true or false."""
+
+Definitions = Mapping[str, Node]
+"""Qualified name of a definition -> its condition."""
+
+
+@dataclass(slots=True)
+class Possible:
+    """What one thing may still be: numbers in [least, most] without `not_`, or one of `values`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    values: set[object] | None = None
+    not_: set[object] = field(default_factory=set)
+
+    def narrow(self, function: str, constants: tuple[object, ...], *, whole: bool) -> None:
+        """Take in that a comparison holds; `whole` for integers."""
+        if function in ("@in", "_==_"):
+            self.values = set(constants) if self.values is None else self.values & set(constants)
+            return
+        if function == "_!=_":
+            self.not_.update(constants)
+            return
+        bound = constants[0]
+        if not isinstance(bound, int | float):
+            return  # texts are not ordered here
+        step = 1 if whole else 0
+        match function:
+            case "_<_":
+                self.most = min(self.most, bound - step if whole else math.nextafter(bound, -math.inf))
+            case "_<=_":
+                self.most = min(self.most, bound)
+            case "_>_":
+                self.least = max(self.least, bound + step if whole else math.nextafter(bound, math.inf))
+            case "_>=_":
+                self.least = max(self.least, bound)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether no value is left."""
+        if self.least > self.most:
+            return True
+        if self.values is None:
+            return False
+        return all(
+            value in self.not_
+            or (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and not self.least <= value <= self.most
+            )
+            for value in self.values
+        )
+
+
+def satisfiable(
+    conditions: Iterable[Node], definitions: Definitions, domain: Callable[[str], Possible | None]
+) -> bool:
+    """Whether all of `conditions` can be true together. False is certain.
+
+    `domain` says what a variable may be at all, by qualified name; None for anything.
+    """
+    alternatives: list[list[Literal]] | None = [[]]
+    for condition in conditions:
+        more = _alternatives(condition, True, definitions)
+        alternatives = None if more is None else _joined(alternatives or [], more)
+        if alternatives is None:
+            return True
+    return any(_possible(each, domain) for each in alternatives or ())
+
+
+def implied(conditions: Iterable[Node], by: Iterable[Node], key: Callable[[Node], str | None]) -> bool:
+    """Whether each conjunct of `conditions` is, word for word, among those of `by`. True is certain.
+
+    `key` gives equal text for equal conditions, None for one that cannot be compared.
+    """
+    known = {key(part) for condition in by for part in conjuncts(condition)} - {None}
+    return all(key(part) in known for condition in conditions for part in conjuncts(condition))
+
+
+def conjuncts(node: Node) -> list[Node]:
+    """What a condition joins by `&&`; the condition itself if it joins nothing."""
+    if isinstance(node, Call) and node.function == "_&&_":
+        return [part for operand in node.args for part in conjuncts(operand)]
+    return [node]
+
+
+def _joined(left: list[list[Literal]], right: list[list[Literal]]) -> list[list[Literal]] | None:
+    if len(left) * len(right) > MAX_ALTERNATIVES:
+        return None
+    return [[*one, *other] for one in left for other in right]
+
+
+def _alternatives(node: Node, positive: bool, definitions: Definitions) -> list[list[Literal]] | None:
+    """The alternatives of a condition; None if there are too many."""
+    if isinstance(node, Call) and node.function == "!_":
+        return _alternatives(node.args[0], not positive, definitions)
+    if isinstance(node, Variable) and node.name in definitions:
+        opened = _alternatives(definitions[node.name], positive, definitions)
+        # The definition's own literal stays: with it and its contrary nothing is possible.
+        return None if opened is None else [[(node, positive), *each] for each in opened]
+    if isinstance(node, Call) and node.function in ("_&&_", "_||_"):
+        parts = [_alternatives(operand, positive, definitions) for operand in node.args]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        if (node.function == "_||_") is positive:
+            found = [each for part in known for each in part]
+            return found if len(found) <= MAX_ALTERNATIVES else None
+        joined: list[list[Literal]] | None = [[]]
+        for part in known:
+            joined = None if joined is None else _joined(joined, part)
+        return joined
+    return [[(node, positive)]]
+
+
+def _possible(literals: list[Literal], domain: Callable[[str], Possible | None]) -> bool:
+    things: dict[str, Possible] = {}
+    for node, positive in literals:
+        if isinstance(node, Constant):
+            if node.value is not positive:
+                return False
+            continue
+        for thing, function, constants in _comparisons(node, positive):
+            name = thing.name if isinstance(thing, Variable) else repr(thing)
+            if name not in things:
+                things[name] = _known_of(thing, domain)
+            things[name].narrow(function, constants, whole=thing.type == "int")
+    return not any(each.nothing for each in things.values())
+
+
+def _comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[object, ...]]]:
+    """What a literal says of one thing in terms of constants; empty if nothing."""
+    if any(isinstance(each, Opaque) for each in walk(node)):
+        return []  # two such nodes may look alike and differ
+    if isinstance(node, Call) and len(node.args) == 2:
+        left, right = node.args
+        if node.function in _MIRRORED:
+            function = node.function if positive else _CONTRARY[node.function]
+            if left.type == "double" and not positive:
+                return []  # for NaN, neither a comparison nor its contrary holds
+            if isinstance(right, Constant):
+                return [(left, function, (right.value,))]
+            if isinstance(left, Constant):
+                return [(right, _MIRRORED[function], (left.value,))]
+            return []
+        if node.function == "@in" and isinstance(right, ListLiteral):
+            items = [each.value for each in right.items if isinstance(each, Constant)]
+            if len(items) == len(right.items):
+                return [(left, "@in" if positive else "_!=_", tuple(items))]
+    return [(node, "_==_", (positive,))] if node.type == "bool" else []
+
+
+def _known_of(thing: Node, domain: Callable[[str], Possible | None]) -> Possible:
+    if isinstance(thing, Variable):
+        return domain(thing.name) or Possible()
+    if isinstance(thing, Call) and thing.function in _PARTS_OF_TIME:
+        least, most = _PARTS_OF_TIME[thing.function]
+        return Possible(least, most)
+    if isinstance(thing, Call) and thing.function == "size":
+        return Possible(least=0)
+    return Possible()
+
+
+__all__ = ["MAX_ALTERNATIVES", "Possible", "conjuncts", "implied", "satisfiable"]

@@ -1,0 +1,275 @@
+"""What an analyst would want to know of a rulebase that has no errors. Pure.
+
+Every warning is certain of what it says: it may miss something, but does not cry wolf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, timedelta
+
+from opportune_rulebase.errors import Position, Problem, Severity
+from opportune_rulebase.expressions import Expression
+from opportune_rulebase.intervals import atoms, metric_sides
+from opportune_rulebase.loading.problems import Code
+from opportune_rulebase.model import (
+    AbsencePattern,
+    Attribute,
+    Bound,
+    Campaign,
+    ChangePattern,
+    CountPattern,
+    DwellPattern,
+    Pattern,
+    Rulebase,
+    SequencePattern,
+    Step,
+)
+from opportune_rulebase.nodes import Node
+from opportune_rulebase.satisfiable import Possible, implied, satisfiable
+from opportune_rulebase.unparse import unparse
+
+CALENDAR_NOTICE = timedelta(days=60)
+"""A calendar that ends within this time is worth a warning: campaigns for then are being written now."""
+
+
+def warnings_of(rulebase: Rulebase) -> list[Problem]:
+    """Everything but `calendar_warnings`, sorted by place."""
+    found = [
+        *_dead_definitions(rulebase),
+        *_dead_campaigns(rulebase),
+        *_outranked(rulebase),
+        *_suppressing_at_first(rulebase),
+    ]
+    if rulebase.vocabulary.sources:
+        found += _without_source(rulebase)
+    return sorted(set(found))
+
+
+def calendar_warnings(rulebase: Rulebase, today: date) -> list[Problem]:
+    """Whether the holiday calendar ends soon, seen from `today`."""
+    last = rulebase.calendar.last
+    if last is None or last - today > CALENDAR_NOTICE:
+        return []
+    message = f"the calendar {rulebase.calendar.country} is known until {last} only"
+    hint = (
+        "after that calendar.workday and calendar.holiday are unknown: update Opportune, or list the days"
+    )
+    return [_warning(Position("rulebase.yaml"), Code.CALENDAR_ENDS, message, hint)]
+
+
+def _warning(at: Position, code: Code, message: str, hint: str) -> Problem:
+    return Problem(at, code, message, hint, severity=Severity.WARNING)
+
+
+# -- what can never be --------------------------------------------------------------------------------
+
+
+def _dead_definitions(rulebase: Rulebase) -> Iterator[Problem]:
+    trees, domain = _trees(rulebase), _domain(rulebase)
+    for definition in rulebase.definitions.values():
+        if not satisfiable([definition.when.tree], trees, domain):
+            hint = "its conditions contradict each other, or a definition that it reads is never true"
+            yield _warning(
+                definition.when.position, Code.NEVER_TRUE, f"{definition.name!r} is never true", hint
+            )
+
+
+def _dead_campaigns(rulebase: Rulebase) -> Iterator[Problem]:
+    trees, anything = _trees(rulebase), _domain(rulebase)
+    idle = _idle_patterns(rulebase)
+    for campaign in rulebase.campaigns.values():
+        types = set(campaign.on)
+
+        def domain(name: str, types: set[str] = types) -> Possible | None:
+            return Possible(values=set(types)) if name == "event.type" else anything(name)
+
+        conditions = [each for each in (campaign.when, campaign.target) if each is not None]
+        for each, what in ((campaign.when, "when"), (campaign.target, "target")):
+            if each is not None and not satisfiable([each.tree], trees, domain):
+                message = f"{what!r} of campaign {campaign.name!r} is never true"
+                hint = "its conditions contradict each other, or a definition that it reads is never true"
+                yield _warning(each.position, Code.NEVER_TRUE, message, hint)
+                break
+        else:
+            if len(conditions) == 2 and not satisfiable([each.tree for each in conditions], trees, domain):
+                message = f"'when' and 'target' of campaign {campaign.name!r} are never true together"
+                yield _warning(
+                    conditions[1].position, Code.NEVER_TRUE, message, "they contradict each other"
+                )
+        if types and types <= idle:
+            never = ", ".join(sorted(types))
+            message = f"campaign {campaign.name!r} can never be triggered: {never} never completes"
+            yield _warning(campaign.position, Code.NEVER_TRUE, message, "mend the pattern's conditions")
+
+
+def _idle_patterns(rulebase: Rulebase) -> set[str]:
+    """Patterns that can never complete, because a step's condition can never be true."""
+    trees, domain = _trees(rulebase), _domain(rulebase)
+    idle: set[str] = set()
+    for pattern in rulebase.patterns.values():
+        for step in _needed(pattern):
+            dead = step.where is not None and not satisfiable([step.where.tree], trees, domain)
+            if dead or set(step.of) <= idle:
+                idle.add(pattern.name)
+    return idle
+
+
+def _needed(pattern: Pattern) -> tuple[Step, ...]:
+    """The steps without which a pattern does not complete."""
+    match pattern:
+        case CountPattern() | ChangePattern():
+            return (pattern.step,)
+        case SequencePattern():
+            return pattern.steps
+        case AbsencePattern():
+            return (pattern.after,)
+        case DwellPattern():
+            return ()
+
+
+def _trees(rulebase: Rulebase) -> Mapping[str, Node]:
+    return {name: definition.when.tree for name, definition in rulebase.definitions.items()}
+
+
+def _domain(rulebase: Rulebase) -> Callable[[str], Possible | None]:
+    """What variables may be, by what the vocabulary declares."""
+    words = rulebase.vocabulary
+    attributes: dict[str, Attribute] = {}
+    for event in words.events.values():
+        for name, attribute in event.attributes.items():
+            attributes[f"event.{name}"] = _wider(attributes.get(f"event.{name}"), attribute)
+    for name, attribute in words.subscriber.items():
+        attributes[f"sub.{name}"] = attributes[f"peer.{name}"] = attribute
+    attributes |= {f"terminal.{name}": attribute for name, attribute in words.terminal.items()}
+
+    def domain(name: str) -> Possible | None:
+        if name.startswith("metric."):
+            metric = rulebase.metrics[name.removeprefix("metric.")]
+            counts = metric.bound is Bound.LOWER and metric.value is None
+            return Possible(least=0) if counts else None
+        attribute = attributes.get(name)
+        if attribute is None:
+            return None
+        if attribute.values is not None:
+            return Possible(values=set(attribute.values))
+        return None if attribute.minimum is None else Possible(least=attribute.minimum)
+
+    return domain
+
+
+def _wider(known: Attribute | None, other: Attribute) -> Attribute:
+    """One attribute for two event types that bound it differently: as wide as either."""
+    if known is None:
+        return other
+    values = None
+    if known.values is not None and other.values is not None:
+        values = (*known.values, *other.values)
+    minimum = None
+    if known.minimum is not None and other.minimum is not None:
+        minimum = min(known.minimum, other.minimum)
+    return Attribute(known.name, known.type, values=values, minimum=minimum)
+
+
+# -- what another one always takes --------------------------------------------------------------------
+
+
+def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
+    """Campaigns for the same product that lose every arbitration to one that is there whenever they are."""
+    rivals: dict[tuple[str, str], list[Campaign]] = {}
+    for campaign in rulebase.campaigns.values():
+        rivals.setdefault((campaign.product, campaign.mode), []).append(campaign)
+    slots = {"automatic": rulebase.policies.max_automatic, "manual": rulebase.policies.max_prompts}
+    for (_, mode), campaigns in rivals.items():
+        if slots[mode] != 1:
+            continue
+        for campaign in campaigns:
+            for other in campaigns:
+                if other is not campaign and _always_before(other, campaign):
+                    message = f"campaign {campaign.name!r} always loses to {other.name!r}"
+                    hint = (
+                        f"{other.name!r} has the higher priority and holds whenever this one does: "
+                        "raise the priority, or narrow the other"
+                    )
+                    yield _warning(campaign.position, Code.OUTRANKED, message, hint)
+                    break
+
+
+def _always_before(first: Campaign, second: Campaign) -> bool:
+    return (
+        first.priority > second.priority
+        and set(first.on) >= set(second.on)
+        and implied(_conditions(first), _conditions(second), unparse)
+        and (not first.branches or (bool(second.branches) and first.branches >= second.branches))
+        and (first.valid_from_us or 0) <= (second.valid_from_us or 0)
+        and (
+            first.valid_to_us is None or (second.valid_to_us or first.valid_to_us + 1) <= first.valid_to_us
+        )
+        and set(first.channels) >= set(second.channels)
+        and first.fresh_for_us >= second.fresh_for_us
+        and (first.allow_unknown or not second.allow_unknown)
+        and first.exempt >= second.exempt
+    )
+
+
+def _conditions(campaign: Campaign) -> list[Node]:
+    return [each.tree for each in (campaign.when, campaign.target) if each is not None]
+
+
+# -- what is not known --------------------------------------------------------------------------------
+
+
+def _suppressing_at_first(rulebase: Rulebase) -> Iterator[Problem]:
+    """Suppressions that are unknown, and so suppress everybody, until a metric's window is covered."""
+    for suppression in rulebase.policies.suppressions:
+        read = sorted(suppression.when.reads & rulebase.definitions.keys())
+        trees = [suppression.when.tree, *(rulebase.definitions[name].when.tree for name in read)]
+        for tree in trees:
+            for atom in atoms(tree):
+                for metric, _, _ in metric_sides(atom):
+                    message = (
+                        f"suppression {suppression.name!r} is unknown until metric.{metric} was folded for "
+                        "its whole window, and unknown suppresses everybody"
+                    )
+                    hint = (
+                        "use an imported attribute, or let the metric be backfilled before this is active"
+                    )
+                    yield _warning(suppression.when.position, Code.SUPPRESSES_AT_FIRST, message, hint)
+
+
+def _without_source(rulebase: Rulebase) -> Iterator[Problem]:
+    """Conditions and triggers on what no declared source sends."""
+    words = rulebase.vocabulary
+    sent = {name for source in words.sources.values() for name in source.events}
+    filled = {name for source in words.sources.values() for name in source.subscriber}
+    for campaign in rulebase.campaigns.values():
+        for name in campaign.on if sent else ():
+            if not words.events[name].derived and name not in sent and name != "handset_changed":
+                message = f"campaign {campaign.name!r} is triggered by {name!r}, which no source sends"
+                yield _warning(
+                    campaign.position, Code.NO_SOURCE, message, "add it to the events of a source"
+                )
+    if not filled:
+        return
+    defaults = {a.name for a in words.subscriber.values() if a.default is not None}
+    for expression, what in _all_conditions(rulebase):
+        for name in sorted(expression.reads):
+            space, _, rest = name.partition(".")
+            if space in ("sub", "peer") and rest not in filled | defaults:
+                hint = "add it to the subscriber attributes of a source, or give it a default"
+                message = f"{what} reads {name}, which no source fills"
+                yield _warning(expression.position, Code.NO_SOURCE, message, hint)
+
+
+def _all_conditions(rulebase: Rulebase) -> Iterable[tuple[Expression, str]]:
+    for definition in rulebase.definitions.values():
+        yield definition.when, definition.name
+    for campaign in rulebase.campaigns.values():
+        for each in (campaign.when, campaign.target):
+            if each is not None:
+                yield each, f"campaign {campaign.name!r}"
+    for suppression in rulebase.policies.suppressions:
+        yield suppression.when, f"suppression {suppression.name!r}"
+
+
+__all__ = ["CALENDAR_NOTICE", "calendar_warnings", "warnings_of"]
