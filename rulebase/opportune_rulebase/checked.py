@@ -7,7 +7,8 @@ are not described are carried along untouched. Only what is read is described.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
@@ -50,10 +51,13 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "Select": (("operand", 1, "Expr"), ("field", 2, "string"), ("test_only", 3, "bool")),
     "CallExpr": (("target", 1, "Expr"), ("function", 2, "string"), ("args", 3, "Expr*")),
     "ListExpr": (("elements", 1, "Expr*"), ("optional_indices", 2, "int32*")),
-    "StructEntry": (("map_key", 3, "Expr"), ("value", 4, "Expr")),
+    "StructEntry": (("id", 1, "int64"), ("map_key", 3, "Expr"), ("value", 4, "Expr")),
     "Struct": (("message_name", 1, "string"), ("entries", 2, "StructEntry*")),
     "Comprehension": (
+        ("iter_var", 1, "string"),
+        ("iter_var2", 8, "string"),
         ("iter_range", 2, "Expr"),
+        ("accu_var", 3, "string"),
         ("accu_init", 4, "Expr"),
         ("loop_condition", 5, "Expr"),
         ("loop_step", 6, "Expr"),
@@ -69,10 +73,13 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("struct_expr", 8, "Struct"),
         ("comprehension_expr", 9, "Comprehension"),
     ),
+    "PositionEntry": (("key", 1, "int64"), ("value", 2, "int32")),
+    "SourceInfo": (("positions", 4, "PositionEntry*"),),
     "CheckedExpr": (
         ("reference_map", 2, "ReferenceEntry*"),
         ("type_map", 3, "TypeEntry*"),
         ("expr", 4, "Expr"),
+        ("source_info", 5, "SourceInfo"),
     ),
 }
 # Messages of which exactly one field is set. `WhichOneof` then tells which.
@@ -90,6 +97,14 @@ _CONSTANTS = {
     "double_value": "double",
     "string_value": "string",
     "bytes_value": "bytes",
+}
+_FIELD_OF = {
+    type(None): "null_value",
+    bool: "bool_value",
+    int: "int64_value",
+    float: "double_value",
+    str: "string_value",
+    bytes: "bytes_value",
 }
 
 
@@ -128,19 +143,54 @@ def parse(serialized: bytes) -> Any:
     return checked
 
 
-def cut(serialized: bytes, ordinal: int) -> bytes:
-    """The part of a checked expression that became the node number `ordinal`, as one of its own.
+class Parts:
+    """A checked expression that can be cut at its nodes, which are numbered from 0 in the order of
+    `nodes.walk`."""
 
-    Nodes are numbered from 0 in the order of `nodes.walk`.
-    """
+    def __init__(self, serialized: bytes) -> None:
+        self._whole = parse(serialized)
+        self._nodes = list(_transparent(self._whole.expr))
+        self._references = {entry.key: entry for entry in self._whole.reference_map}
+        self._types = {entry.key: entry for entry in self._whole.type_map}
+
+    def cut(self, ordinal: int) -> bytes:
+        """The part that became this node, as a checked expression of its own: with what is known of its own
+        nodes alone, for an expression may be cut into as many parts as it has nodes."""
+        part = _CheckedExpr()
+        part.expr.CopyFrom(self._nodes[ordinal])
+        identities = [each.id for each in _everything(part.expr)]
+        part.reference_map.extend(self._references[each] for each in identities if each in self._references)
+        part.type_map.extend(self._types[each] for each in identities if each in self._types)
+        return any_pb2.Any(type_url=_TYPE_URL, value=part.SerializeToString()).SerializeToString()
+
+
+def with_constants(serialized: bytes, values: Mapping[str, object]) -> bytes:
+    """A checked expression in which variables are replaced by their values: text, or lists or maps of what
+    a literal can say."""
     checked = parse(serialized)
-    for number, expr in enumerate(_transparent(checked.expr)):
-        if number == ordinal:
-            part = type(expr)()
-            part.CopyFrom(expr)
-            checked.expr.CopyFrom(part)
-            return any_pb2.Any(type_url=_TYPE_URL, value=checked.SerializeToString()).SerializeToString()
-    raise IndexError(ordinal)
+    ids = count(max((entry.key for entry in checked.type_map), default=0) + 1)
+    for ident in list(_idents(checked.expr)):
+        if ident.ident_expr.name in values:
+            _set_constant(ident, values[ident.ident_expr.name], ids)
+    return any_pb2.Any(type_url=_TYPE_URL, value=checked.SerializeToString()).SerializeToString()
+
+
+def _set_constant(expr: Any, value: object, ids: Iterator[int]) -> None:
+    if not expr.id:
+        expr.id = next(ids)
+    match value:
+        case list() | tuple():
+            expr.list_expr.SetInParent()
+            for each in value:
+                _set_constant(expr.list_expr.elements.add(), each, ids)
+        case dict():
+            expr.struct_expr.SetInParent()
+            for key, each in value.items():
+                entry = expr.struct_expr.entries.add(id=next(ids))
+                _set_constant(entry.map_key, key, ids)
+                _set_constant(entry.value, each, ids)
+        case _:
+            setattr(expr.const_expr, _FIELD_OF[type(value)], 0 if value is None else value)
 
 
 def _operands(expr: Any) -> list[Any]:
@@ -181,32 +231,65 @@ def tree(checked: Any, declared: frozenset[str]) -> Node:
             return Call(call.function, tuple(map(build, _operands(expr))), type_, overloads)
         if kind == "list_expr" and not expr.list_expr.optional_indices:
             return ListLiteral(tuple(map(build, _operands(expr))), type_)
-        return Opaque(kind.removesuffix("_expr"), type_, frozenset(_idents(expr)) & declared)
+        return Opaque(
+            kind.removesuffix("_expr"),
+            type_,
+            frozenset(each.ident_expr.name for each in _idents(expr)) & declared,
+        )
 
     return build(checked.expr)
 
 
-def _idents(expr: Any) -> Iterator[str]:
-    """Every identifier at or below `expr`, whatever stands between."""
+def presence_tests(checked: Any, text: str, declared: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Every ``has(event.amount)`` over a whole variable: (its offset in `text`, the variable).
+
+    CEL's checker takes the qualified name for the variable and forgets that its presence was asked. What
+    betrays such a node is its place, which is that of the macro's bracket.
+    """
+    places = {entry.key: entry.value for entry in checked.source_info.positions}
+    for ident in _idents(checked.expr):
+        at = places.get(ident.id, -1)
+        if ident.ident_expr.name in declared and 0 <= at < len(text) and text[at] == "(":
+            yield text.rfind("has", 0, at), ident.ident_expr.name
+
+
+def _idents(expr: Any, local: frozenset[str] = frozenset()) -> Iterator[Any]:
+    """Every node that is an identifier, at or below `expr`, whatever stands between, but for `local` ones:
+    the variables of a comprehension."""
     kind = expr.WhichOneof(_EXPR_KINDS)
     if kind == "ident_expr":
-        yield expr.ident_expr.name
-    elif kind == "select_expr":
-        yield from _idents(expr.select_expr.operand)
-    elif kind == "list_expr":
-        for element in expr.list_expr.elements:
-            yield from _idents(element)
-    elif kind == "struct_expr":
-        for entry in expr.struct_expr.entries:
-            yield from _idents(entry.map_key)
-            yield from _idents(entry.value)
+        if expr.ident_expr.name not in local:
+            yield expr
     elif kind == "comprehension_expr":
         loop = expr.comprehension_expr
-        for part in (loop.iter_range, loop.accu_init, loop.loop_condition, loop.loop_step, loop.result):
-            yield from _idents(part)
+        for outside in (loop.iter_range, loop.accu_init):
+            yield from _idents(outside, local)
+        inner = local | {loop.iter_var, loop.accu_var, loop.iter_var2}
+        for inside in (loop.loop_condition, loop.loop_step, loop.result):
+            yield from _idents(inside, inner)
     else:
-        for operand in _operands(expr):
-            yield from _idents(operand)
+        for below in _below(expr, kind):
+            yield from _idents(below, local)
+
+
+def _everything(expr: Any) -> Iterator[Any]:
+    """The node and all below it, whatever stands between."""
+    yield expr
+    for below in _below(expr, expr.WhichOneof(_EXPR_KINDS)):
+        yield from _everything(below)
+
+
+def _below(expr: Any, kind: str) -> list[Any]:
+    if kind == "select_expr":
+        return [expr.select_expr.operand]
+    if kind == "list_expr":
+        return list(expr.list_expr.elements)
+    if kind == "struct_expr":
+        return [part for entry in expr.struct_expr.entries for part in (entry.map_key, entry.value)]
+    if kind == "comprehension_expr":
+        loop = expr.comprehension_expr
+        return [loop.iter_range, loop.accu_init, loop.loop_condition, loop.loop_step, loop.result]
+    return _operands(expr)
 
 
 def type_name(type_: Any) -> str:

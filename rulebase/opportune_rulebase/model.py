@@ -252,8 +252,8 @@ class CountPattern:
 @dataclass(frozen=True, slots=True)
 class SequencePattern:
     """All `steps` in order, other events between allowed (relaxed contiguity), from the first to the last
-    within `within_us` (t_last - t_first <= within), and no event of `without` between. After a completion it
-    starts afresh. `kept`: the event attributes that links read, of this or an earlier step."""
+    within `within_us` (t_last - t_first <= within), and no event of `without` between. After a completion
+    it starts afresh. `kept`: the event attributes that links read, of this or an earlier step."""
 
     name: str
     key: str
@@ -318,8 +318,8 @@ derived event, whose type has the pattern's name. `key` as for metrics."""
 
 @dataclass(frozen=True, slots=True)
 class DateTrigger:
-    """Due on the day `offset_days` after (negative: before) the date in `sub.<attribute>`, at `at_minute` of
-    the subscriber's local day. `yearly`: on that day of every year; 29 February counts as the 28th in
+    """Due on the day `offset_days` after (negative: before) the date in `sub.<attribute>`, at `at_minute`
+    of the subscriber's local day. `yearly`: on that day of every year; 29 February counts as the 28th in
     other years. `name` is that of the event type it gives."""
 
     name: str
@@ -331,8 +331,8 @@ class DateTrigger:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleTrigger:
-    """Due at `at_minute` of every local day that fits: `weekdays` (0 = Monday), `month_days` (1 to 31; a day
-    that a month does not have counts as its last), `on_date`; what is empty does not restrict."""
+    """Due at `at_minute` of every local day that fits: `weekdays` (0 = Monday), `month_days` (1 to 31; a
+    day that a month does not have counts as its last), `on_date`; what is empty does not restrict."""
 
     name: str
     weekdays: frozenset[int]
@@ -418,8 +418,9 @@ class Template:
 class Campaign:
     """Product + trigger + target + content + channels + limits.
 
-    `on`: event types that trigger it, those of patterns and triggers among them. `when`: the moment (None: any). `target`: who may get it, part
-    of eligibility (None: anyone). `value` and `propensity` order campaigns of equal `priority`.
+    `on`: event types that trigger it, those of patterns and triggers among them. `when`: the moment (None:
+    any). `target`: who may get it, part of eligibility (None: anyone). `value` and `propensity` order
+    campaigns of equal `priority`.
     `valid_to_us` is exclusive. `content` has a template for each channel of the campaign.
     `branches`: values of `sub.branch` it serves; empty means all. `exempt`: names of caps that do not
     bind it.
@@ -592,8 +593,8 @@ class Rulebase:
     """One immutable revision of the trigger rule base.
 
     `revision` is the SHA-256 (hex) of the files it was loaded from, so equal text is an equal
-    revision. `definitions` is in dependency order, keyed by qualified name; so is `patterns`, keyed by plain
-    name: each comes after those whose events it takes in.
+    revision. `definitions` is in dependency order, keyed by qualified name; so is `patterns`, keyed by
+    plain name: each comes after those whose events it takes in.
     """
 
     name: str

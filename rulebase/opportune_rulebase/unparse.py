@@ -23,7 +23,7 @@ _INFIX = {
     "@in": "in",
 }
 _PREFIX = {"!_": "!", "-_": "-"}
-# CEL's functions that are written without a receiver; `size` may be either, with one meaning.
+# CEL's functions that are written without a receiver; `size` may be either, as its overload says.
 _GLOBAL = frozenset(
     ("bool", "bytes", "double", "duration", "dyn", "int", "size", "string", "timestamp", "type", "uint")
 )
@@ -61,12 +61,14 @@ def _call(node: Call) -> str | None:
     if name in _INFIX:
         text = f"({parts[0]} {_INFIX[name]} {parts[1]})"
     elif name in _PREFIX:
-        text = f"({_PREFIX[name]}{parts[0]})"
+        # In brackets of its own, or `-` before a number would be read as part of it.
+        operand = f"({parts[0]})" if isinstance(node.args[0], Constant) else parts[0]
+        text = f"({_PREFIX[name]}{operand})"
     elif name == "_?_:_":
         text = f"({parts[0]} ? {parts[1]} : {parts[2]})"
     elif name == "_[_]":
         text = f"{parts[0]}[{parts[1]}]"
-    elif name in _GLOBAL:
+    elif name in _GLOBAL and not any(each.endswith("_size") for each in node.overloads):
         text = f"{name}({inner})"
     elif name.isidentifier():
         text = f"({parts[0]}).{name}({_join(node.args[1:])})"

@@ -26,6 +26,7 @@ from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.model import Attribute, Metric, ValueType, Vocabulary
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def declared(
@@ -100,50 +101,67 @@ def lookup(facts: Facts, name: str, vocabulary: Vocabulary, definition: Callable
     space, _, rest = name.partition(".")
     value: object = None
     match space:
-        case "event" if rest == "type":
-            value = facts.type
-        case "event":
-            event = vocabulary.events.get(facts.type)
-            value = _attribute(facts.event, rest, event.attributes if event else {})
-        case "sub":
-            value = _attribute(facts.sub, rest, vocabulary.subscriber)
-        case "terminal":
-            value = _attribute(facts.terminal, rest, vocabulary.terminal)
-        case "peer":
-            # Defaults are in it already: of somebody unknown nothing is known, no default either.
-            value = _attribute(facts.peer, rest, {}) if facts.peer else None
-        case "fact":
-            value = facts.fact(rest)
-        case "calendar":
-            day = facts.local.date()
-            calendar = facts.calendar
-            value = calendar.is_workday(day) if rest == "workday" else calendar.is_holiday(day)
-        case "first" | "previous":
-            value = facts.others.get(name)
-        case "behaviour" if name in vocabulary.subscriber:
-            value = facts.sub.get(name)
-        case "place":
-            if facts.place is not None:
-                value = facts.place.name if rest == "name" else list(facts.place.categories)
+        case "event" | "first" | "previous" | "sub" | "peer" | "terminal":
+            value = _attribute(facts, name, vocabulary)
         case "metric":
             figure, covered = facts.metric(rest)
             value = figure if covered else None
+        case "fact":
+            value = facts.fact(rest)
+        case "behaviour" | "scene":
+            value = facts.sub.get(name) if name in vocabulary.subscriber else definition(name)
+        case "place":
+            if facts.place is not None:
+                value = facts.place.name if rest == "name" else list(facts.place.categories)
+        case "calendar":
+            day, calendar = facts.local.date(), facts.calendar
+            value = calendar.is_workday(day) if rest == "workday" else calendar.is_holiday(day)
         case "now":
             value = facts.now
         case "zone":
             value = zone_name(facts.zone)
         case _:
-            value = definition(name)
+            value = facts.others.get(name)
     return value
 
 
-def _attribute(values: Mapping[str, object], name: str, declared: Mapping[str, Attribute]) -> object:
-    value = values.get(name)
-    attribute = declared.get(name)
-    if attribute is None:
+def _attribute(facts: Facts, qualified: str, vocabulary: Vocabulary) -> object:
+    space, _, name = qualified.partition(".")
+    match space:
+        case "event":
+            if name == "type":
+                return facts.type
+            return _typed_value(facts.event.get(name), _event_attribute(vocabulary, name, facts.type))
+        case "sub":
+            return _or_default(facts.sub.get(name), vocabulary.subscriber.get(name))
+        case "peer":
+            # Defaults are in it already: of somebody unknown nothing is known, no default either.
+            return _typed_value(facts.peer.get(name), vocabulary.subscriber.get(name))
+        case "terminal":
+            return _or_default(facts.terminal.get(name), vocabulary.terminal.get(name))
+    return _typed_value(facts.others.get(qualified), _event_attribute(vocabulary, name, facts.type))
+
+
+def _event_attribute(vocabulary: Vocabulary, name: str, type_: str) -> Attribute | None:
+    """An attribute of events of this type, else of any other: one name has one type."""
+    event = vocabulary.events.get(type_)
+    if event is not None and name in event.attributes:
+        return event.attributes[name]
+    found = (each.attributes.get(name) for each in vocabulary.events.values())
+    return next((attribute for attribute in found if attribute is not None), None)
+
+
+def _or_default(value: object, attribute: Attribute | None) -> object:
+    return _typed_value(attribute.default if value is None and attribute else value, attribute)
+
+
+def _typed_value(value: object, attribute: Attribute | None) -> object:
+    """Instants as datetimes. One that CEL cannot take is missing."""
+    if attribute is None or attribute.type is not ValueType.TIMESTAMP or not isinstance(value, int):
         return value
-    if value is None:
-        value = attribute.default
-    if attribute.type is ValueType.TIMESTAMP and isinstance(value, int):
-        return _EPOCH + timedelta(microseconds=value)
-    return value
+    try:
+        moment = _EPOCH + timedelta(microseconds=value)
+    except OverflowError:
+        return None
+    # CEL's binding takes the ends of the calendar for the infinite past and future.
+    return None if moment in (_FIRST, _LAST) else moment

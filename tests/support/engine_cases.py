@@ -13,7 +13,15 @@ from support.rulebases import NOON_US, attribute
 
 VOCABULARY: dict[str, Any] = {
     "events": {
-        "sms": {"amount": "int", "to": "string", "flag": "bool", "at": "timestamp", "cost": "double"},
+        "sms": {
+            "amount": "int",
+            "to": "string",
+            "flag": "bool",
+            "at": "timestamp",
+            "cost": "double",
+            "callee": "subscriber",
+            "due": "date",
+        },
         "call": {"amount": "int", "to": "string", "seconds": "int"},
     },
     "subscriber": {
@@ -21,12 +29,21 @@ VOCABULARY: dict[str, Any] = {
         "brand": attribute("brand", "string", default="gotone"),
         "products": "list<string>",
         "ends": "timestamp",
+        "flags": "map<string, bool>",
     },
     "terminal": {"mms": "bool"},
     "metrics": {
         "sms_7d": {"of": ("sms",), "days": 7},
-        "spend": {"of": ("sms",), "value": "amount", "non_negative": False},
+        "spend": {"of": ("sms",), "value": "amount", "bound": "none"},
+        "least": {"of": ("sms",), "value": "amount", "kind": "min"},
+        "dearest": {"of": ("sms",), "value": "cost", "kind": "max"},
+        "callees": {"of": ("sms",), "value": "callee", "kind": "distinct"},
+        "last_to": {"of": ("sms",), "value": "to", "kind": "latest"},
+        "last_flag": {"of": ("sms",), "value": "flag", "kind": "latest"},
+        "last_cost": {"of": ("sms",), "value": "cost", "kind": "latest"},
     },
+    "facts": {"told": {"on": ("sms",)}},
+    "imported": {"behaviour.mined": 1},
 }
 
 

@@ -29,7 +29,7 @@ def naive_truth(rulebase: Rulebase, expression: Expression, facts: Facts) -> Tru
             _part(expression, id(node), node),
             bound,
             facts.metric,
-            lambda name: rulebase.metrics[name].non_negative,
+            lambda name: rulebase.metrics[name].bound,
         )
 
     return structure_truth(expression.tree, atom)

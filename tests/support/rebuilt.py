@@ -14,5 +14,5 @@ async def live_and_rebuilt(
     app: Application, subscriber_ids: Collection[str]
 ) -> tuple[dict[str, SubscriberState], dict[str, SubscriberState]]:
     """States as they are, and as recovery makes them from the ledger."""
-    rebuilt = await app.thread.run(recover_some, app.ledger, NetworkEngine, subscriber_ids)
+    rebuilt, _ = await app.thread.run(recover_some, app.ledger, NetworkEngine, subscriber_ids)
     return dict(await app.states.load(subscriber_ids)), rebuilt

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.dom import minidom
 
 import pytest
+from opportune_rulebase import to_archive
+from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.cli import app
 from opportune_service.cli.commands import COMMANDS
 from support.town import write_town
@@ -81,8 +84,85 @@ def test_errors_for_programs(town: Path) -> None:
 
 
 def test_a_directory_without_a_rulebase_is_an_error_not_a_crash(tmp_path: Path) -> None:
-    assert run("check", tmp_path).exit_code == 1
+    assert run("check", tmp_path).exit_code == 5
     assert run("check", tmp_path / "absent").exit_code == 2
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    assert run("check", tmp_path / "broken.zip").exit_code == 5
+
+
+def test_warnings_can_be_taken_seriously(town: Path) -> None:
+    assert run("check", town, "--strict").exit_code == 0
+    with (town / "behaviours.yaml").open("a") as stream:
+        stream.write("scenes: {unread: {when: now > now}}\n")
+    assert run("check", town, "--strict").exit_code == 4
+    assert run("check", town).exit_code == 0
+    change(town / "rulebase.yaml", "Asia/Shanghai", "Asia/Nowhere")
+    assert run("check", town, "--strict").exit_code == 1
+
+
+def test_an_archive_is_checked_and_tested_like_a_directory(town: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "town.zip"
+    archive.write_bytes(to_archive(read_rulebase(town)))
+    assert run("check", archive).stdout == run("check", town).stdout
+    assert run("test", archive).stdout == run("test", town).stdout
+    change(town / "policies.yaml", "daily:", "daily: {limit: two, period: day}\n  other:")
+    archive.write_bytes(to_archive(read_rulebase(town)))
+    assert run("check", archive).exit_code == 1
+    assert run("check", archive).stdout == run("check", town).stdout
+
+
+def suites(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Of a JUnit report: file -> (test, failure)."""
+    report = minidom.parse(str(path))  # noqa: S318 - our own
+    return {
+        suite.getAttribute("name"): [
+            (
+                case.getAttribute("name"),
+                "".join(f.firstChild.data for f in case.getElementsByTagName("failure")),
+            )
+            for case in suite.getElementsByTagName("testcase")
+        ]
+        for suite in report.getElementsByTagName("testsuite")
+    }
+
+
+def test_a_junit_report_of_a_check(town: Path, tmp_path: Path) -> None:
+    report = tmp_path / "check.xml"
+    with (town / "behaviours.yaml").open("a") as stream:
+        stream.write("scenes: {unread: {when: now > now}}\n")
+    assert run("check", town, "--junit", report).exit_code == 0
+    assert not any(failure for cases in suites(report).values() for _, failure in cases)
+    assert run("check", town, "--strict", "--junit", report).exit_code == 4
+    assert any("scene.unread" in failure for _, failure in suites(report)["behaviours.yaml"])
+    change(town / "campaigns/texts.yaml", "behaviour.busy_texter", "behaviour.busy_<textr")
+    assert run("check", town, "--junit", report).exit_code == 1
+    found = suites(report)
+    assert all("^" in failure for _, failure in found["campaigns/texts.yaml"])
+    assert found["rulebase.yaml"] == [("sound", "")]
+
+
+def test_a_junit_report_of_tests(town: Path, tmp_path: Path) -> None:
+    report = tmp_path / "test.xml"
+    (town / "tests/texts_test.yaml").write_text(CASE % (1, "[]"))
+    assert run("test", town, "--junit", report).exit_code == 1
+    ((name, failure),) = suites(report)["tests/texts_test.yaml"]
+    assert name == "here"
+    assert "tests/texts_test.yaml:3:" in failure
+    assert "not listed under expect" in failure
+
+
+def test_coverage_is_told_and_can_be_asked_for(town: Path, tmp_path: Path) -> None:
+    result = run("test", town, "--coverage-json", tmp_path / "coverage.json")
+    told = json.loads((tmp_path / "coverage.json").read_text())
+    assert told["campaigns"]["care-plan-at-counter"] == "never"
+    assert told["campaigns"]["text-bundle-offer"] == "decided"
+    assert told["definitions"]["behaviour.busy_texter"] == {"held": True, "not_held": True}
+    assert told == json.loads(run("test", town, "--json").stdout)["coverage"]
+    assert "care-plan-at-counter" in result.stdout
+    assert run("test", town, "--min-coverage", int(told["percent"])).exit_code == 0
+    less = run("test", town, "--min-coverage", "100")
+    assert less.exit_code == 4
+    assert "less than 100 %" in less.stderr
 
 
 @pytest.mark.parametrize("engine", ["network", "durable"])
@@ -97,9 +177,11 @@ def test_the_tests_of_a_rulebase_pass(town: Path, engine: str) -> None:
 
 
 def test_only_the_cases_asked_for_are_run(town: Path) -> None:
-    answer = json.loads(run("test", town, "--filter", "one contact a day", "--json").stdout)
+    answer = json.loads(run("test", town, "--only", "one contact a day", "--json").stdout)
     assert [case["name"] for case in answer["cases"]] == ["one contact a day"]
-    assert run("test", town, "--filter", "no such case").exit_code == 1
+    by_campaign = json.loads(run("test", town, "--only", "picture-bundle", "--json").stdout)
+    assert [case["name"] for case in by_campaign["cases"]] == ["a handset that cannot show pictures"]
+    assert run("test", town, "--only", "no such case").exit_code == 1
 
 
 CASE = """\

@@ -105,10 +105,64 @@ def test_every_fault_is_told_with_its_place_in_the_text() -> None:
         ("event.amount", "this must give bool, but gives int"),
         ("event.amount > 'x'", "'>' cannot be applied to (int, string): the types must fit exactly"),
         ("\ud800", "this is not valid Unicode: remove the lone surrogate"),
+        (
+            "event.amount > 1.5",
+            "'>' cannot be applied to (int, double): convert one of them, with int(), uint() or double()",
+        ),
+        (
+            "zone == null",
+            "'==' cannot be applied to (string, null_type): nothing is ever null, what is missing is "
+            "unknown",
+        ),
+        (
+            "(now - now) * 2 > duration('1h')",
+            "'*' cannot be applied to (duration, int): the types must fit exactly",
+        ),
+        (
+            "[[1]] == {'a': 1}",
+            "'==' cannot be applied to (list<list<int>>, map<string, int>): the types must fit exactly",
+        ),
+        ("string(type(1)) == ''", "'string' cannot be applied to (type(int)): the types must fit exactly"),
     ],
 )
 def test_a_fault_says_what_is_wrong(text: str, message: str) -> None:
     assert [fault[2] for fault in faults(text)] == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("has(event.amount) == 1", (1, 1)),
+        ("true ||\n  has( sub.products ).size() > 0", (2, 3)),
+        ("{'a': has(event.name)} == {'a': 'b'}", (1, 7)),
+        ("sub.products.exists(p, p == '\U0001f600' && has(event.name) == p)", (1, 36)),
+        ("has(event.amount)", (1, 1)),
+        ("event.name == 'a' && has(event.amount)", (1, 22)),
+    ],
+)
+def test_presence_of_a_variable_is_refused(text: str, at: tuple[int, int]) -> None:
+    """CEL's checker would take `has(event.amount)` for `event.amount`."""
+    found = {
+        fault[:2] for fault in faults(text) if fault[2].startswith("has() tells whether a map has a key")
+    }
+
+    assert found == {at}
+
+
+@pytest.mark.parametrize(
+    ("text", "bindings", "value"),
+    [
+        ("has(sub.flags.a)", {"sub.flags": {"a": False}}, True),
+        ("has(sub.flags.b)", {"sub.flags": {"a": False}}, False),
+        ("[{'a': 1}].exists(event, has(event.name))", {}, False),
+        ("(event.amount) > 1 && ((event.amount)) > 2", {"event.amount": 3}, True),
+        ("size(event.name)+(event.amount)>(event.amount)", {"event.amount": 3, "event.name": "a"}, True),
+    ],
+)
+def test_presence_of_a_key_is_allowed_and_brackets_are_no_macro(
+    text: str, bindings: dict[str, object], value: object
+) -> None:
+    assert SCOPE.compile(text, HERE).evaluate(bindings) is value
 
 
 @pytest.mark.parametrize(
@@ -157,6 +211,12 @@ def test_a_scope_refuses_a_type_that_does_not_exist(name: str) -> None:
         ("false && event.amount > 3", {"event.amount": None}, False),
         ("sub.flags.sms", {"sub.flags": {"sms": False}}, False),
         ("sub.products", {"sub.products": ["a"]}, ["a"]),
+        ("event.name + '!'", {"event.name": "a\0b"}, "a\0b!"),
+        ("event.name == 'a'", {"event.name": "a\0b"}, False),
+        ("'a\\x00' in sub.products && !('a' in sub.products)", {"sub.products": ["a\0"]}, True),
+        ("sub.flags", {"sub.flags": {"a\0": True}}, {"a\0": True}),
+        ("['a'].exists(zone, zone == 'a')", {"zone": "\0"}, True),
+        ("['a'].exists(p, p == zone)", {"zone": "\0"}, False),
         (
             "now",
             {"now": datetime(2026, 11, 20, 4, 0, 0, 5, tzinfo=UTC)},
@@ -180,6 +240,12 @@ def test_cel_evaluates(text: str, bindings: dict[str, object], value: object) ->
         ("event.amount * event.amount > 3", {"event.amount": 2**62}),
         ("event.name == 'a'", {"event.name": "\ud800"}),
         ("sub.flags.sms", {"sub.flags": {}}),
+        ("now.getHours('Nowhere/Such') == 1", {"now": datetime(2026, 11, 20, tzinfo=UTC)}),
+        ("now > timestamp(253402300800)", {"now": datetime(2026, 11, 20, tzinfo=UTC)}),
+        ("duration('1d') > duration('1h')", {}),
+        ("event.name.matches('(')", {"event.name": "a"}),
+        ("int(sub.score) > 1", {"sub.score": 1e19}),
+        ("int(sub.score) > 1", {"sub.score": float("nan")}),
     ],
 )
 def test_missing_and_unusable_data_is_unknown(text: str, bindings: dict[str, object]) -> None:

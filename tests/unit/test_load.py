@@ -14,6 +14,7 @@ from opportune_rulebase.loading.fields import (
     parse_duration,
     write_duration,
 )
+from opportune_rulebase.loading.order import MAX_CHAIN
 from opportune_rulebase.loading.problems import MAX_PROBLEMS, Report
 from opportune_rulebase.loading.source import (
     MAX_DEPTH,
@@ -151,12 +152,24 @@ def test_warnings_do_not_refuse() -> None:
     assert [(p.code, p.severity) for p in rulebase.warnings] == [(Code.UNUSED, Severity.WARNING)]
 
 
+def chain(length: int) -> dict[str, bytes]:
+    """A scene that builds on another, and so on, `length` of them in all."""
+    scenes = "".join(f"  s{n}: {{when: scene.s{n + 1} || sub.age > {n}}}\n" for n in range(1, length))
+    return {"behaviours.yaml": f"scenes:\n{scenes}  s{length}: {{when: sub.age > 0}}\n".encode()}
+
+
 def test_definitions_come_after_what_they_read() -> None:
-    length = 3_000  # longer than Python's stack is deep
-    chain = "".join(f"  s{n}: {{when: scene.s{n + 1} || sub.age > {n}}}\n" for n in range(length))
-    files = {"behaviours.yaml": f"scenes:\n{chain}  s{length}: {{when: sub.age > 0}}\n".encode()}
-    names = list(load(BASE | files).definitions)
-    assert names == [f"scene.s{n}" for n in range(length, -1, -1)]
+    names = list(load(BASE | chain(MAX_CHAIN)).definitions)
+    assert names == [f"scene.s{n}" for n in range(MAX_CHAIN, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    "length", [MAX_CHAIN + 1, 3_000]
+)  # the latter is longer than Python's stack is deep
+def test_a_longer_chain_is_refused_by_name(length: int) -> None:
+    (problem,) = problems_of(chain(length))
+    assert problem.code == Code.TOO_DEEP
+    assert f"'scene.s{length - MAX_CHAIN}'" in problem.message
 
 
 def test_not_utf8_is_placed() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from opportune_rulebase.errors import ExpressionError, Position
-from opportune_rulebase.model import Place
+from opportune_rulebase.model import Calendar, Place
 from opportune_rulebase.network import NetworkEngine
 from support.oracle import naive_match, naive_value
 from support.rulebases import attribute, make_facts, make_rulebase, make_scope
@@ -20,7 +22,9 @@ BASE = make_rulebase(
     },
     metrics={
         "sms": {"of": ("sms_sent",), "days": 7},
-        "net": {"of": ("sms_sent",), "value": "amount", "non_negative": False},
+        "net": {"of": ("sms_sent",), "value": "amount", "bound": "none"},
+        "least": {"of": ("sms_sent",), "value": "amount", "kind": "min"},
+        "last": {"of": ("sms_sent",), "value": "name", "kind": "latest"},
     },
     definitions={
         "behaviour.young": "sub.age < 25",
@@ -64,6 +68,56 @@ def test_a_figure_known_only_from_below(
 
     assert NetworkEngine(BASE).truth(expression, facts) is expected
     assert naive_value(BASE, expression, facts) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "figure", "expected"),
+    [
+        ("metric.least <= 3", (3, False), True),
+        ("metric.least < 3", (3, False), None),
+        ("3 >= metric.least", (3, False), True),
+        ("metric.least > 3", (3, False), False),
+        ("metric.least >= 3", (3, False), None),
+        ("metric.least == 4", (3, False), False),
+        ("metric.least == 3", (3, False), None),
+        ("metric.least != 4", (3, False), True),
+        ("!(metric.least > 3)", (3, False), True),
+        ("metric.least + 0 <= 3", (3, False), None),
+        ("metric.least <= dyn(3)", (3, False), None),
+        ("metric.least <= event.amount", (3, False), True),
+        ("metric.least <= 3", (None, False), None),
+        ("metric.least <= 3", (None, True), None),
+        ("metric.least <= 3 || true", (None, True), True),
+        ("metric.least == 3", (3, True), True),
+    ],
+)
+def test_a_figure_known_only_from_above(
+    text: str, figure: tuple[int | None, bool], expected: bool | None
+) -> None:
+    facts = make_facts("sms_sent", {"amount": 3}, metrics={"least": figure})
+    expression = SCOPE.compile(text, HERE)
+
+    assert NetworkEngine(BASE).truth(expression, facts) is expected
+    assert naive_value(BASE, expression, facts) is expected
+
+
+def test_a_covered_figure_of_nothing_is_missing_and_counted() -> None:
+    texts = ("metric.least < 3", "metric.least >= 3", "metric.last == 'a'", "metric.last != 'b'")
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int", "name": "string"}},
+        metrics={
+            "least": {"of": ("sms_sent",), "value": "amount", "kind": "min"},
+            "last": {"of": ("sms_sent",), "value": "name", "kind": "latest"},
+        },
+        campaigns={f"c{number}": {"when": text} for number, text in enumerate(texts)},
+    )
+    engine = NetworkEngine(rulebase)
+
+    nothing = make_facts("sms_sent", metrics={"least": (None, True), "last": (None, True)})
+    assert list(engine.match(nothing)) == []
+    assert set(engine.unknowns()) == {"metric.least", "metric.last"}
+    known = make_facts("sms_sent", metrics={"least": (2, False), "last": "a"})
+    assert [each.name for each in engine.match(known)] == ["c0", "c2", "c3"]
 
 
 def test_a_figure_that_may_fall_is_not_bounded() -> None:
@@ -134,6 +188,23 @@ def test_what_was_missing_is_counted_by_name() -> None:
     counted = engine.unknowns()
     assert set(counted) == {"sub.age", "behaviour.young", "event.amount", "scene.odd", "metric.sms"}
     assert all(count == 1 for count in counted.values())
+
+
+def test_what_was_missing_of_other_spaces_is_counted_by_name() -> None:
+    rulebase = make_rulebase(
+        events={"sms_sent": {"amount": "int"}},
+        subscriber={"age": "int"},
+        facts={"told": {"on": ("sms_sent",)}},
+        imported={"behaviour.mined": 1},
+    )
+    engine, scope = NetworkEngine(rulebase), make_scope(rulebase)
+    names = {"peer.age > 1", "fact.told", "behaviour.mined", "calendar.workday", "first.amount > 1"}
+
+    outside = Calendar(last=date(2020, 1, 1))
+    for text in names:
+        assert engine.truth(scope.compile(text, HERE), make_facts("sms_sent", calendar=outside)) is None
+
+    assert engine.unknowns() == dict.fromkeys({text.removesuffix(" > 1") for text in names}, 1)
 
 
 def test_a_definition_is_computed_once_an_event() -> None:

@@ -38,6 +38,12 @@ SCOPE = Scope(
         "int(event.d) == 3 && string(event.x) == '3' && double(event.x) == 3.0",
         "dyn(event.x) == null",
         "uint(event.x) == 3u",
+        "dyn(event.x) < 2.5 && event.x in dyn([1.0])",
+        "type(event.x) == type(1) || type(now) == type(timestamp(0))",
+        "now.getHours('Asia/Kolkata') == 3 && (now - now).getSeconds() == 0",
+        "[1.5, event.d][0] < 1e308 && -(-event.d) == 0.0",
+        "sub.flags == sub.flags && null == null",
+        "bytes(event.s) == bytes('a') && string(bytes(event.s)) == event.s",
     ],
 )
 def test_round_trip(text: str) -> None:
@@ -49,7 +55,12 @@ def test_round_trip(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["sub.list.exists(each, each == 'a')", "{'a': 1} == {'a': 1}", "scene.a && sub.list.all(p, p != '')"],
+    [
+        "type(event.x) == int",
+        "sub.list.exists(each, each == 'a')",
+        "{'a': 1} == {'a': 1}",
+        "scene.a && sub.list.all(p, p != '')",
+    ],
 )
 def test_what_the_tree_does_not_say_is_not_written(text: str) -> None:
     assert unparse(SCOPE.compile(text, Position("test")).tree) is None

@@ -119,10 +119,10 @@ class DurableEngine:
         )
 
     def _atom_truth(self, atom: Expression, bound: Mapping[str, object], facts: Facts) -> Truth:
-        return atom_truth(atom, bound, facts.metric, self._is_lower, self._part)
+        return atom_truth(atom, bound, facts.metric, self._bound, self._part)
 
-    def _is_lower(self, name: str) -> bool:
-        return self._rulebase.metrics[name].bound is Bound.LOWER
+    def _bound(self, name: str) -> Bound:
+        return self._rulebase.metrics[name].bound
 
     def _part(self, expression: Expression, node: Node) -> Expression:
         part = self._parts.get(id(node))

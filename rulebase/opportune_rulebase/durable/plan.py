@@ -49,7 +49,8 @@ def plans(rulebase: Rulebase, part: Callable[[Expression, Node], Expression]) ->
     oversize = [each for each in campaigns if not cage.fits(needed[each.name])]
     if oversize:
         raise RulebaseError(tuple(sorted(_problem(each, needed[each.name]) for each in oversize)))
-    scope = Scope(declared(rulebase.vocabulary, rulebase.metrics, rulebase.definitions))
+    definitions = (*rulebase.definitions, *rulebase.imported)
+    scope = Scope(declared(rulebase.vocabulary, rulebase.metrics, definitions, rulebase.facts))
     types = dict.fromkeys(type_ for campaign in campaigns for type_ in campaign.on)
     made = {}
     for type_ in types:

@@ -59,7 +59,7 @@ def from_archive(data: bytes) -> dict[str, bytes]:
         report.error(
             Position("archive"), Code.TOO_LARGE, message, "take out what is no part of the rulebase"
         )
-    elif reason := _suspicious(data):
+    elif reason := suspicious(data):
         report.error(
             Position("archive"), Code.BAD_ARCHIVE, reason, "pack the rulebase again as a plain zip"
         )
@@ -114,7 +114,7 @@ def check_files(files: Mapping[str, bytes], report: Report) -> bool:
     return not report.failed
 
 
-def _suspicious(data: bytes) -> str:
+def suspicious(data: bytes) -> str:
     """Why this is no plain, small zip archive; empty if it is.
 
     The directory's size is read here because zipfile reads the whole of it, however many entries it

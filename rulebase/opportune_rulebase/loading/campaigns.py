@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from types import MappingProxyType
@@ -11,22 +11,28 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from opportune_rulebase.expressions import Expression
-from opportune_rulebase.loading.conditions import Conditions, never_true
-from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields, check_name
+from opportune_rulebase.loading.common import refuse_slow
+from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields
+from opportune_rulebase.loading.inherit import ANY_CONTENT
 from opportune_rulebase.loading.matrix import Cells
 from opportune_rulebase.loading.problems import Code, Report
-from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.loading.source import MapNode, ScalarNode
 from opportune_rulebase.loading.templates import read_template
-from opportune_rulebase.model import Campaign, Mode, Product, Template, Vocabulary
+from opportune_rulebase.loading.triggers import read_on
+from opportune_rulebase.model import Campaign, Mode, Product, Template, Trigger, Vocabulary
+from opportune_rulebase.segments import segments, stranger
 
 DEFAULT_PRIORITY: Final = 500
 DEFAULT_VALUE: Final = 1.0
 DEFAULT_FRESH_US: Final = 5 * MINUTE_US
+DEFAULT_FRESH_DUE_US: Final = 12 * HOUR_US
 DEFAULT_EXPIRES_US: Final = 2 * HOUR_US
 MAX_LIFE_US: Final = 400 * DAY_US
 
-_KEYS: Final = (
+KEYS: Final = (
     "campaign",
+    "like",
     "label",
     "product",
     "on",
@@ -45,11 +51,10 @@ _KEYS: Final = (
     "exempt",
     "branches",
 )
-_LATER: Final = dict.fromkeys(
+LATER: Final = dict.fromkeys(
     ["control_group", "quota", "conversion", "remember", "exclusive_group", "settle", "otherwise"],
     "leave it out",
 )
-_ANY_CONTENT: Final = "default"
 _DATE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}")
 
 
@@ -61,33 +66,15 @@ class Known:
     caps: Collection[str]
     cells: Mapping[str, Cells]
     zone: ZoneInfo
-
-
-def campaign_nodes(documents: Iterable[Node], report: Report) -> Iterator[tuple[ScalarNode, MapNode]]:
-    """Each campaign of a file with its name: one mapping, a list of them, or several documents."""
-    for document in documents:
-        for node in document.items if isinstance(document, ListNode) else (document,):
-            if not isinstance(node, MapNode):
-                report.error(
-                    node.at, Code.WRONG_TYPE, "expected a mapping that begins with 'campaign: <name>'"
-                )
-                continue
-            name = node.values.get("campaign")
-            if name is None:
-                report.error(
-                    node.at, Code.MISSING_KEY, "the campaign has no name", "add 'campaign: <name>'"
-                )
-            elif not isinstance(name, ScalarNode):
-                report.error(name.at, Code.WRONG_TYPE, "expected a name for 'campaign'")
-            elif check_name(report, name, "campaign"):
-                yield name, node
+    triggers: dict[str, Trigger]
+    """Dates and schedules that campaigns are triggered by; reading one adds its own."""
 
 
 def read_campaign(
     name: ScalarNode, node: MapNode, known: Known, conditions: Conditions, report: Report
 ) -> Campaign | None:
     """One campaign; None if it is too wrong to go on with. Errors go to `report`."""
-    fields = Fields(report, node, f"campaign {name.text!r}", _KEYS, later=_LATER, at=name.at)
+    fields = Fields(report, node, f"campaign {name.text!r}", KEYS, later=LATER, at=name.at)
     fields.require("product", "mode", "channels", "content")
     words = known.vocabulary
     product = words.products.get(fields.choice("product", "product", words.products) or "")
@@ -100,12 +87,8 @@ def read_campaign(
         fields.scalar("propensity", "an expression"), "'propensity'", expect=("double", "int")
     )
     content = _content(fields, channels, product, conditions, report)
+    _check_lengths(fields, content, words, report)
     _check_reads(fields, on, (when, target, propensity), content, words, report)
-    for key, condition in (("when", when), ("target", target)):
-        if condition is not None and never_true(condition.tree):
-            report.warning(
-                fields.place(key), Code.NEVER_TRUE, f"{key!r} of campaign {name.text!r} is never true"
-            )
     valid_from_us, valid_to_us = _validity(fields, known.zone, report)
     cells = known.cells.get(name.text)
     if cells is not None:
@@ -128,7 +111,7 @@ def read_campaign(
         propensity=propensity,
         valid_from_us=valid_from_us,
         valid_to_us=valid_to_us,
-        fresh_for_us=fields.duration("fresh_for", DEFAULT_FRESH_US, most=MAX_LIFE_US),
+        fresh_for_us=fields.duration("fresh_for", _fresh_us(on, known), most=MAX_LIFE_US),
         expires_after_us=fields.duration("expires_after", DEFAULT_EXPIRES_US, most=MAX_LIFE_US),
         allow_unknown=fields.flag("allow_unknown"),
         exempt=frozenset(fields.choices("exempt", "cap", known.caps)),
@@ -154,23 +137,14 @@ def _channels(fields: Fields, mode: Mode, words: Vocabulary, report: Report) -> 
 
 
 def _on(fields: Fields, known: Known, report: Report) -> tuple[str, ...]:
-    node = fields.node("on")
-    for item in node.items if isinstance(node, ListNode) else (node,):
-        if isinstance(item, MapNode) and item.keys.keys() & {"date", "schedule"}:
-            hint = "trigger it by an event type"
-            report.error(
-                item.at, Code.NOT_YET_SUPPORTED, "date and schedule triggers are not honoured yet", hint
-            )
-            return ()
-    on = fields.choices("on", "event type", known.vocabulary.events)
+    node, words = fields.node("on"), known.vocabulary
+    on = read_on(fields, words, known.triggers)
     name = fields.node("campaign")
     cells = known.cells.get(name.text) if isinstance(name, ScalarNode) else None
     if cells is None:
         if node is None:
             hint = "add 'on: [<event type>]', or name the campaign in a cell of matrix.yaml"
             report.error(fields.at, Code.MISSING_KEY, f"{fields.what} has no trigger", hint)
-        elif not fields.scalars("on", "an event type"):
-            report.error(node.at, Code.BAD_VALUE, "'on' is empty", "name at least one event type")
         return on
     if node is not None and set(on) != cells.behaviours.keys():
         report.error(
@@ -179,7 +153,15 @@ def _on(fields: Fields, known: Known, report: Report) -> tuple[str, ...]:
             f"'on' differs from the matrix, which names this campaign for {', '.join(cells.behaviours)}",
             "leave 'on' out: the matrix is the trigger",
         )
+    if node is None:
+        refuse_slow(cells.at, cells.behaviours, fields.what, words, report)
     return tuple(cells.behaviours)
+
+
+def _fresh_us(on: Collection[str], known: Known) -> int:
+    """How fresh by default. What dates and schedules give is no moment that passes within minutes: many are
+    due at once, and they may wait for quiet hours to end. So it is half a day if nothing else triggers."""
+    return DEFAULT_FRESH_DUE_US if on and set(on) <= known.triggers.keys() else DEFAULT_FRESH_US
 
 
 def _in_cells(when: Expression | None, cells: Cells, conditions: Conditions) -> Expression | None:
@@ -209,8 +191,8 @@ def _content(
         literals |= dict.fromkeys(("product.label", "product.name", "product.category"), "-")
     found: dict[str, Template] = {}
     for key, value in fields.entries("content"):
-        if key.text != _ANY_CONTENT and key.text not in channels:
-            report.unknown(key.at, "channel of this campaign", key.text, (*channels, _ANY_CONTENT))
+        if key.text != ANY_CONTENT and key.text not in channels:
+            report.unknown(key.at, "channel of this campaign", key.text, (*channels, ANY_CONTENT))
         elif not isinstance(value, ScalarNode) or value.is_null or not value.text.strip():
             report.error(value.at, Code.WRONG_TYPE, f"expected text for {key.text!r}", "write what to say")
         else:
@@ -218,13 +200,34 @@ def _content(
     written = {key.text for key, _ in fields.entries("content")}
     if isinstance(fields.node("content"), MapNode):
         for channel in channels:
-            if not written & {channel, _ANY_CONTENT}:
-                hint = f"add {channel!r} or {_ANY_CONTENT!r} under 'content'"
+            if not written & {channel, ANY_CONTENT}:
+                hint = f"add {channel!r} or {ANY_CONTENT!r} under 'content'"
                 report.error(
                     fields.key_at("content"), Code.MISSING_KEY, f"no content for channel {channel!r}", hint
                 )
-    chosen = {channel: found.get(channel) or found.get(_ANY_CONTENT) for channel in channels}
+    chosen = {channel: found.get(channel) or found.get(ANY_CONTENT) for channel in channels}
     return {channel: template for channel, template in chosen.items() if template is not None}
+
+
+def _check_lengths(
+    fields: Fields, content: Mapping[str, Template], words: Vocabulary, report: Report
+) -> None:
+    """Refuse texts that are too long for their channel even if all their variables are empty."""
+    for channel, template in content.items():
+        most = words.channels[channel].max_segments
+        literal = "".join(part for part in template.parts if isinstance(part, str))
+        count = segments(literal)
+        if most is None or count <= most:
+            continue
+        unusual = stranger(literal)
+        report.error(
+            template.position,
+            Code.TOO_LARGE,
+            f"this takes {count} SMS even without its variables; {channel!r} may take {most}",
+            f"shorten it; {unusual!r} is not in the 7-bit alphabet, so one SMS has 70 characters"
+            if unusual
+            else "shorten it",
+        )
 
 
 def _check_reads(
@@ -238,7 +241,8 @@ def _check_reads(
     """Refuse an event attribute that none of the campaign's triggers has."""
     if not on:
         return
-    present = {f"event.{name}" for event in on for name in words.events[event].attributes} | {"event.type"}
+    types = [words.events[name] for name in on if name in words.events]  # dates and schedules tell nothing
+    present = {f"event.{name}" for type_ in types for name in type_.attributes} | {"event.type"}
     used = [expression for expression in conditions if expression is not None]
     used += [part for each in content.values() for part in each.parts if isinstance(part, Expression)]
     for expression in used:

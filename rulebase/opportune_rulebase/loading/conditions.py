@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from opportune_rulebase.errors import ExpressionError, Position
-from opportune_rulebase.expressions import Call, Constant, Expression, Node, Scope
+from opportune_rulebase.expressions import Expression, Scope
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import ScalarNode
+
+MAX_FAULTY: Final = 300
+"""After so many faulty expressions no more are compiled: a hostile rulebase has thousands."""
+MAX_EXPRESSIONS: Final = 50_000
+"""Of a rulebase, variables in content among them: three thousand campaigns have fifteen thousand."""
+MAX_SIZE: Final = 120_000
+"""Names, constants and operations of all different expressions: three thousand campaigns have half."""
+
+_OF_STEPS: Final = ("first", "previous")
 
 
 class Conditions:
@@ -16,6 +26,8 @@ class Conditions:
     def __init__(self, report: Report, scope: Scope) -> None:
         self._report = report
         self._scope = scope
+        self._count = self._faulty = 0
+        self._given_up = False
         self.read: set[str] = set()
 
     def compile(
@@ -29,7 +41,7 @@ class Conditions:
         """The expression of a scalar; None if there is none or it is wrong (then it is in the report).
 
         `expect`: CEL types the result may have. `may_read`: prefixes (`sub`, `terminal`) that it may
-        read; None means any.
+        read; None means any but those of earlier steps.
         """
         if node is None:
             return None
@@ -46,6 +58,8 @@ class Conditions:
         may_read: Collection[str] | None = None,
     ) -> Expression | None:
         """Like `compile`, for an expression that starts at `offset` of the scalar's text."""
+        if not self._within_bounds(node.at):
+            return None
         only = next(iter(expect)) if len(expect) == 1 else None
         try:
             expression = self._scope.compile(text, node.locate(offset), expect=only)
@@ -53,6 +67,7 @@ class Conditions:
             for line, column, message in error.faults:
                 at = node.locate(offset + _offset(text, line, column))
                 self._fault(at, message)
+            self._faulty += 1
             return None
         self.read |= expression.reads
         if expression.type not in expect:
@@ -69,6 +84,8 @@ class Conditions:
 
         What can still be wrong is CEL's own limits; then None, and the fault in the report at `at`.
         """
+        if not self._within_bounds(at):
+            return None
         try:
             expression = self._scope.compile(text, at, expect="bool")
         except ExpressionError as error:
@@ -78,29 +95,40 @@ class Conditions:
         self.read |= expression.reads
         return expression
 
+    def _within_bounds(self, at: Position) -> bool:
+        """Whether one more expression may be compiled; if not, that is said once."""
+        self._count += 1
+        reason, code = "", Code.TOO_MANY
+        if self._faulty >= MAX_FAULTY:
+            reason = f"{MAX_FAULTY} expressions before this one are wrong; the others are not checked"
+            code = Code.TOO_MANY_PROBLEMS
+        elif self._count > MAX_EXPRESSIONS or self._scope.size > MAX_SIZE:
+            reason = f"more than {MAX_EXPRESSIONS} expressions, or {MAX_SIZE} names and operations in them"
+        if reason and not self._given_up:
+            self._given_up = True
+            self._report.error(at, code, reason, "mend those first" if self._faulty else "make it smaller")
+        return not self._given_up
+
     def _fault(self, at: Position, message: str) -> None:
         message, _, hint = message.partition(": did you mean ")
         self._report.error(at, Code.BAD_EXPRESSION, message, f"did you mean {hint}" if hint else "")
 
     def _allowed(self, expression: Expression, what: str, may_read: Collection[str] | None) -> bool:
+        spaces = {name: name.partition(".")[0] for name in expression.reads}
         if may_read is None:
-            return True
-        wrong = sorted(name for name in expression.reads if name.partition(".")[0] not in may_read)
+            wrong = sorted(name for name, space in spaces.items() if space in _OF_STEPS)
+            hint = "only 'link' in a step of a sequence may read that"
+        else:
+            wrong = sorted(name for name, space in spaces.items() if space not in may_read)
+            hint = f"it may read {', '.join(may_read)} only"
         if wrong:
             self._report.error(
                 expression.position,
                 Code.NOT_ALLOWED_HERE,
                 f"{what} cannot read {', '.join(wrong)}",
-                f"it may read {', '.join(may_read)} only",
+                hint,
             )
         return not wrong
-
-
-def never_true(node: Node) -> bool:
-    """Whether a condition is the constant false, or a conjunction with it."""
-    if isinstance(node, Constant):
-        return node.value is False
-    return isinstance(node, Call) and node.function == "_&&_" and any(never_true(arg) for arg in node.args)
 
 
 def _offset(text: str, line: int, column: int) -> int:

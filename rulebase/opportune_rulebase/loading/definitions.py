@@ -1,48 +1,37 @@
-"""`behaviours.yaml` and `scenes.yaml`: metrics, static behaviours and scenes."""
+"""`behaviours.yaml` and `scenes.yaml`: all that is defined of events and subscribers."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from opportune_rulebase.errors import Position
+from opportune_rulebase.language import keys_in
+from opportune_rulebase.loading.common import exactly_one
 from opportune_rulebase.loading.conditions import Conditions
+from opportune_rulebase.loading.facts import RawFact, compile_facts, read_facts
 from opportune_rulebase.loading.fields import DAY_US, Fields
-from opportune_rulebase.loading.problems import Code, Report, clip
+from opportune_rulebase.loading.metrics import RawMetric, compile_metrics, read_metrics
+from opportune_rulebase.loading.order import in_order
+from opportune_rulebase.loading.patterns import RawPattern, compile_patterns, read_patterns
+from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import Node, ScalarNode
 from opportune_rulebase.model import (
-    Bound,
+    Attribute,
     Definition,
     DefinitionKind,
+    Fact,
+    ImportedBehaviour,
     Metric,
-    MetricKind,
+    Pattern,
+    Tables,
     ValueType,
     Vocabulary,
 )
 
-MAX_DAYS: Final = 400
-_WHERE_READS: Final = ("event", "sub", "terminal", "place")
-_NO_OTHER_FIGURE: Final = "use 'count' or 'sum'"
-_LATER_METRIC: Final = {
-    "distinct": _NO_OTHER_FIGURE,
-    "min": _NO_OTHER_FIGURE,
-    "max": _NO_OTHER_FIGURE,
-    "latest": _NO_OTHER_FIGURE,
-}
-_LATER: Final = {"patterns": "leave it out", "facts": "leave it out"}
-_LATER_DEFINITION: Final = {"remember": "leave it out", "imported": "import it as a subscriber attribute"}
-
-
-@dataclass(slots=True)
-class RawMetric:
-    metric: Metric
-    where: ScalarNode | None
-    at: Position
-    sound: bool
+MAX_VALID_US: Final = 400 * DAY_US
 
 
 @dataclass(slots=True)
@@ -52,25 +41,57 @@ class RawDefinition:
     label: str
     when: ScalarNode | None
     at: Position
+    imported: ImportedBehaviour | None = None
 
 
 @dataclass(slots=True)
 class RawDefinitions:
-    """Metrics and definitions before their expressions are compiled."""
+    """All definitions before their expressions are compiled.
 
+    `vocabulary` has the event types of the patterns and, as attributes of the subscriber, the imported
+    behaviours. `definitions` has the imported ones too.
+    """
+
+    vocabulary: Vocabulary
+    patterns: dict[str, RawPattern]
     metrics: dict[str, RawMetric]
+    facts: dict[str, RawFact]
     definitions: dict[str, RawDefinition]
+
+    @property
+    def imported(self) -> Mapping[str, ImportedBehaviour]:
+        """The imported behaviours by their qualified names."""
+        found = {name: each.imported for name, each in self.definitions.items() if each.imported}
+        return MappingProxyType(found)
+
+    @property
+    def event_types_in_use(self) -> frozenset[str]:
+        """Every event type that a metric, a pattern or a fact takes in."""
+        taken = [name for metric in self.metrics.values() for name in metric.metric.of]
+        taken += [name for fact in self.facts.values() for name in fact.on]
+        return frozenset(taken).union(*(pattern.takes_in for pattern in self.patterns.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """All definitions as a `Rulebase` has them."""
+
+    patterns: Mapping[str, Pattern]
+    metrics: Mapping[str, Metric]
+    facts: Mapping[str, Fact]
+    definitions: Mapping[str, Definition]
 
 
 def read_definitions(
-    behaviours: Node | None, scenes: Node | None, vocabulary: Vocabulary, report: Report
+    behaviours: Node | None, scenes: Node | None, vocabulary: Vocabulary, tables: Tables, report: Report
 ) -> RawDefinitions:
     """Everything but the expressions; errors go to `report`."""
-    first = Fields(report, behaviours, "behaviours.yaml", ("metrics", "behaviours", "scenes"), later=_LATER)
-    second = Fields(report, scenes, "scenes.yaml", ("scenes",), later=_LATER)
-    raw = RawDefinitions({}, {})
-    for key, value in first.named("metrics", "metric", identifier=True):
-        raw.metrics[key.text] = _metric(key, value, vocabulary, report)
+    first = Fields(report, behaviours, "behaviours.yaml", keys_in("behaviours"))
+    second = Fields(report, scenes, "scenes.yaml", keys_in("scenes"))
+    patterns, vocabulary = read_patterns(first, vocabulary, tables, report)
+    metrics = read_metrics(first, vocabulary, _keys(patterns), report)
+    facts = read_facts(first, vocabulary, report)
+    definitions: dict[str, RawDefinition] = {}
     for kind, fields, section in (
         (DefinitionKind.BEHAVIOUR, first, "behaviours"),
         (DefinitionKind.SCENE, first, "scenes"),
@@ -78,177 +99,63 @@ def read_definitions(
     ):
         for key, value in fields.named(section, kind, identifier=True):
             definition = _definition(key, value, kind, report)
-            other = raw.definitions.setdefault(definition.name, definition)
+            other = definitions.setdefault(definition.name, definition)
             if other is not definition:
                 report.error(
                     key.at, Code.DUPLICATE_NAME, f"{definition.name!r} is declared twice", f"see {other.at}"
                 )
+    raw = RawDefinitions(vocabulary, patterns, metrics, facts, definitions)
+    imported = {i.name: Attribute(i.name, ValueType.BOOL, i.label) for i in raw.imported.values()}
+    subscriber = MappingProxyType({**vocabulary.subscriber, **imported})
+    raw.vocabulary = replace(vocabulary, subscriber=subscriber)
     return raw
 
 
-def _metric(key: ScalarNode, value: Node, vocabulary: Vocabulary, report: Report) -> RawMetric:
-    name = key.text
-    keys = ("count", "sum", "of", "days", "last", "where", "label")
-    fields = Fields(report, value, f"metric {name!r}", keys, later=_LATER_METRIC, at=key.at)
-    kind = MetricKind.COUNT if fields.node("count") is not None else MetricKind.SUM
-    _exactly_one(fields, "count", "sum")
-    _exactly_one(fields, "last", "days")
-    summed: str | None = None
-    if kind is MetricKind.COUNT:
-        of = fields.choices("count", "event type", vocabulary.events)
-        sound = bool(of)
-        if fields.node("of") is not None:
-            hint = "name the event types under 'count'"
-            report.error(fields.key_at("of"), Code.CONFLICTING_KEYS, "'of' belongs to 'sum'", hint)
-    else:
-        if fields.node("sum") is not None:
-            fields.require("of")
-        of = fields.choices("of", "event type", vocabulary.events)
-        summed = _summed(fields, of, vocabulary, report)
-        sound = summed is not None
-    days = fields.integer("days", 1, least=1, most=MAX_DAYS) if fields.node("days") is not None else None
-    last = fields.duration("last", DAY_US, most=DAY_US) if fields.node("last") is not None else None
-    where = fields.scalar("where", "an expression")
-    content = [kind, sorted(of), summed, where.text.strip() if where else None, last, days]
-    canonical = json.dumps(content, ensure_ascii=False).encode()
-    metric = Metric(
-        name=name,
-        key=hashlib.sha256(canonical).hexdigest()[:32],
-        label=fields.text("label", name),
-        kind=kind if sound else MetricKind.COUNT,
-        of=of,
-        value=summed,
-        where=None,
-        last_us=last,
-        days=days,
-        bound=Bound.LOWER
-        if kind is MetricKind.COUNT or _non_negative(of, summed, vocabulary)
-        else Bound.NONE,
-        type=_type_of(of, summed, vocabulary),
-    )
-    return RawMetric(metric, where, key.at, sound)
-
-
-def _type_of(of: tuple[str, ...], summed: str | None, vocabulary: Vocabulary) -> str:
-    types = {vocabulary.events[event].attributes[summed].type for event in of} if summed else set()
-    return "double" if ValueType.DOUBLE in types else "int"
-
-
-def _exactly_one(fields: Fields, first: str, second: str) -> None:
-    present = [key for key in (first, second) if fields.node(key) is not None]
-    if len(present) == 2:
-        message = f"{fields.what} has both {first!r} and {second!r}"
-        fields.report.error(fields.key_at(second), Code.CONFLICTING_KEYS, message, "keep one of them")
-    elif not present:
-        message = f"{fields.what} has neither {first!r} nor {second!r}"
-        fields.report.error(fields.at, Code.MISSING_KEY, message, "add one of them")
-
-
-def _summed(fields: Fields, of: tuple[str, ...], vocabulary: Vocabulary, report: Report) -> str | None:
-    """The attribute of `sum: event.amount`; every summed event type must have it as a number."""
-    node = fields.scalar("sum", "an attribute of the event")
-    if node is None or not of:
-        return None
-    prefix, _, attribute = node.text.partition(".")
-    if prefix != "event" or not attribute:
-        report.error(
-            node.at,
-            Code.BAD_VALUE,
-            f"cannot sum {clip(node.text)!r}",
-            "name one attribute of the event, such as event.amount",
-        )
-        return None
-    for event in of:
-        declared = vocabulary.events[event].attributes
-        if attribute not in declared:
-            hint = report.suggest(attribute, declared)
-            report.error(
-                node.at,
-                Code.ATTRIBUTE_NOT_ON_EVENT,
-                f"event type {event!r} has no attribute {attribute!r}",
-                hint,
-            )
-            return None
-        if declared[attribute].type not in {ValueType.INT, ValueType.DOUBLE}:
-            report.error(
-                node.at, Code.BAD_VALUE, f"{node.text!r} is not a number", "sum an int or a double"
-            )
-            return None
-    return attribute
-
-
-def _non_negative(of: tuple[str, ...], attribute: str | None, vocabulary: Vocabulary) -> bool:
-    if attribute is None:
-        return False
-    bounds = [vocabulary.events[event].attributes[attribute].minimum for event in of]
-    return all(bound is not None and bound >= 0 for bound in bounds)
+def _keys(patterns: Mapping[str, RawPattern]) -> dict[str, str]:
+    return {name: each.pattern.key for name, each in patterns.items() if each.pattern}
 
 
 def _definition(key: ScalarNode, value: Node, kind: DefinitionKind, report: Report) -> RawDefinition:
-    fields = Fields(
-        report, value, f"{kind} {key.text!r}", ("label", "when"), later=_LATER_DEFINITION, at=key.at
+    what, name = f"{kind} {key.text!r}", f"{kind}.{key.text}"
+    fields = Fields(report, value, what, keys_in(kind), at=key.at)
+    label = fields.text("label", key.text)
+    imported = None
+    if fields.node("imported") is not None:
+        exactly_one(fields, ("when", "imported"))
+        inner = Fields(
+            report,
+            fields.node("imported"),
+            f"'imported' of {what}",
+            keys_in("imported"),
+            at=fields.key_at("imported"),
+        )
+        inner.require("valid_for")
+        imported = ImportedBehaviour(name, label, inner.duration("valid_for", DAY_US, most=MAX_VALID_US))
+    else:
+        fields.require("when")
+    return RawDefinition(name, kind, label, fields.scalar("when", "an expression"), key.at, imported)
+
+
+def compile_definitions(raw: RawDefinitions, conditions: Conditions, report: Report) -> Definitions:
+    """All definitions with their expressions compiled, in dependency order; errors go to `report`."""
+    vocabulary = raw.vocabulary
+    definitions = _conditions(raw, conditions, report)
+    return Definitions(
+        patterns=compile_patterns(raw.patterns, vocabulary, conditions, report),
+        metrics=compile_metrics(raw.metrics, vocabulary, conditions, report),
+        facts=compile_facts(raw.facts, definitions, _keys(raw.patterns), vocabulary, conditions, report),
+        definitions=definitions,
     )
-    fields.require("when")
-    when = fields.scalar("when", "an expression")
-    return RawDefinition(f"{kind}.{key.text}", kind, fields.text("label", key.text), when, key.at)
 
 
-def compile_metrics(raw: RawDefinitions, conditions: Conditions) -> Mapping[str, Metric]:
-    """The metrics with their filters compiled."""
-    return MappingProxyType(
-        {
-            name: replace(
-                each.metric,
-                where=conditions.compile(each.where, "'where' of a metric", may_read=_WHERE_READS),
-            )
-            for name, each in raw.metrics.items()
-        }
-    )
-
-
-def compile_definitions(
-    raw: RawDefinitions, conditions: Conditions, report: Report
-) -> Mapping[str, Definition]:
-    """The definitions, each after all that it reads. Circles are reported, one error a circle."""
+def _conditions(raw: RawDefinitions, conditions: Conditions, report: Report) -> Mapping[str, Definition]:
+    """Behaviours and scenes, each after all that it reads."""
     compiled: dict[str, Definition] = {}
     for name, each in raw.definitions.items():
         when = conditions.compile(each.when, f"'when' of the {each.kind}")
-        if when is not None:
+        if when is not None and each.imported is None:
             compiled[name] = Definition(name, each.kind, each.label, when)
-    ordered: dict[str, Definition] = {}
-    for name in compiled:
-        _place(name, compiled, ordered, raw, report)
-    return MappingProxyType(ordered)
-
-
-def _place(
-    root: str,
-    compiled: Mapping[str, Definition],
-    ordered: dict[str, Definition],
-    raw: RawDefinitions,
-    report: Report,
-) -> None:
-    """Depth first, without recursion: a chain of definitions may be longer than Python's stack."""
-    path: dict[str, list[str]] = {}  # the way from the root, with what is still to be visited
-    stack = [root]
-    while stack:
-        name = stack[-1]
-        if name not in path and name not in ordered:
-            path[name] = sorted(compiled[name].when.reads & compiled.keys())
-        pending = path.get(name, [])
-        if not pending:
-            path.pop(name, None)
-            ordered.setdefault(name, compiled[name])
-            stack.pop()
-            continue
-        following = pending.pop(0)
-        if following in path:
-            circle = [*list(path)[list(path).index(following) :], following]
-            report.error(
-                raw.definitions[following].at,
-                Code.CIRCLE,
-                f"definitions read each other in a circle: {' -> '.join(circle)}",
-                "break it at one of them",
-            )
-        elif following not in ordered:
-            stack.append(following)
+    needs = {name: each.when.reads & compiled.keys() for name, each in compiled.items()}
+    at = {name: raw.definitions[name].at for name in compiled}
+    order = in_order(needs, at, "definitions read each other", report)
+    return MappingProxyType({name: compiled[name] for name in order})

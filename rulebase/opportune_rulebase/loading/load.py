@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NoReturn
@@ -11,23 +11,33 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from opportune_rulebase.errors import Position, RulebaseError
 from opportune_rulebase.expressions import Scope
+from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.archive import check_files
-from opportune_rulebase.loading.campaigns import Known, campaign_nodes, read_campaign
-from opportune_rulebase.loading.conditions import Conditions, never_true
+from opportune_rulebase.loading.calendars import read_calendar
+from opportune_rulebase.loading.campaigns import KEYS, LATER, Known, read_campaign
+from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.definitions import (
+    Definitions,
     RawDefinitions,
     compile_definitions,
-    compile_metrics,
     read_definitions,
 )
 from opportune_rulebase.loading.fields import Fields, check_name
-from opportune_rulebase.loading.matrix import read_matrix
+from opportune_rulebase.loading.inherit import inherit, named_documents
+from opportune_rulebase.loading.matrix import (
+    MATRIX_CSV,
+    MATRIX_FILES,
+    MATRIX_XLSX,
+    MAX_MATRIX_BYTES,
+    matrix_of_csv,
+    matrix_of_xlsx,
+    read_matrix,
+)
 from opportune_rulebase.loading.policies import Names, cap_names, read_policies
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import (
     MAX_YAML_BYTES,
     Budget,
-    MapNode,
     Node,
     ScalarNode,
     SourceFile,
@@ -35,9 +45,11 @@ from opportune_rulebase.loading.source import (
     documents,
 )
 from opportune_rulebase.loading.tables import MAX_TABLE_BYTES, read_cells, read_terminals
+from opportune_rulebase.loading.triggers import with_triggers
 from opportune_rulebase.loading.vocabulary import RawVocabulary, read_vocabulary, with_needs
-from opportune_rulebase.model import Campaign, Definition, Rulebase, Tables
+from opportune_rulebase.model import Calendar, Campaign, Rulebase, Tables, Trigger
 from opportune_rulebase.variables import declared
+from opportune_rulebase.warnings import warnings_of
 
 _SINGLE: Final = (
     "rulebase.yaml",
@@ -94,24 +106,25 @@ class _Loader:
         if not check_files(self.files, self.report):
             self.refuse()
         self.parse()
-        name, label, zone = self.header()
+        name, label, zone, calendar = self.header()
         if self.unread & _DECLARING or "vocabulary.yaml" not in self.files:
             self.refuse()
         report = self.report
         raw = read_vocabulary(self.single("vocabulary.yaml"), report)
         tables = self.tables(raw)
         definitions = read_definitions(
-            self.single("behaviours.yaml"), self.single("scenes.yaml"), raw.vocabulary, report
+            self.single("behaviours.yaml"), self.single("scenes.yaml"), raw.vocabulary, tables, report
         )
+        raw.vocabulary = definitions.vocabulary
         metrics = {n: m.metric for n, m in definitions.metrics.items()}
-        conditions = Conditions(report, Scope(declared(raw.vocabulary, metrics, definitions.definitions)))
+        names_in_scope = declared(raw.vocabulary, metrics, definitions.definitions, definitions.facts)
+        conditions = Conditions(report, Scope(names_in_scope))
         vocabulary = with_needs(raw, conditions)
-        compiled_metrics = compile_metrics(definitions, conditions)
         compiled = compile_definitions(definitions, conditions, report)
 
-        nodes = self.campaign_nodes()
+        nodes, templates = named_documents(self.campaign_documents(), report)
         cells = read_matrix(
-            self.single("matrix.yaml"),
+            self.matrix(),
             report,
             behaviours={
                 n.removeprefix("behaviour.") for n in definitions.definitions if n.startswith("behaviour.")
@@ -120,8 +133,12 @@ class _Loader:
             campaigns=nodes,
         )
         policies_node = self.single("policies.yaml")
-        known = Known(vocabulary, cap_names(policies_node), cells, zone)
-        read = {n: read_campaign(key, node, known, conditions, report) for n, (key, node) in nodes.items()}
+        triggers: dict[str, Trigger] = {}
+        known = Known(vocabulary, cap_names(policies_node), cells, zone, triggers)
+        whole = inherit(
+            nodes, templates, keys=KEYS, later=LATER, channels=vocabulary.channels, report=report
+        )
+        read = {n: read_campaign(key, node, known, conditions, report) for n, (key, node) in whole.items()}
         campaigns = {n: campaign for n, campaign in sorted(read.items()) if campaign is not None}
         names = Names(
             campaigns=nodes,
@@ -133,20 +150,27 @@ class _Loader:
         if report.failed:
             self.refuse()
         self.warn(raw, definitions, compiled, campaigns, conditions)
-        return Rulebase(
+        rulebase = Rulebase(
             name=name,
             label=label,
             revision=revision_of(self.files),
             time_zone=zone,
-            vocabulary=vocabulary,
+            vocabulary=with_triggers(vocabulary, triggers),
             tables=tables,
-            metrics=compiled_metrics,
-            definitions=compiled,
+            metrics=compiled.metrics,
+            definitions=compiled.definitions,
             campaigns=MappingProxyType(campaigns),
             policies=policies,
-            warnings=report.problems(self.lines()),
+            facts=compiled.facts,
+            imported=definitions.imported,
+            patterns=compiled.patterns,
+            triggers=MappingProxyType(dict(sorted(triggers.items()))),
+            calendar=calendar,
             files=MappingProxyType(self.files),
         )
+        for problem in warnings_of(rulebase):
+            report.add(problem)
+        return replace(rulebase, warnings=report.problems(self.lines()))
 
     def lines(self) -> dict[str, list[str]]:
         return {name: source.lines for name, source in self.sources.items()}
@@ -193,21 +217,18 @@ class _Loader:
             return None
         return nodes[0]
 
-    def header(self) -> tuple[str, str, ZoneInfo]:
-        """Name, label and time zone from rulebase.yaml."""
-        later = {"calendar": "leave it out"}
+    def header(self) -> tuple[str, str, ZoneInfo, Calendar]:
+        """Name, label, time zone and calendar from rulebase.yaml."""
         node = self.single("rulebase.yaml")
         at = None if node else Position("rulebase.yaml")
-        fields = Fields(
-            self.report, node, "rulebase.yaml", ("rulebase", "label", "time_zone"), later=later, at=at
-        )
+        fields = Fields(self.report, node, "rulebase.yaml", keys_in("rulebase"), at=at)
         if "rulebase.yaml" in self.files and "rulebase.yaml" not in self.unread:
             fields.require("rulebase", "time_zone")
         name = fields.scalar("rulebase", "a name")
         if name is not None:
             check_name(self.report, name, "rulebase")
         text = name.text if name else ""
-        return text, fields.text("label", text), self.zone(fields)
+        return text, fields.text("label", text), self.zone(fields), read_calendar(fields, self.report)
 
     def zone(self, fields: Fields) -> ZoneInfo:
         node = fields.scalar("time_zone", "a time zone")
@@ -227,6 +248,7 @@ class _Loader:
         """The reference tables that the vocabulary names."""
         found = Tables(MappingProxyType({}), MappingProxyType({}))
         csv_files = {path for path in self.files if path.endswith(".csv") and not path.startswith(_ASIDE)}
+        csv_files.discard(MATRIX_CSV)
         for kind, node in raw.tables.items():
             if node.text not in csv_files:
                 self.report.unknown(node.at, "table", node.text, csv_files)
@@ -249,32 +271,40 @@ class _Loader:
             )
         return found
 
-    def campaign_nodes(self) -> dict[str, tuple[ScalarNode, MapNode]]:
-        """Every campaign of every file by its name."""
-        found: dict[str, tuple[ScalarNode, MapNode]] = {}
+    def campaign_documents(self) -> Iterator[Node]:
+        """Every document under campaigns/, file by file."""
         for path, nodes in self.documents.items():
-            if not path.startswith(_CAMPAIGNS):
-                continue
-            for name, node in campaign_nodes(nodes, self.report):
-                first, _ = found.setdefault(name.text, (name, node))
-                if first is not name:
-                    message = f"campaign {name.text!r} is declared twice"
-                    self.report.error(name.at, Code.DUPLICATE_NAME, message, f"see {first.at}")
-        return found
+            if path.startswith(_CAMPAIGNS):
+                yield from nodes
+
+    def matrix(self) -> Node | None:
+        """The application matrix, whichever way it is written; None if it is absent or in the report."""
+        present = [path for path in MATRIX_FILES if path in self.files]
+        for path in present[1:]:
+            message = f"the matrix is written in {present[0]} too"
+            self.report.error(Position(path), Code.CONFLICTING_KEYS, message, "keep one of them")
+        if not present:
+            return None
+        path = present[0]
+        if path == MATRIX_XLSX:
+            return matrix_of_xlsx(path, self.files[path], self.report)
+        if path == MATRIX_CSV:
+            source = decode(path, self.files[path], MAX_MATRIX_BYTES, self.report)
+            if source is None:
+                return None
+            self.sources[path] = source
+            return matrix_of_csv(source, self.report)
+        return self.single(path)
 
     def warn(
         self,
         raw: RawVocabulary,
         definitions: RawDefinitions,
-        compiled: Mapping[str, Definition],
+        compiled: Definitions,
         campaigns: Mapping[str, Campaign],
         conditions: Conditions,
     ) -> None:
         """What an analyst would want to know of a rulebase without errors."""
-        for definition in compiled.values():
-            if never_true(definition.when.tree):
-                at = definition.when.position
-                self.report.warning(at, Code.NEVER_TRUE, f"{definition.name!r} is never true")
         products = {campaign.product for campaign in campaigns.values()}
         for product in raw.vocabulary.products.values():
             products.update(product.requires, product.excludes)
@@ -282,6 +312,10 @@ class _Loader:
         metrics = {f"metric.{name}": metric.at for name, metric in definitions.metrics.items()}
         self.unused("definition", {n: d.at for n, d in definitions.definitions.items()}, conditions.read)
         self.unused("metric", metrics, conditions.read)
+        facts = {f"fact.{name}": fact.at for name, fact in definitions.facts.items()}
+        self.unused("fact", facts, conditions.read)
+        types = definitions.event_types_in_use.union(*(campaign.on for campaign in campaigns.values()))
+        self.unused("pattern", {n: p.at for n, p in definitions.patterns.items()}, types)
         self.unused("product", {n: at for (k, n), at in raw.positions.items() if k == "product"}, products)
         self.unused("channel", {n: at for (k, n), at in raw.positions.items() if k == "channel"}, channels)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, Fields, keys_of
 from opportune_rulebase.loading.problems import Code, Report, clip
@@ -29,7 +30,6 @@ MAX_PERIOD_US: Final = 400 * DAY_US
 MAX_COOL_DOWN_US: Final = 4_000 * DAY_US
 
 _LEAVE_OUT: Final = "leave it out"
-_KEYS: Final = ("caps", "quiet_hours", "cool_downs", "suppress", "consent", "arbitration", "normal_status")
 _LATER: Final = dict.fromkeys(
     [
         "control_group",
@@ -74,13 +74,13 @@ def cap_names(node: Node | None) -> frozenset[str]:
 
 def read_policies(node: Node | None, names: Names, conditions: Conditions, report: Report) -> Policies:
     """The policies; errors go to `report`. Without a file: those that `Policies()` has."""
-    top = Fields(report, node, "policies.yaml", _KEYS, later=_LATER)
+    top = Fields(report, node, "policies.yaml", keys_in("policies"), later=_LATER)
     default = Policies()
     arbitration = Fields(
         report,
         top.node("arbitration"),
         "arbitration",
-        ("max_automatic", "max_prompts", "default_propensity"),
+        keys_in("arbitration"),
         later={"settle": _LEAVE_OUT, "exclusivity": _LEAVE_OUT, "exclusive_groups": _LEAVE_OUT},
     )
     return Policies(
@@ -99,9 +99,8 @@ def read_policies(node: Node | None, names: Names, conditions: Conditions, repor
 
 
 def _caps(top: Fields, names: Names, report: Report) -> Iterator[Cap]:
-    keys = ("label", "limit", "period", "per", "applies_to", "counts")
     for key, value in top.named("caps", "cap"):
-        fields = Fields(report, value, f"cap {key.text!r}", keys, later=_LATER_POLICY, at=key.at)
+        fields = Fields(report, value, f"cap {key.text!r}", keys_in("cap"), later=_LATER_POLICY, at=key.at)
         fields.require("limit", "period")
         rolling_us, calendar = _period(fields, report)
         applies_to = _selector(fields, "applies_to", names, report)
@@ -122,7 +121,7 @@ def _caps(top: Fields, names: Names, report: Report) -> Iterator[Cap]:
 def _period(fields: Fields, report: Report) -> tuple[int | None, CalendarPeriod | None]:
     node = fields.node("period")
     if isinstance(node, MapNode):
-        period = Fields(report, node, "period", ("rolling",))
+        period = Fields(report, node, "period", keys_in("period"))
         period.require("rolling")
         return period.duration("rolling", DAY_US, most=MAX_PERIOD_US), None
     if isinstance(node, ScalarNode) and node.text not in tuple(CalendarPeriod):
@@ -138,9 +137,15 @@ def _period(fields: Fields, report: Report) -> tuple[int | None, CalendarPeriod 
 
 
 def _quiet_hours(top: Fields, names: Names, report: Report) -> Iterator[QuietHours]:
-    keys = ("label", "from", "to", "days", "applies_to")
     for key, value in top.named("quiet_hours", "quiet window"):
-        fields = Fields(report, value, f"quiet hours {key.text!r}", keys, later=_LATER_POLICY, at=key.at)
+        fields = Fields(
+            report,
+            value,
+            f"quiet hours {key.text!r}",
+            keys_in("quiet_window"),
+            later=_LATER_POLICY,
+            at=key.at,
+        )
         fields.require("from", "to")
         start, end = _minute(fields, "from", report), _minute(fields, "to", report)
         if start == 24 * 60 or (start is not None and start == end):
@@ -179,9 +184,10 @@ def _minute(fields: Fields, key: str, report: Report) -> int | None:
 
 
 def _cool_downs(top: Fields, report: Report) -> Iterator[CoolDown]:
-    keys = ("label", "after", "for", "scope")
     for key, value in top.named("cool_downs", "cool-down"):
-        fields = Fields(report, value, f"cool-down {key.text!r}", keys, later=_LATER_POLICY, at=key.at)
+        fields = Fields(
+            report, value, f"cool-down {key.text!r}", keys_in("cool_down"), later=_LATER_POLICY, at=key.at
+        )
         fields.require("after", "for")
         after = fields.choices("after", "outcome", tuple(OutcomeKind))
         if fields.node("after") is not None and not fields.scalars("after", "an outcome"):
@@ -203,8 +209,14 @@ def _suppressions(
     top: Fields, names: Names, conditions: Conditions, report: Report
 ) -> Iterator[Suppression]:
     for key, value in top.named("suppress", "suppression"):
-        keys = ("label", "when", "applies_to")
-        fields = Fields(report, value, f"suppression {key.text!r}", keys, later=_LATER_POLICY, at=key.at)
+        fields = Fields(
+            report,
+            value,
+            f"suppression {key.text!r}",
+            keys_in("suppression"),
+            later=_LATER_POLICY,
+            at=key.at,
+        )
         fields.require("when")
         # An attribute of the event is unknown on all other events, and unknown suppresses.
         when = conditions.compile(
@@ -216,7 +228,7 @@ def _suppressions(
 
 
 def _opt_in(top: Fields, names: Names, report: Report) -> Iterator[str]:
-    consent = Fields(report, top.node("consent"), "consent", ("channels", "categories"))
+    consent = Fields(report, top.node("consent"), "consent", keys_in("consent"))
     for section, kind, known in (
         ("channels", "channel", names.channels),
         ("categories", "category", names.categories),
@@ -246,7 +258,7 @@ def _normal_status(top: Fields, default: Policies, report: Report) -> frozenset[
 
 def _selector(fields: Fields, key: str, names: Names, report: Report) -> Selector:
     """`{channels: [sms], categories: [...], ...}`; absent means any contact."""
-    keys = ("campaigns", "products", "categories", "channels", "modes")
+    keys = keys_in("selector")
     selector = Fields(report, fields.node(key), f"{key!r} of {fields.what}", keys)
     for each in keys:
         if selector.node(each) is not None and not selector.scalars(each, "a name"):

@@ -49,11 +49,13 @@ class Code(StrEnum):
     # names that meet
     UNKNOWN_NAME = "unknown-name"
     DUPLICATE_NAME = "duplicate-name"
+    DUPLICATE_DEFINITION = "duplicate-definition"
     TYPE_CONFLICT = "type-conflict"
     MODE_CONFLICT = "mode-conflict"
     CIRCLE = "circle"
     MATRIX_CONFLICT = "matrix-conflict"
     EMPTY_VALIDITY = "empty-validity"
+    SLOW_SOURCE = "slow-source"
     # expressions and content
     BAD_EXPRESSION = "bad-expression"
     NOT_ALLOWED_HERE = "not-allowed-here"
@@ -81,10 +83,10 @@ class Report:
         self._suggestions = 0
 
     def error(self, at: Position, code: Code, message: str, hint: str = "") -> None:
-        self._add(Problem(at, code, message, hint))
+        self.add(Problem(at, code, message, hint))
 
     def warning(self, at: Position, code: Code, message: str, hint: str = "") -> None:
-        self._add(Problem(at, code, message, hint, severity=Severity.WARNING))
+        self.add(Problem(at, code, message, hint, severity=Severity.WARNING))
 
     def unknown(self, at: Position, kind: str, name: str, known: Collection[str]) -> None:
         """Report a name that is not among `known`, with the nearest one or the whole short list."""
@@ -102,6 +104,11 @@ class Report:
         return f"known: {', '.join(sorted(known))}" if len(known) <= 20 else ""
 
     @property
+    def count(self) -> int:
+        """How many problems there are so far: tells whether something was read without any."""
+        return len(self._problems)
+
+    @property
     def failed(self) -> bool:
         """Whether any error (not merely a warning) was reported."""
         return any(problem.severity is Severity.ERROR for problem in self._problems)
@@ -110,7 +117,8 @@ class Report:
         """Everything reported, each once, sorted by place, with the line at fault from `lines`."""
         return tuple(_with_snippet(problem, lines) for problem in sorted(self._problems))
 
-    def _add(self, problem: Problem) -> None:
+    def add(self, problem: Problem) -> None:
+        """Report a problem that is made already."""
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.add(problem)
         elif not self._full:

@@ -59,6 +59,10 @@ class ScalarNode:
         Exact for plain, quoted and block scalars, folded ones included, because folding changes white
         space only; escapes other than quotes, backslashes and white space make it approximate.
         """
+        start = self.at.column - 1 + (self.style in {"'", '"'})
+        line = self.source.lines[self.at.line - 1] if self.at.line <= len(self.source.lines) else ""
+        if line.startswith(self.text, start) and self.style not in {"|", ">"}:
+            return Position(self.at.file, self.at.line, start + offset + 1)
         before = sum(not c.isspace() for c in self.text[:offset])
         total = sum(not c.isspace() for c in self.text)
         for line, column, ordinal in self._solid_characters():

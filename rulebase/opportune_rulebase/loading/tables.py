@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any, TypeVar
 
-from opportune_rulebase.errors import Position
+from opportune_rulebase.errors import Position, Problem, Severity
 from opportune_rulebase.loading.fields import parse_float, parse_int
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import SourceFile
@@ -16,6 +19,11 @@ from opportune_rulebase.model import Attribute, Place, ValueType
 
 MAX_TABLE_BYTES = 16 << 20
 _MAX_FAULTS = 100  # a table with the wrong separator has a fault in every row
+_MAX_KEPT = 4  # places and terminals of two revisions
+
+_Entry = TypeVar("_Entry")
+_kept: dict[Hashable, tuple[Mapping[str, Any], tuple[Problem, ...]]] = {}
+_kept_lock = threading.Lock()
 
 _TAC = re.compile(r"[0-9]{8}")
 _SEPARATORS = re.compile(r"[;|]")
@@ -23,20 +31,11 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read_cells(source: SourceFile, report: Report) -> Mapping[str, Place]:
-    """Cell id -> place, from columns `cell`, `place` and optionally `label`, `categories`."""
-    table = _Table(source, report, required=("cell", "place"), optional=("label", "categories"))
-    found: dict[str, Place] = {}
-    shared: dict[Place, Place] = {}  # a place has many cells
-    for row in table.rows("cell"):
-        cell, name = row["cell"], row["place"]
-        if not name:
-            table.fault("place", "the place is empty")
-        categories = tuple(
-            dict.fromkeys(c.strip() for c in _SEPARATORS.split(row.get("categories", "")) if c.strip())
-        )
-        place = Place(name, row.get("label") or name, categories)
-        found[cell] = shared.setdefault(place, place)
-    return MappingProxyType(found)
+    """Cell id -> place, from columns `cell`, `place` and optionally `label`, `categories`.
+
+    Revisions whose table is the same share what was read.
+    """
+    return _once(source, (), lambda own: _cells(source, own), report)
 
 
 def read_terminals(
@@ -44,8 +43,56 @@ def read_terminals(
 ) -> Mapping[str, Mapping[str, object]]:
     """TAC -> declared attributes, from columns `tac` and one for each of `attributes`.
 
-    An empty field is left out: that capability is unknown.
+    An empty field is left out: that capability is unknown. Revisions whose table and attributes are the
+    same share what was read.
     """
+    key = tuple(attributes.items())
+    return _once(source, key, lambda own: _terminals(source, attributes, own), report)
+
+
+def _once(
+    source: SourceFile, key: Hashable, read: Callable[[Report], Mapping[str, _Entry]], report: Report
+) -> Mapping[str, _Entry]:
+    """What `read` makes of a table: the very object of the time before, if it is still kept. A faulty table
+    is not. Nothing else is remembered between loads; the warnings are given each time."""
+    whole = (source.name, hashlib.sha256(source.text.encode()).digest(), key)
+    with _kept_lock:
+        kept = _kept.get(whole)
+    if kept is None:
+        own = Report()
+        kept = read(own), own.problems({})
+        if not own.failed:
+            with _kept_lock:
+                _kept[whole] = kept
+                while len(_kept) > _MAX_KEPT:
+                    del _kept[next(iter(_kept))]
+    table, problems = kept
+    for each in problems:
+        tell = report.warning if each.severity is Severity.WARNING else report.error
+        tell(each.position, Code(each.code), each.message, each.hint)
+    return table
+
+
+def _cells(source: SourceFile, report: Report) -> Mapping[str, Place]:
+    table = _Table(source, report, required=("cell", "place"), optional=("label", "categories"))
+    found: dict[str, Place] = {}
+    places: dict[tuple[str, ...], Place] = {}  # a place has many cells
+    for row in table.rows("cell"):
+        written = row["place"], row.get("label", ""), row.get("categories", "")
+        place = places.get(written)
+        if place is None:
+            name, label, categories = written
+            if not name:
+                table.fault("place", "the place is empty")
+            different = dict.fromkeys(c.strip() for c in _SEPARATORS.split(categories) if c.strip())
+            place = places[written] = Place(name, label or name, tuple(different))
+        found[row["cell"]] = place
+    return MappingProxyType(found)
+
+
+def _terminals(
+    source: SourceFile, attributes: Mapping[str, Attribute], report: Report
+) -> Mapping[str, Mapping[str, object]]:
     table = _Table(source, report, required=("tac", *attributes), optional=())
     found: dict[str, Mapping[str, object]] = {}
     for row in table.rows("tac"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 from opportune_rulebase.expressions import Expression
@@ -14,6 +15,7 @@ from opportune_rulebase.loading.source import ScalarNode
 from opportune_rulebase.model import Template
 
 MAX_CONTENT: Final = 4_000
+MAX_VARIABLES: Final = 50
 _SPACES: Final = ("sub", "event", "metric", "terminal", "place")
 _PRINTABLE: Final = ("string", "int", "double")
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -33,9 +35,14 @@ def read_template(
         message = f"the content has {len(text)} characters; at most {MAX_CONTENT} are allowed"
         report.error(node.at, Code.TOO_LARGE, message, "shorten it")
         return Template("", node.at, ())
+    variables = list(islice(_VARIABLE.finditer(text), MAX_VARIABLES + 1))
+    if len(variables) > MAX_VARIABLES:
+        message = f"the content has more than {MAX_VARIABLES} variables"
+        report.error(node.at, Code.TOO_MANY, message, "shorten it")
+        return Template("", node.at, ())
     parts: list[str | Expression] = []
     end = 0
-    for match in _VARIABLE.finditer(text):
+    for match in variables:
         _literal(text[end : match.start()], end, node, parts, report)
         part = _variable(match, node, literals, conditions, report)
         if isinstance(part, str):
@@ -77,18 +84,19 @@ def _variable(
     report: Report,
 ) -> str | Expression | None:
     name = match[1].strip()
-    at = node.locate(match.start())
     space, _, rest = name.partition(".")
     if space in _LITERAL_SPACES:
         if name not in literals:
-            report.unknown(at, "variable", name, literals)
+            report.unknown(node.locate(match.start()), "variable", name, literals)
         elif not literals[name]:
             message = f"{name!r} is used here, but the {space} has no {rest}"
-            report.error(at, Code.BAD_TEMPLATE, message, f"give the {space} a {rest}")
+            report.error(
+                node.locate(match.start()), Code.BAD_TEMPLATE, message, f"give the {space} a {rest}"
+            )
         return literals.get(name, "")
     if space not in _SPACES or not is_identifier(rest):
         report.error(
-            at,
+            node.locate(match.start()),
             Code.BAD_TEMPLATE,
             f"{clip(match[0])!r} is not a variable that content may show",
             f"use one name of {', '.join(f'{each}.*' for each in (*_SPACES, *_LITERAL_SPACES))}",

@@ -1,4 +1,4 @@
-"""`vocabulary.yaml`: events, subscriber attributes, channels, products and where the tables are."""
+"""`vocabulary.yaml`: events, subscriber attributes, sources, channels, products and the names of tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from types import MappingProxyType
 from typing import Final
 
 from opportune_rulebase.errors import Position
+from opportune_rulebase.language import keys_in
+from opportune_rulebase.loading.common import parse_date
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.loading.sources import read_sources
 from opportune_rulebase.model import Attribute, Channel, EventType, Mode, Product, ValueType, Vocabulary
 
 BUILT_IN_SUBSCRIBER: Final[Mapping[str, ValueType]] = MappingProxyType(
@@ -31,6 +34,9 @@ BUILT_IN_EVENTS: Final[Mapping[str, Mapping[str, ValueType]]] = MappingProxyType
     {"handset_changed": {"imei": ValueType.STRING, "previous_imei": ValueType.STRING}}
 )
 """Event types that the service derives. A rulebase may redeclare them to give labels."""
+
+MAX_ATTRIBUTES: Final = 200
+MAX_SEGMENTS: Final = 10
 
 _LEAVE_OUT: Final = "leave it out"
 _TERMINAL_TYPES: Final = (ValueType.STRING, ValueType.INT, ValueType.DOUBLE, ValueType.BOOL)
@@ -52,20 +58,21 @@ def read_vocabulary(node: Node | None, report: Report) -> RawVocabulary:
         report,
         node,
         "vocabulary.yaml",
-        ("events", "subscriber", "channels", "products", "places", "terminals"),
-        later={"sources": _LEAVE_OUT, "peers": _LEAVE_OUT, "calendars": _LEAVE_OUT},
+        keys_in("vocabulary"),
     )
     raw = RawVocabulary(Vocabulary({}, {}, {}, {}, {}))
+    events, subscriber = _events(top, report), _subscriber(top, report)
     raw.vocabulary = Vocabulary(
-        events=MappingProxyType(_events(top, report)),
-        subscriber=MappingProxyType(_subscriber(top, report)),
+        events=MappingProxyType(events),
+        subscriber=MappingProxyType(subscriber),
         terminal=MappingProxyType(_terminal(top, report, raw)),
         channels=MappingProxyType(_channels(top, report, raw)),
         products=MappingProxyType(_products(top, report, raw)),
+        sources=read_sources(top, events, subscriber),
     )
     places = top.node("places")
     if places is not None:
-        _table(Fields(report, places, "places", ("table",)), "places", raw)
+        _table(Fields(report, places, "places", keys_in("places")), "places", raw)
     return raw
 
 
@@ -91,7 +98,7 @@ def _events(top: Fields, report: Report) -> dict[str, EventType]:
     }
     for key, value in top.named("events", "event type"):
         name = key.text
-        fields = Fields(report, value, f"event type {name!r}", ("label", "attributes"), at=key.at)
+        fields = Fields(report, value, f"event type {name!r}", keys_in("event_type"), at=key.at)
         attributes: dict[str, Attribute] = {}
         for attribute_key, declared in fields.named("attributes", "attribute", identifier=True):
             attribute = _attribute(attribute_key, declared, report, defaults=False)
@@ -116,6 +123,14 @@ def _events(top: Fields, report: Report) -> dict[str, EventType]:
                 )
         if name in BUILT_IN_EVENTS:
             attributes = dict(found[name].attributes) | attributes
+        if len(attributes) > MAX_ATTRIBUTES:
+            message = f"event type {name!r} has more than {MAX_ATTRIBUTES} attributes"
+            report.error(key.at, Code.TOO_MANY, message, "declare those that rules read")
+        peers = [a.name for a in attributes.values() if a.type is ValueType.SUBSCRIBER]
+        if len(peers) > 1:
+            message = f"event type {name!r} names {len(peers)} subscribers: {', '.join(peers)}"
+            hint = "'peer' can be one of them: declare the others as string"
+            report.error(key.at, Code.BAD_VALUE, message, hint)
         found[name] = EventType(name, fields.text("label", name), MappingProxyType(attributes))
     return found
 
@@ -143,7 +158,7 @@ def _terminal(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Attr
     node = top.node("terminals")
     if node is None:
         return {}
-    fields = Fields(report, node, "terminals", ("table", "attributes"))
+    fields = Fields(report, node, "terminals", keys_in("terminals"))
     _table(fields, "terminals", raw)
     fields.require("attributes")
     found: dict[str, Attribute] = {}
@@ -176,12 +191,17 @@ def _channels(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Chan
     for key, value in top.named("channels", "channel"):
         name = key.text
         raw.positions["channel", name] = key.at
-        fields = Fields(
-            report, value, f"channel {name!r}", ("label", "mode", "needs"), later=later, at=key.at
-        )
+        fields = Fields(report, value, f"channel {name!r}", keys_in("channel"), later=later, at=key.at)
         fields.require("mode")
-        mode = fields.choice("mode", "mode", tuple(Mode))
-        found[name] = Channel(name, fields.text("label", name), Mode(mode or Mode.AUTOMATIC))
+        mode = Mode(fields.choice("mode", "mode", tuple(Mode)) or Mode.AUTOMATIC)
+        max_segments = None
+        if fields.node("max_segments") is not None:
+            max_segments = fields.integer("max_segments", 1, least=1, most=MAX_SEGMENTS)
+            if mode is Mode.MANUAL:
+                message = f"channel {name!r} is manual: nothing of it is sent as SMS"
+                at = fields.key_at("max_segments")
+                report.error(at, Code.BAD_VALUE, message, "leave 'max_segments' out")
+        found[name] = Channel(name, fields.text("label", name), mode, max_segments=max_segments)
         needs = fields.scalar("needs", "an expression")
         if needs is not None:
             raw.needs["channel", name] = needs
@@ -189,7 +209,6 @@ def _channels(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Chan
 
 
 def _products(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Product]:
-    keys = ("label", "category", "needs", "requires", "excludes")
     entries = list(top.named("products", "product"))
     names = {key.text for key, _ in entries}
     found: dict[str, Product] = {}
@@ -197,7 +216,7 @@ def _products(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Prod
         name = key.text
         raw.positions["product", name] = key.at
         later = {"fit": _LEAVE_OUT, "lifetime": _LEAVE_OUT}
-        fields = Fields(report, value, f"product {name!r}", keys, later=later, at=key.at)
+        fields = Fields(report, value, f"product {name!r}", keys_in("product"), later=later, at=key.at)
         requires = fields.choices("requires", "product", names)
         excludes = fields.choices("excludes", "product", names)
         for other in {name, *requires}.intersection(excludes) | {name}.intersection(requires):
@@ -226,7 +245,7 @@ def _attribute(key: ScalarNode, value: Node, report: Report, *, defaults: bool) 
     if isinstance(value, ScalarNode):
         type_ = _type(value, report)
         return Attribute(key.text, type_) if type_ else None
-    keys = ("type", "label", "values", "min", *(["default"] if defaults else []))
+    keys = [key for key in keys_in("attribute") if defaults or key != "default"]
     fields = Fields(report, value, f"attribute {key.text!r}", keys, at=key.at)
     fields.require("type")
     written = fields.scalar("type", "a type")
@@ -244,11 +263,6 @@ def _attribute(key: ScalarNode, value: Node, report: Report, *, defaults: bool) 
 
 def _type(node: ScalarNode, report: Report) -> ValueType | None:
     text = "".join(node.text.split()).replace(",", ", ")
-    if text == "subscriber":
-        report.error(
-            node.at, Code.NOT_YET_SUPPORTED, "type 'subscriber' is not honoured yet", "declare a string"
-        )
-        return None
     if text not in tuple(ValueType):
         report.unknown(node.at, "type", node.text, tuple(ValueType))
         return None
@@ -300,7 +314,10 @@ def _default(node: Node, attribute: Attribute, report: Report) -> object:
 
 
 def _value(node: Node, type_: ValueType) -> object:
-    """A written value of a type, or None if it is not one. Timestamps and flags cannot be written."""
+    """A written value of a type, or None if it is not one.
+
+    Timestamps, flags and subscribers cannot be written.
+    """
     if isinstance(node, ListNode) and type_ in {ValueType.STRINGS, ValueType.INTS}:
         inner = ValueType.STRING if type_ is ValueType.STRINGS else ValueType.INT
         items = tuple(_value(item, inner) for item in node.items)
@@ -309,6 +326,8 @@ def _value(node: Node, type_: ValueType) -> object:
         return None
     if type_ is ValueType.STRING:
         return node.text
+    if type_ is ValueType.DATE:
+        return node.text if parse_date(node.text) else None
     if node.style:
         return None
     read = {ValueType.INT: parse_int, ValueType.DOUBLE: parse_float, ValueType.BOOL: parse_bool}.get(type_)

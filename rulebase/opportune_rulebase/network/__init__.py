@@ -6,6 +6,7 @@ matcher           the source for an event type: tables by value, down to few cam
 block             a few campaigns as straight-line source
 crowd, index      many campaigns: which can still match, by the value of one key after another
 codegen           expressions as Python source
+operations        variables and operations as Python source
 functions         what generated source calls
 facts             facts without the values that do not fit their declared types
 """

@@ -21,7 +21,7 @@ from opportune_rulebase.nodes import Variable
 
 _SIGNS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">=", "_==_": "==", "_!=_": "!="}
 _NEGATED = {"_<_": ">=", "_<=_": ">", "_>_": "<=", "_>=_": "<", "_==_": "!=", "_!=_": "=="}
-_FROM_BELOW = (">", ">=")
+_ONE_WAY = {Bound.LOWER: (">", ">="), Bound.UPPER: ("<", "<="), Bound.NONE: ()}
 # Source may be indented only so far.
 _DEEPEST = 6
 
@@ -48,11 +48,12 @@ class Candidate:
 class Local:
     """Local variables with the value of a key. Where it is unknown every comparison of `plain` fails.
 
-    They differ for a figure known only from below: `low` is what lower limits are compared with.
+    They differ for a figure of which only a bound may be known: `edge` is what those comparisons look at
+    that a bound can decide.
     """
 
     exact: str
-    low: str
+    edge: str
 
 
 Known = dict[str, Local]
@@ -84,7 +85,7 @@ def look_up(generator: Generator, name: str, candidates: Sequence[Candidate], kn
 
 def _looked_up(generator: Generator, tests: Sequence[Test]) -> tuple[list[str], Local]:
     key, name, v = tests[0].key, tests[0].name, generator.fresh("v")
-    if isinstance(key, Variable) and name.startswith("metric."):
+    if isinstance(key, Variable) and generator.bound(name) is not Bound.NONE:
         return _figure_looked_up(generator, tests)
     number = key.type in ("int", "double")
     if isinstance(key, Variable):
@@ -97,15 +98,18 @@ def _looked_up(generator: Generator, tests: Sequence[Test]) -> tuple[list[str], 
 
 def _figure_looked_up(generator: Generator, tests: Sequence[Test]) -> tuple[list[str], Local]:
     name, v = tests[0].name, generator.fresh("v")
-    highest = generator.literal(max((each for test in tests for each in test.constants), default=0))
-    non_negative = generator.rulebase.metrics[name.removeprefix("metric.")].bound is Bound.LOWER
-    known = f"{'bounded' if non_negative else 'unbounded'}({name!r}, {v}, {highest})"
+    bound, constants = generator.bound(name), [each for test in tests for each in test.constants]
+    if bound is Bound.LOWER:
+        known = f"from_below({name!r}, {v}, {generator.literal(max(constants, default=0))})"
+    else:
+        known = f"from_above({name!r}, {v}, {generator.literal(min(constants, default=0))})"
+    unknown = f"not covered or {v} is None" if generator.may_lack(name[len("metric.") :]) else "not covered"
     lines = [f"{v}, covered = {generator.figure(name, tests[0].key.type)}"]
-    from_below = {plain(test) in _FROM_BELOW for test in tests}
-    if len(from_below) == 1:
-        return [*lines, f"if not covered: {v} = {known}[{0 if True in from_below else 1}]"], Local(v, v)
+    decided = {plain(test) in _ONE_WAY[bound] for test in tests}
+    if len(decided) == 1:
+        return [*lines, f"if {unknown}: {v} = {known}[{0 if True in decided else 1}]"], Local(v, v)
     exact = generator.fresh("v")
-    return [*lines, f"{exact} = {v}", f"if not covered: {v}, {exact} = {known}"], Local(exact, v)
+    return [*lines, f"{exact} = {v}", f"if {unknown}: {v}, {exact} = {known}"], Local(exact, v)
 
 
 def compared(generator: Generator, test: Test, local: Local) -> str:
@@ -114,7 +118,8 @@ def compared(generator: Generator, test: Test, local: Local) -> str:
     assert sign is not None  # noqa: S101 - for the type checker
     constants = [generator.literal(each) for each in test.constants]
     against = f"({' '.join(f'{each},' for each in constants)})" if sign == "in" else constants[0]
-    return f"{local.low if sign in _FROM_BELOW else local.exact} {sign} {against}"
+    edge = sign in _ONE_WAY[generator.bound(test.name)]
+    return f"{local.edge if edge else local.exact} {sign} {against}"
 
 
 def everything(generator: Generator, odds: Odds, candidate: Candidate, known: Known) -> str:

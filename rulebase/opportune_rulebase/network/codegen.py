@@ -20,8 +20,9 @@ from typing import Any
 from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.expressions import Expression, Unknown
 from opportune_rulebase.intervals import is_structure, metric_sides
-from opportune_rulebase.model import Bound, Rulebase, ValueType
+from opportune_rulebase.model import Bound, MetricKind, Rulebase, ValueType
 from opportune_rulebase.network import functions
+from opportune_rulebase.network.operations import CALENDAR, READ, READ_SPACE, STRICT
 from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Variable
 from opportune_rulebase.variables import bindings, lookup, zone_name
 
@@ -29,43 +30,6 @@ SCALARS = frozenset({"int", "double", "bool", "string"})
 _COMPARISONS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">=", "_==_": "==", "_!=_": "!="}
 _ORDER = frozenset({"_<_", "_<=_", "_>_", "_>=_"})
 _READABLE = SCALARS | {ValueType.STRINGS.value, ValueType.INTS.value, ValueType.FLAGS.value}
-
-# Overload -> Python over the operands, none of which is None.
-_STRICT = {
-    "add_int64": "in_range({0} + {1})",
-    "subtract_int64": "in_range({0} - {1})",
-    "multiply_int64": "in_range({0} * {1})",
-    "divide_int64": "divide_int({0}, {1})",
-    "modulo_int64": "modulo_int({0}, {1})",
-    "negate_int64": "in_range(-{0})",
-    "add_double": "{0} + {1}",
-    "subtract_double": "{0} - {1}",
-    "multiply_double": "{0} * {1}",
-    "divide_double": "divide_double({0}, {1})",
-    "negate_double": "-{0}",
-    "add_string": "{0} + {1}",
-    "int64_to_double": "{0} * 1.0",
-    "starts_with_string": "{0}.startswith({1})",
-    "ends_with_string": "{0}.endswith({1})",
-    "contains_string": "{1} in {0}",
-    "in_map": "{0} in {1}",
-    "index_list": "item({0}, {1})",
-    "index_map": "{0}.get({1})",
-} | dict.fromkeys(
-    ("string_size", "size_string", "list_size", "size_list", "map_size", "size_map"), "len({0})"
-)
-# Parts of the event's time, in the subscriber's zone or in UTC, as CEL counts them.
-_CALENDAR = {
-    "getFullYear": "{}.year",
-    "getMonth": "{}.month - 1",
-    "getDate": "{}.day",
-    "getDayOfMonth": "{}.day - 1",
-    "getDayOfWeek": "{}.isoweekday() % 7",
-    "getDayOfYear": "day_of_year({})",
-    "getHours": "{}.hour",
-    "getMinutes": "{}.minute",
-    "getSeconds": "{}.second",
-}
 
 
 class Generator:
@@ -85,8 +49,8 @@ class Generator:
             "bisect_right": bisect_right,
             "miss": miss,
             "missing": functions.missing(miss),
-            "bounded": functions.bounded(miss),
-            "unbounded": functions.unbounded(miss),
+            "from_below": functions.from_below(miss),
+            "from_above": functions.from_above(miss),
             "in_order": functions.in_order,
             "nobody": functions.nobody,
             "nan": math.nan,
@@ -132,27 +96,19 @@ class Generator:
     def reader(self, name: str, type_: str) -> str:
         """Source that reads a variable and gives None if it is missing (and does not note that)."""
         space, _, rest = name.partition(".")
-        source = ""
         match space:
-            case "event" if rest == "type":
-                source = "X.type"
-            case "event" | "terminal":
-                source = f"X.{space}.get({rest!r})"
             case "sub":
                 attribute = self.rulebase.vocabulary.subscriber.get(rest)
                 source = f"X.sub.get({rest!r})"
                 if attribute is not None and attribute.default is not None:
                     default = self.literal(attribute.default)
                     source = f"(r if (r := {source}) is not None else {default})"
-            case "place":
-                field = "X.place.name" if rest == "name" else "[*X.place.categories]"
-                source = f"(None if X.place is None else {field})"
             case "metric":
                 source = f"exact({self.figure(name, type_)})"
-            case "zone":
-                source = "zone_name(X.zone)"
-            case _:
+            case "behaviour" | "scene" if name in self.definitions:
                 source = f"{self.definitions[name]}(X)"
+            case _:
+                source = READ.get(name) or READ_SPACE.get(space, "X.others.get({0!r})").format(name, rest)
         if type_ == "double" and space != "metric":
             source = f"(None if (r := {source}) is None else r * 1.0)"
         return source
@@ -162,15 +118,22 @@ class Generator:
         source = f"metric({name.removeprefix('metric.')!r})"
         return f"as_double({source})" if type_ == "double" else source
 
+    def bound(self, name: str) -> Bound:
+        """What is known of a variable while it is not covered: nothing, unless it is a metric."""
+        metric = self.rulebase.metrics.get(name.removeprefix("metric."))
+        return metric.bound if metric is not None and name.startswith("metric.") else Bound.NONE
+
+    def may_lack(self, name: str) -> bool:
+        """Whether the metric `name` may be covered and yet have no figure, nothing having been seen."""
+        return self.rulebase.metrics[name].kind in (MetricKind.MIN, MetricKind.MAX, MetricKind.LATEST)
+
     def figure_comparison(self, name: str, function: str, positive: bool | None) -> str:
         """Name of a function that compares a figure of the metric `name`: its truth, or whether it is
         definitely what `positive` says."""
         key = (name, function, positive)
         if key not in self._comparisons:
-            non_negative = self.rulebase.metrics[name].bound is Bound.LOWER
-            compare = functions.figure_comparison(
-                function, non_negative, positive, self._miss, f"metric.{name}"
-            )
+            bound = self.rulebase.metrics[name].bound
+            compare = functions.figure_comparison(function, bound, positive, self._miss, f"metric.{name}")
             self._comparisons[key] = self.bind(compare, "compare")
         return self._comparisons[key]
 
@@ -312,7 +275,7 @@ class Translator:
             return self._joined(node, self.value)
         if node.function in _COMPARISONS:
             return self._compared(node)
-        if node.function in _CALENDAR:
+        if node.function in CALENDAR:
             return self._calendar(node)
         if len(node.overloads) != 1 or node.type not in SCALARS:
             return None
@@ -321,10 +284,10 @@ class Translator:
         if node.overloads == ("in_list",):
             # Doubles are left to CEL: Python finds a NaN in a list that holds the same object.
             element = node.args[0].type
-            if element == "double" or node.args[1].type != f"list<{element}>":
+            if element == "double" or element not in SCALARS or node.args[1].type != f"list<{element}>":
                 return None
             return self._strict(node.args, lambda operands: f"({operands[0]} in {operands[1]})")
-        template = _STRICT.get(node.overloads[0])
+        template = STRICT.get(node.overloads[0])
         if template is None:
             return None
         return self._strict(node.args, lambda operands: f"({template.format(*operands)})")
@@ -345,9 +308,9 @@ class Translator:
         if receiver != Variable("now", "timestamp"):
             return None
         if not zone:
-            return f"({_CALENDAR[node.function].format('X.now')})"
+            return f"({CALENDAR[node.function].format('X.now')})"
         if zone == [Variable("zone", "string")]:
-            return f"({_CALENDAR[node.function].format('X.local')})"
+            return f"({CALENDAR[node.function].format('X.local')})"
         return None
 
     def _strict(self, operands: Iterable[Node], body: Callable[[list[str]], str]) -> str:
@@ -371,8 +334,14 @@ class Translator:
         return source
 
     def _figures(self, node: Node, positive: bool | None) -> str | None:
-        """An atom that compares a bare metric, by the rule of `intervals`; None if it is no such thing."""
-        attempts = [self._figure(*side, node, positive) for side in metric_sides(node)]
+        """An atom that compares a bare metric of which something is known before it is covered, by the rule
+        of `intervals`; None if it is no such thing."""
+        sides = [
+            each
+            for each in metric_sides(node)
+            if self._generator.bound(f"metric.{each[0]}") is not Bound.NONE
+        ]
+        attempts = [self._figure(*side, node, positive) for side in sides]
         if len(attempts) < 2:
             return attempts[0] if attempts else None
         first = self._held()
@@ -393,6 +362,6 @@ class Translator:
             return f"{compare}({figure}, {constant})"
         held = self._held()
         known = f"{'not ' if positive is False else ''}{held}[0] {_COMPARISONS[function]} {constant}"
-        return (
-            f"({known} if ({held} := {figure})[1] else {compare}({held}, {constant}))"  # no call if covered
-        )
+        lacks = f" and {held}[0] is not None" if generator.may_lack(name) else ""
+        # No call if it is covered.
+        return f"({known} if ({held} := {figure})[1]{lacks} else {compare}({held}, {constant}))"

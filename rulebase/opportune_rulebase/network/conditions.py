@@ -22,7 +22,7 @@ _MIRRORED = {"_<_": "_>_", "_<=_": "_>=_", "_>_": "_<_", "_>=_": "_<=_", "_==_":
 _ORDERED = frozenset({"int", "double", "string"})
 # How dear it is to look a key up, in comparison with an attribute of the event.
 _COST_CALL, _COST_FOREIGN = 2, 30
-_COST_OF_SPACE = {"now": 10, "metric": 6, "behaviour": 6, "scene": 6}
+_COST_OF_SPACE = {"now": 10, "metric": 6, "behaviour": 6, "scene": 6, "fact": 6, "calendar": 10}
 # A definition made of more than this is asked as a whole, and only so many of its conditions are tested
 # before: work and source stay in proportion to the text, however many campaigns name the definition.
 _OPENED = 12

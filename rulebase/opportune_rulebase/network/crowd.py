@@ -105,7 +105,7 @@ def _step(generator: Generator, group: Group, everyone: int) -> list[str]:
     """Lines that narrow `alive` by one key."""
     key, outside = group.key, generator.bind(everyone & ~group.members, "outside")
     translator = Translator(generator, group.owner)
-    if isinstance(key, Variable) and key.name.startswith("metric."):
+    if isinstance(key, Variable) and generator.bound(key.name) is not Bound.NONE:
         return _figure_step(generator, group, key, everyone, outside)
     if isinstance(key, Variable):
         lines = [f"v = {generator.reader(key.name, key.type)}"]
@@ -140,12 +140,9 @@ def _held(generator: Generator, group: Group, everyone: int) -> str:
 def _figure_step(
     generator: Generator, group: Group, key: Variable, everyone: int, outside: str
 ) -> list[str]:
-    cut = regions(group, everyone)
+    cut = regions(group, everyone, generator.bound(key.name))
     masks, bounds = generator.bind(cut.masks, "masks"), generator.bind(cut.bounds, "bounds")
-    metric = generator.rulebase.metrics[key.name.removeprefix("metric.")]
-    known = outside
-    if metric.bound is Bound.LOWER:
-        known = f"{generator.bind(cut.bounded, 'bounded')}[bisect_right({bounds}, v)]"
+    known = f"{generator.bind(cut.bounded, 'bounded')}[bisect_right({bounds}, v)]"
     return [
         f"v, covered = {generator.figure(key.name, key.type)}",
         "if covered and v is not None:",

@@ -47,7 +47,7 @@ class NetworkEngine:
         try:
             return matcher(facts)
         except _MISFITS:
-            return matcher(usable(facts, self._rulebase.vocabulary))
+            return matcher(usable(facts, self._rulebase.vocabulary, self._rulebase.metrics))
 
     def truth(self, expression: Expression, facts: Facts) -> Truth:
         """See `Engine.truth`."""
@@ -62,7 +62,7 @@ class NetworkEngine:
         try:
             return evaluator(facts)
         except _MISFITS:
-            return evaluator(usable(facts, self._rulebase.vocabulary))
+            return evaluator(usable(facts, self._rulebase.vocabulary, self._rulebase.metrics))
 
     def unknowns(self) -> Mapping[str, int]:
         """See `Engine.unknowns`. Names are qualified.

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from opportune_rulebase.engine import Facts
-from opportune_rulebase.model import Attribute, ValueType, Vocabulary
+from opportune_rulebase.engine import Facts, Truth
+from opportune_rulebase.model import Attribute, Metric, ValueType, Vocabulary
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
-def usable(facts: Facts, vocabulary: Vocabulary) -> Facts:
-    """The same facts; a value that does not have its attribute's type is missing."""
+def usable(facts: Facts, vocabulary: Vocabulary, metrics: Mapping[str, Metric]) -> Facts:
+    """The same facts; a value that does not have its declared type is missing."""
     event = vocabulary.events.get(facts.type)
 
-    def metric(name: str) -> tuple[int | float | None, bool]:
+    def metric(name: str) -> tuple[object, bool]:
         value, covered = facts.metric(name)
-        return (value, covered) if isinstance(value, int | float) else (None, False)
+        fitting = name in metrics and fits(value, ValueType(metrics[name].type))
+        return (value, covered) if fitting else (None, False)
+
+    def fact(name: str) -> Truth:
+        truth = facts.fact(name)
+        return truth if isinstance(truth, bool) else None
 
     return Facts(
         type=facts.type,
@@ -28,7 +33,22 @@ def usable(facts: Facts, vocabulary: Vocabulary) -> Facts:
         metric=metric,
         now_us=facts.now_us,
         zone=facts.zone,
+        peer=_fitting(facts.peer, vocabulary.subscriber),
+        fact=fact,
+        calendar=facts.calendar,
+        others={
+            name: value for name, value in facts.others.items() if _fits_other(name, value, vocabulary)
+        },
     )
+
+
+def _fits_other(name: str, value: object, vocabulary: Vocabulary) -> bool:
+    """Attributes of earlier events; anything else was declared elsewhere and is left as it is."""
+    space, _, rest = name.partition(".")
+    if space not in ("first", "previous"):
+        return True
+    found = (each.attributes.get(rest) for each in vocabulary.events.values())
+    return any(attribute is not None and fits(value, attribute.type) for attribute in found)
 
 
 def _fitting(values: Mapping[str, object], declared: Mapping[str, Attribute]) -> dict[str, object]:
@@ -63,6 +83,8 @@ _FITS: dict[ValueType, Callable[[object], bool]] = {
     ValueType.DOUBLE: lambda value: isinstance(value, float) or _is_int(value),
     ValueType.BOOL: lambda value: isinstance(value, bool),
     ValueType.STRING: _is_string,
+    ValueType.DATE: _is_string,
+    ValueType.SUBSCRIBER: _is_string,
     ValueType.TIMESTAMP: lambda value: isinstance(value, datetime) or _is_int(value),
     ValueType.STRINGS: lambda value: isinstance(value, list | tuple) and all(map(_is_string, value)),
     ValueType.INTS: lambda value: isinstance(value, list | tuple) and all(map(_is_int, value)),

@@ -9,12 +9,12 @@ from datetime import date, datetime
 from typing import Any
 
 from opportune_rulebase.engine import Facts, Truth
-from opportune_rulebase.intervals import at_least
-from opportune_rulebase.model import Campaign
+from opportune_rulebase.intervals import bounded, is_number
+from opportune_rulebase.model import Bound, Campaign
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
-Figure = tuple[int | float | None, bool]
+Figure = tuple[Any, bool]
 
 
 def in_range(value: int) -> int | None:
@@ -56,8 +56,8 @@ def day_of_year(moment: datetime) -> int:
     return moment.toordinal() - date(moment.year, 1, 1).toordinal()
 
 
-def exact(figure: Figure) -> int | float | None:
-    """The value of a metric if it is covered."""
+def exact(figure: Figure) -> object:
+    """The value of a metric if it is covered; None if there is none."""
     return figure[0] if figure[1] else None
 
 
@@ -76,7 +76,7 @@ def missing(miss: Callable[[str], None]) -> Callable[[str], float]:
     return noted
 
 
-def bounded(miss: Callable[[str], None]) -> Callable[..., tuple[int | float, float]]:
+def from_below(miss: Callable[[str], None]) -> Callable[..., tuple[int | float, float]]:
     """For a figure of which at least `value` is known: (what `>=` may look at, what others may look at).
 
     It is noted as missing if it is too low to tell about comparisons with constants up to `highest`.
@@ -90,12 +90,13 @@ def bounded(miss: Callable[[str], None]) -> Callable[..., tuple[int | float, flo
     return noted
 
 
-def unbounded(miss: Callable[[str], None]) -> Callable[..., tuple[float, float]]:
-    """As `bounded`, for a figure that may fall again: nothing is known of it."""
+def from_above(miss: Callable[[str], None]) -> Callable[..., tuple[int | float, float]]:
+    """As `from_below`, for a figure that is at most `value`: (what `<=` may look at, ...); `lowest`."""
 
-    def noted(name: str, value: int | float | None, highest: int | float) -> tuple[float, float]:
-        miss(name)
-        return math.nan, math.nan
+    def noted(name: str, value: int | float | None, lowest: int | float) -> tuple[int | float, float]:
+        if value is None or not value < lowest:
+            miss(name)
+        return (math.nan if value is None else value), math.nan
 
     return noted
 
@@ -121,7 +122,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def figure_comparison(
-    function: str, non_negative: bool, positive: bool | None, miss: Callable[[str], None], name: str
+    function: str, bound: Bound, positive: bool | None, miss: Callable[[str], None], name: str
 ) -> Callable[[Figure, int | float], Truth]:
     """A comparison of a metric with a value, by the rule of `intervals`; unknown is noted for `name`.
 
@@ -132,11 +133,8 @@ def figure_comparison(
     def compared(figure: Figure, other: int | float) -> Truth:
         value, covered = figure
         truth: Truth = None
-        if value is not None:
-            if covered:
-                truth = compare(value, other)
-            elif non_negative:
-                truth = at_least(function, value, other)
+        if is_number(value):
+            truth = compare(value, other) if covered else bounded(bound, function, value, other)
         if truth is None:
             miss(name)
         return truth if positive is None else truth is positive

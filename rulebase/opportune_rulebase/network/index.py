@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from opportune_rulebase.expressions import Expression
+from opportune_rulebase.model import Bound
 from opportune_rulebase.network.conditions import Test
 from opportune_rulebase.nodes import Node
 
@@ -24,8 +25,8 @@ Value = bool | int | float | str
 class Regions:
     """`masks[bisect_right(bounds, value)]` are the campaigns that hold for `value`.
 
-    `bounded` is the same for a figure of which only "at least this value" is known. `nan` is for a
-    double that is not a number.
+    `bounded` is the same for a figure of which `value` is only a bound. `nan` is for a double that is not
+    a number.
     """
 
     bounds: list[Value]
@@ -95,8 +96,8 @@ def choices(group: Group, everyone: int) -> Choices | None:
     return Choices({value: mask(value) for value in values}, mask(None))
 
 
-def regions(group: Group, everyone: int) -> Regions:
-    """By order. Every test must be `indexable`."""
+def regions(group: Group, everyone: int, bound: Bound = Bound.NONE) -> Regions:
+    """By order. Every test must be `indexable`. `bound`: what a bounded value says."""
     cuts: set[Value] = set()
     for _, test in group.tests:
         for constant in test.constants:
@@ -105,7 +106,7 @@ def regions(group: Group, everyone: int) -> Regions:
     count = len(bounds) + 1
     allowed: dict[int, tuple[int, int]] = {}
     for bit, test in group.tests:
-        exact, bounded = _allowed(test, bounds, count)
+        exact, bounded = _allowed(test, bounds, count, bound)
         before = allowed.get(bit, (-1, -1))
         allowed[bit] = before[0] & exact, before[1] & bounded
     outside = everyone & ~group.members
@@ -128,9 +129,9 @@ def _successor(value: Value) -> Value:
     return value + 1
 
 
-def _allowed(test: Test, bounds: Sequence[Value], count: int) -> tuple[int, int]:
+def _allowed(test: Test, bounds: Sequence[Value], count: int, bound: Bound) -> tuple[int, int]:
     """Regions, as a set of bits, in which the test holds: for an exact value (bit `count`: not a number),
-    and for one known only from below."""
+    and for one that is a bound."""
     everything = (1 << (count + 1)) - 1
     numbers = (1 << count) - 1
 
@@ -143,15 +144,22 @@ def _allowed(test: Test, bounds: Sequence[Value], count: int) -> tuple[int, int]
     exact = never = always = 0
     if first is not None:
         at, above = from_(first), from_(_successor(first))
-        exact, always, never = {
-            "_>=_": (at, at, 0),
-            "_>_": (above, above, 0),
-            "_<_": (numbers & ~at, 0, at),
-            "_<=_": (numbers & ~above, 0, above),
-            "_==_": (at & ~above, 0, above),
-            "_!=_": (everything & ~(at & ~above), above, 0),
-            "@in": (_union(from_(each) & ~from_(_successor(each)) for each in test.constants), 0, 0),
+        below, up_to = numbers & ~at, numbers & ~above
+        exact = {
+            "_>=_": at,
+            "_>_": above,
+            "_<_": below,
+            "_<=_": up_to,
+            "_==_": at & ~above,
+            "_!=_": everything & ~(at & ~above),
+            "@in": _union(from_(each) & ~from_(_successor(each)) for each in test.constants),
         }[test.function]
+        if bound is Bound.LOWER:
+            always = {"_>=_": at, "_>_": above, "_!=_": above}.get(test.function, 0)
+            never = {"_<_": at, "_<=_": above, "_==_": above}.get(test.function, 0)
+        elif bound is Bound.UPPER:
+            always = {"_<=_": up_to, "_<_": below, "_!=_": below}.get(test.function, 0)
+            never = {"_>_": up_to, "_>=_": below, "_==_": below}.get(test.function, 0)
     if test.positive:
         return exact, always
     return everything & ~exact, never

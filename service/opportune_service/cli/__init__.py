@@ -1,7 +1,8 @@
 """The `opportune` command.
 
 Exit codes: 0 it is so, 1 the answer is no (errors, failed tests, no such thing), 2 a wrong command line,
-3 the service or its ledger cannot be reached.
+3 the service or its ledger cannot be reached, 4 it falls short of what was asked for (warnings under
+--strict, coverage under --min-coverage), 5 what was named cannot be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog=(
         "Exit codes: 0 it is so; 1 the answer is no, or errors were found; 2 a wrong command line; "
-        "3 the service cannot be reached."
+        "3 the service cannot be reached; 4 it falls short of --strict or --min-coverage; "
+        "5 what was named cannot be read."
     ),
 )
 

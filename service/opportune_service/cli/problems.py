@@ -35,6 +35,16 @@ def show_problems(console: Console, problems: Iterable[Problem]) -> None:
             console.print(Text(f"    hint: {problem.hint}", style="cyan"))
 
 
+def problem_text(problem: Problem) -> str:
+    """The problem as plain text."""
+    lines = [f"{problem.position}: {problem.severity}: {problem.message} [{problem.code}]"]
+    if problem.snippet:
+        lines += [f"    {line}" for line in _with_caret(problem.snippet, problem.position.column)]
+    if problem.hint:
+        lines.append(f"    hint: {problem.hint}")
+    return "\n".join(lines)
+
+
 def problem_record(problem: Problem) -> dict[str, Any]:
     """The problem for programs."""
     return {

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated
 
@@ -202,7 +203,7 @@ def reload_command(
 
     Example: opportune reload rulebase/packs/gprs-precision --comment "new quiet hours"
     """
-    report = check(read_rulebase(directory))
+    report = check(read_rulebase(directory), datetime.now(UTC).date())
     show_problems(err(), report.problems)
     if report.rulebase is None:
         stop(ExitCode.NO, "The rulebase has errors; nothing was sent.")

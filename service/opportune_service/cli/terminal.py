@@ -29,6 +29,10 @@ class ExitCode(IntEnum):
     """The command line is wrong."""
     UNAVAILABLE = 3
     """The service or its ledger cannot be reached; the same command may work later."""
+    SHORT = 4
+    """It is so, but less than was asked for: warnings under --strict, coverage under --min-coverage."""
+    UNREADABLE = 5
+    """What was named cannot be read: no rulebase is there, no permission, a damaged archive."""
 
 
 def out() -> Console:

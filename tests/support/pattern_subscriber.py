@@ -1,0 +1,126 @@
+"""One subscriber with one pattern, fed event by event, and short ways to write patterns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from opportune_rulebase.expressions import Expression
+from opportune_rulebase.model import (
+    AbsencePattern,
+    ChangePattern,
+    CountPattern,
+    DwellPattern,
+    Pattern,
+    SequencePattern,
+    Step,
+)
+from opportune_service.core.cells import see_cell
+from opportune_service.core.patterns import MAX_RECENT, Completion, Sighting, resolve, take
+from opportune_service.core.state import PatternState, SubscriberState, decode_state, encode_state
+from support.pattern_oracle import LOUD, PLACES, SAME_CALLER, ZONE, Expected, Happening
+
+START_US = 1_795_147_200_000_000
+MINUTE_US = 60_000_000
+DAY_US = 1440 * MINUTE_US
+FOREVER_US = 2**62
+
+A, B, C = Step(("a",)), Step(("b",)), Step(("c",))
+LOUD_A, AB = Step(("a",), LOUD), Step(("a", "b"))
+
+
+def count(step: Step, distinct: str | None, at_least: int, minutes: int) -> Pattern:
+    return CountPattern("p", "key", "", step, distinct, at_least, minutes * MINUTE_US)
+
+
+def sequence(*steps: Step, without: Step | None = None, minutes: int) -> Pattern:
+    kept = frozenset({"who"} if any(step.link for step in steps) else ())
+    return SequencePattern("p", "key", "", steps, without, minutes * MINUTE_US, kept)
+
+
+def change(
+    value: str | None, days: int, rises: float | None, falls: float | None, least: float, step: Step = A
+) -> Pattern:
+    return ChangePattern("p", "key", "", step, value, days, rises, falls, least)
+
+
+@dataclass
+class Subscriber:
+    """One subscriber with one pattern. `rng` decides when its state is written and read back, and when
+    timers that are due are settled; `lag_us`: never before the newest event is that far past them."""
+
+    pattern: Pattern
+    rng: random.Random
+    lag_us: int = 0
+    hurry: bool = False
+    since_us: int | None = 0
+    state: SubscriberState = field(default_factory=SubscriberState)
+    given: list[Completion] = field(default_factory=list)
+
+    @property
+    def kept(self) -> PatternState:
+        return self.state.patterns.get("key") or PatternState()
+
+    def feed(self, history: Sequence[Happening]) -> Subscriber:
+        for each in history:
+            if self.hurry:
+                self.settle(each.at_us - self.lag_us)
+            elif self.rng.random() < 0.3:
+                self.settle(self.state.latest_us - self.lag_us)
+            self.take(each)
+            assert len(self.kept.recent) <= MAX_RECENT
+            if self.rng.random() < 0.2:
+                self.state = decode_state(encode_state(self.state))
+        return self
+
+    def take(self, each: Happening) -> None:
+        self.state.latest_us = max(self.state.latest_us, each.at_us)
+        if each.cell:
+            see_cell(self.state, each.at_us, each.cell)
+        if wants(self.pattern, each.type):
+            seen = sighting(each)
+            self.given += take(self.pattern, self.state, seen, link, ZONE, self.since_us)
+
+    def settle(self, until_us: int) -> None:
+        """Settle what was due before then."""
+        while 0 < self.state.due_us < until_us:
+            due_us = self.state.due_us
+            completion = resolve(self.pattern, self.state, due_us, True, ZONE, self.since_us)
+            if completion is not None:
+                assert completion.at_us == due_us
+                self.given.append(completion)
+            assert self.state.due_us == 0 or self.state.due_us > due_us
+
+    @property
+    def outcome(self) -> list[Expected]:
+        return sorted(Expected(each.at_us, each.id) for each in self.given)
+
+    @property
+    def meaning(self) -> object:
+        """What all events together came to, whatever was given out on the way."""
+        tip = self.kept.tip[:1] if isinstance(self.pattern, ChangePattern) else self.kept.tip
+        days = self.kept.days
+        buckets = [] if days is None else list(zip(days.at, days.amount, strict=True))
+        return msgspec.json.decode(msgspec.json.encode((tip, buckets)))
+
+
+def sighting(each: Happening) -> Sighting:
+    place = PLACES.get(each.cell)
+    return Sighting(
+        each.type, each.at_us, each.digest, each.attributes, each.cell, place, lambda _: each.loud
+    )
+
+
+def wants(pattern: Pattern, type_: str) -> bool:
+    match pattern:
+        case CountPattern() | ChangePattern():
+            return type_ in pattern.step.of
+        case SequencePattern() | AbsencePattern() | DwellPattern():
+            return True
+
+
+def link(expression: Expression, own: Mapping[str, object], earlier: Mapping[str, object]) -> bool:
+    name = "first.who" if expression is SAME_CALLER else "previous.who"
+    return "who" in own and own["who"] == earlier.get(name)
