@@ -19,15 +19,22 @@ from opportune_rulebase.network import NetworkEngine
 from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
 from opportune_service.adapters.memory.live_state import MemoryLiveState
 from opportune_service.adapters.sql.ledger import SqlLedger
+from opportune_service.app.backfill import Backfill
 from opportune_service.app.deliver import Deliveries
-from opportune_service.app.errors import InvalidRequestError, OpportuneError, RulebaseRefusedError
+from opportune_service.app.errors import (
+    InvalidRequestError,
+    OpportuneError,
+    RulebaseRefusedError,
+    StoreUnavailableError,
+)
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, LiveState
-from opportune_service.app.recover import recover_all
+from opportune_service.app.recover import note_listening, recover_all
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.rulebases import Rulebases
+from opportune_service.app.schedule import Schedule
 from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings
 
@@ -50,6 +57,8 @@ class Application:
     rulebases: Rulebases
     deliveries: Deliveries
     insight: Insight
+    backfill: Backfill
+    schedule: Schedule
 
 
 def engine_factory(name: EngineName) -> EngineFactory:
@@ -94,13 +103,20 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         raise
     live, states = LiveRevision(), MemoryLiveState()
     try:
-        position = await recover_all(ledger, make_engine, states)
+        recovered = await recover_all(ledger, make_engine, states)
+        outage_us = await thread.run(note_listening, ledger, clock.now_us())
+        if outage_us:
+            log.warning(
+                "nobody listened for %d minutes: events may be lost, so coverage of everything begins anew",
+                outage_us // 60_000_000,
+            )
         active = ledger.active_revision()
         if active:
             live.swap(stored_revision(ledger, active, make_engine))
         deliveries = Deliveries(live, ledger, thread, clock, int(settings.lease_seconds * 1_000_000))
-        ingest = Ingest(live, states, ledger, thread, clock, make_engine, position, deliveries.announce)
-        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine)
+        ingest = Ingest(live, states, ledger, thread, clock, make_engine, recovered, deliveries.announce)
+        backfill = Backfill(live, states, ledger, thread, clock, make_engine, ingest)
+        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start)
         app = Application(
             settings=settings,
             clock=clock,
@@ -112,6 +128,8 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             rulebases=rulebases,
             deliveries=deliveries,
             insight=Insight(ledger, thread),
+            backfill=backfill,
+            schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
         )
         async with _running(app):
             if settings.rulebase is not None:
@@ -126,15 +144,21 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
 async def _running(app: Application) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
     pipeline.add_done_callback(_end_process_on_failure)
-    helpers = [asyncio.create_task(_checkpoint_now_and_then(app))]
+    helpers = [
+        asyncio.create_task(_checkpoint_now_and_then(app)),
+        asyncio.create_task(_settle_timers_when_due(app)),
+        asyncio.create_task(app.schedule.run(app.settings.timer_seconds)),
+    ]
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase)))
+    app.backfill.start()  # what a crash cut off
     try:
         yield
     finally:
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
+        await app.backfill.close()
         await app.ingest.close()
         await pipeline
 
@@ -162,6 +186,17 @@ async def _checkpoint_now_and_then(app: Application) -> None:
     while True:
         await asyncio.sleep(app.settings.checkpoint_seconds)
         app.ingest.request_checkpoint()
+
+
+async def _settle_timers_when_due(app: Application) -> None:
+    """Whatever the clock: it may run fast, or jump, so it is asked again and again."""
+    while True:
+        await asyncio.sleep(app.settings.timer_seconds)
+        try:
+            while app.live.id and app.ingest.next_timer_us <= app.clock.now_us():
+                await app.ingest.settle_timers()
+        except StoreUnavailableError:
+            await app.ingest.healthy.wait()  # what was due is due again after recovery
 
 
 async def _follow_directory(app: Application, directory: Path) -> None:

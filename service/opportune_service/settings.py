@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(default=30, gt=0)
     """How often changed subscribers are snapshotted; a restart replays the log since then."""
 
+    timer_seconds: float = Field(default=0.25, gt=0)
+    """How often it is looked for timers and triggers that are due."""
+
     reflection: bool = False
     """Serve gRPC reflection, so that generic clients can list the methods."""
 

@@ -15,7 +15,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-BENCHES = {"match": "match", "ingest": "ingest", "publish": "ingest"}
+BENCHES = {
+    "match": "match",
+    "ingest": "ingest",
+    "publish": "ingest",
+    "check": "check",
+    "state": "fold",
+    "fold_match": "fold",
+    "scan": "scan",
+}
 """The first part of row names -> the module that measures them."""
 RESULTS = Path(__file__).parents[2] / "build" / "bench.json"
 
@@ -27,7 +35,9 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", metavar="PREFIX", help="only rows whose name starts so: match/network"
     )
-    only = parser.parse_args().only
+    parser.add_argument("--profile", action="store_true", help="then show where the time goes, if it can")
+    asked = parser.parse_args()
+    only = asked.only
     chosen = dict.fromkeys(
         module for first, module in BENCHES.items() if first.startswith(only) or only.startswith(first)
     )
@@ -41,6 +51,8 @@ def main() -> None:
         json.dumps([row for row in earlier if row["name"] not in names] + found, indent=1) + "\n"
     )
     print(f"{len(found)} rows written to {RESULTS}")
+    for module in chosen if asked.profile else ():
+        getattr(importlib.import_module(module), "profile", lambda: None)()
 
 
 if __name__ == "__main__":

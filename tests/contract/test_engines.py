@@ -16,8 +16,10 @@ from opportune_rulebase.errors import Position
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.network import NetworkEngine
 from support.engine_cases import CASES, COLLIDING, VOCABULARY, Case
+from support.figure_cases import FIGURE_CASES
 from support.rulebases import make_facts, make_rulebase, make_scope
 
+ALL_CASES = (*CASES, *FIGURE_CASES)
 ENGINES: dict[str, Callable[[Rulebase], Engine]] = {"network": NetworkEngine, "durable": DurableEngine}
 
 
@@ -46,14 +48,14 @@ def names(engine: Engine, facts: Facts) -> list[str]:
     return [campaign.name for campaign in engine.match(facts)]
 
 
-@pytest.mark.parametrize("each", CASES, ids=lambda each: each.what)
+@pytest.mark.parametrize("each", ALL_CASES, ids=lambda each: each.what)
 def test_match(each: Case, engine_of: Callable[[Rulebase], Engine]) -> None:
     engine = engine_of(build(each))
     for _ in range(2):  # nothing is left over from the event before
         assert names(engine, make_facts(each.type, **each.facts)) == sorted(each.expect)
 
 
-@pytest.mark.parametrize("each", CASES, ids=lambda each: each.what)
+@pytest.mark.parametrize("each", ALL_CASES, ids=lambda each: each.what)
 def test_truth_agrees_with_match(each: Case, engine_of: Callable[[Rulebase], Engine]) -> None:
     rulebase = build(each)
     engine = engine_of(rulebase)
@@ -154,6 +156,15 @@ ATOMS = st.sampled_from(
         ),
         *(f"2 {operator} metric.sms_7d" for operator in ("<", "==", "!=")),
         "metric.spend > 1",
+        *(f"metric.least {operator} 2" for operator in ("<", "<=", ">", ">=", "==", "!=")),
+        "2 <= metric.least",
+        "metric.last_to == 'a'",
+        "metric.last_flag",
+        "behaviour.mined",
+        "fact.told",
+        "peer.age < 30",
+        "calendar.workday",
+        "has(sub.flags.a)",
         "sub.age < 30",
         "sub.age in [20, 40]",
         "sub.brand == 'gotone'",
@@ -210,10 +221,17 @@ FACTS = st.fixed_dictionaries(
             age=st.sampled_from([0, 20, 40]),
             brand=st.sampled_from(["gotone", "mzone"]),
             products=st.lists(st.sampled_from(["a", "mms"]), max_size=2),
-        ),
+            flags=st.dictionaries(st.just("a"), st.booleans()),
+        )
+        | some(**{"behaviour.mined": st.booleans()}),
+        "peer": some(age=st.sampled_from([0, 40])),
+        "facts": some(told=st.booleans()),
         "metrics": some(
             sms_7d=st.one_of(st.integers(0, 4), st.tuples(st.integers(0, 4), st.just(False))),
             spend=st.one_of(st.integers(-1, 4), st.tuples(st.integers(-1, 4), st.just(False))),
+            least=st.tuples(st.none() | st.integers(0, 4), st.booleans()),
+            last_to=st.tuples(st.none() | st.sampled_from(["a", "x"]), st.just(True)),
+            last_flag=st.booleans(),
         ),
     }
 )

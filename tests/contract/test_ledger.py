@@ -33,6 +33,7 @@ from opportune_service.core.verdict import (
     Reason,
     Verdict,
 )
+from opportune_service.core.watermarks import SourceMark
 from support.ledgers import STORES
 from support.verdicts import NOON_US, decision, shown, verdict, waiting
 
@@ -400,6 +401,30 @@ def test_metric_is_covered_as_long_as_it_stays_active(ledger: Ledger) -> None:
     assert dict(ledger.coverage()) == {"m2": NOON_US, "m3": NOON_US + 1}
     activate(ledger, "r1", "r1", NOON_US + 2, "m1", "m2")
     assert dict(ledger.coverage()) == {"m1": NOON_US + 2, "m2": NOON_US}
+
+
+def test_coverage_begins_anew_where_it_reached_further_back(ledger: Ledger) -> None:
+    uploaded(ledger, "r1")
+    activate(ledger, "r1", "", NOON_US, "m1")
+    activate(ledger, "r1", "r1", NOON_US + 10, "m1", "m2", "m3")
+    activate(ledger, "r1", "r1", NOON_US + 20, "m1", "m2", "m3", "m4")
+    with ledger.transaction() as tx:
+        tx.reset_coverage(["m1", "m2", "m4", "unknown"], NOON_US + 15)
+    since = {key: since_us - NOON_US for key, since_us in ledger.coverage().items()}
+    assert since == {"m1": 15, "m2": 15, "m3": 10, "m4": 20}
+
+
+# -- heartbeat --------------------------------------------------------------------------------------
+
+
+def test_heartbeat_is_the_last_one_with_all_its_sources(ledger: Ledger) -> None:
+    assert ledger.heartbeat() == (0, {})
+    first = {"msc": SourceMark(1, 2, {"call_made", "*cell"}), "gone": SourceMark(3, 4, set())}
+    second = {"msc": SourceMark(5, 6, {"call_made"})}
+    for alive_us, sources in ((NOON_US, first), (NOON_US + 1, second)):
+        with ledger.transaction() as tx:
+            tx.save_heartbeat(alive_us, sources)
+        assert ledger.heartbeat() == (alive_us, sources)
 
 
 # -- snapshots --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from opportune.v1 import subscriber_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from support.rulebases import NOON_US
 from support.server import Service, in_loop, refusal, running_service
+from support.small_rulebase import small_rulebase
 from support.wire import SOMEBODY, event, import_batch, import_header, publish, timestamp
 
 HOUR_US = 3_600_000_000
@@ -91,6 +92,68 @@ async def test_a_subscriber_is_shown_with_metrics_and_how_far_they_can_be_truste
         assert shown.revision == service.app.live.id
 
 
+def with_all_that_is_shown() -> dict[str, bytes]:
+    files = small_rulebase()
+    more = b"""
+  smallest_30d: {min: event.size_kb, of: mms_sent, days: 30}
+  last_size: {latest: event.size_kb, of: mms_sent, days: 30}
+facts:
+  sends_large: {on: [mms_sent], when: event.size_kb > 100, for: 30d}
+behaviours:
+  night_owl: {label: night owl, imported: {valid_for: 30d}}
+"""
+    return files | {"behaviours.yaml": files["behaviours.yaml"].replace(b"\nbehaviours:\n", more)}
+
+
+@in_loop
+async def test_behaviours_facts_and_seeds_are_shown() -> None:
+    async with running_service(files=with_all_that_is_shown()) as service:
+        record = pb.SubscriberRecord(
+            subscriber_id=SOMEBODY,
+            behaviours=[pb.ImportedBehaviour(name="night_owl", holds=True)],
+            metrics=[
+                pb.MetricSeed(
+                    name="mms_30d",
+                    days=[
+                        pb.MetricSeedDay(date=f"2026-11-{day}", value_json=figure)
+                        for day, figure in (("18", "4"), ("19", "5"), ("20", "100"))
+                    ],
+                )
+            ],
+        )
+        batch = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
+        answer = await bring(service, import_header(NOON_US - 1), batch)
+        assert (answer.imported_count, answer.rejected_count) == (1, 0)
+        for n, size_kb in enumerate((200, 90)):
+            sent = event(f"{n}", at_us=NOON_US + n, attributes={"size_kb": size_kb})
+            await service.events.PublishEvents(publish(sent))
+        request = pb.GetSubscriberRequest(subscriber_id=SOMEBODY)
+        shown = (await service.subscribers.GetSubscriber(request)).subscriber
+        assert shown.attributes == b"", "what was imported apart is shown apart"
+        assert [(each.name, each.holds, each.valid_until) for each in shown.behaviours] == [
+            ("night_owl", True, timestamp(NOON_US - 1 + 30 * 24 * HOUR_US))
+        ]
+        assert [(each.name, each.expires_at) for each in shown.facts] == [
+            ("sends_large", timestamp(NOON_US + 30 * 24 * HOUR_US))
+        ]
+        metrics = {each.name: (each.value_json, each.coverage) for each in shown.metrics}
+        assert metrics["mms_30d"] == ("11", types.COVERAGE_AT_LEAST), "4 + 5, and 2 that were folded"
+        assert metrics["smallest_30d"] == ("90", types.COVERAGE_AT_MOST)
+        assert metrics["last_size"] == ("200", types.COVERAGE_COVERED), "as of now"
+
+
+@in_loop
+async def test_a_bad_seed_is_rejected_with_its_record() -> None:
+    async with running_service() as service:
+        seed = pb.MetricSeed(name="mms_30d", days=[pb.MetricSeedDay(date="2026-11-18", value_json="many")])
+        record = pb.SubscriberRecord(subscriber_id=SOMEBODY, metrics=[seed])
+        batch = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
+        answer = await bring(service, import_header(), batch)
+        (rejected,) = answer.rejections
+        assert rejected.reason == types.REJECTION_REASON_BAD_ATTRIBUTES
+        assert "metric.mms_30d" in rejected.message
+
+
 @in_loop
 async def test_a_stranger_is_not_found() -> None:
     async with running_service() as service:
@@ -128,8 +191,7 @@ def test_a_bad_import_names_the_field(messages: list[pb.ImportSubscribersRequest
     "part",
     [
         {"consents": [types.Consent(scope="all")]},
-        {"behaviours": [pb.ImportedBehaviour(name="b")]},
-        {"metrics": [pb.MetricSeed(name="m")]},
+        {"behaviours": [pb.ImportedBehaviour(name="b", valid_until=timestamp(NOON_US))]},
     ],
 )
 def test_what_is_not_honoured_yet_is_refused(part: dict[str, Any]) -> None:
@@ -140,6 +202,10 @@ def test_what_is_not_honoured_yet_is_refused(part: dict[str, Any]) -> None:
             message = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
             said = await refused(bring(service, import_header(), message))
             assert said.code is grpc.StatusCode.UNIMPLEMENTED
-            assert said.metadata["missing"] == f"SubscriberRecord.{next(iter(part))}"
+            missing = {
+                "consents": "SubscriberRecord.consents",
+                "behaviours": "ImportedBehaviour.valid_until",
+            }
+            assert said.metadata["missing"] == missing[next(iter(part))]
 
     body()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from opportune_service.app import ingest as ingest_module
+from opportune_service.app import observing
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.core.events import Encoding, Event, ImportMode, RejectionReason
@@ -98,7 +98,7 @@ def test_a_zero_byte_in_names_does_not_make_two_decisions_one() -> None:
 
 def test_a_fault_in_one_batch_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those whose batches wait in the same group, nor an activation."""
-    honest = ingest_module.observe
+    honest = observing.observe
 
     def faulty(revision: Any, source: str, *args: Any, **given: Any) -> Any:
         if source == "poison":
@@ -107,7 +107,7 @@ def test_a_fault_in_one_batch_leaves_no_caller_without_an_answer(monkeypatch: py
 
     async def body() -> None:
         async with running() as app:
-            monkeypatch.setattr(ingest_module, "observe", faulty)
+            monkeypatch.setattr(observing, "observe", faulty)
             retired = app.live.current
             calls = [
                 app.ingest.publish("poison", [mms(ANNE, "e1")]),

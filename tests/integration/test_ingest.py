@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from opportune_rulebase.model import OutcomeKind
-from opportune_service.app import ingest as ingest_module
+from opportune_service.app import observing
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
 from opportune_service.app.errors import (
     NoRulebaseError,
@@ -18,7 +18,7 @@ from opportune_service.app.errors import (
     StoreConflictError,
     StoreUnavailableError,
 )
-from opportune_service.app.ports import DecisionFilter, LedgerTransaction
+from opportune_service.app.ports import DecisionFilter
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.decide import encode_verdict
@@ -27,6 +27,7 @@ from opportune_service.core.state import encode_state
 from opportune_service.core.verdict import EventKey, Reason, Verdict
 from opportune_service.settings import Settings
 from support.applications import activate, decided, in_loop, running
+from support.flaky import Flaky
 from support.rulebases import NOON_US
 from support.small_rulebase import SECOND_US, mms, small_rulebase, subscribers, traffic
 
@@ -49,8 +50,8 @@ async def dynamic_state(app: Application) -> dict[str, bytes]:
     states = await app.states.load(subscribers(5))
     kept = {}
     for subscriber_id, state in states.items():
-        state.position = 0  # differs with the cut into batches, and is not meant to be equal
-        kept[subscriber_id] = encode_state(state)
+        # The position differs with the cut into batches, and is not meant to be equal.
+        kept[subscriber_id] = encode_state(msgspec.structs.replace(state, position=0))
     return kept
 
 
@@ -169,30 +170,6 @@ def test_a_restart_goes_on_where_it_stopped(tmp_path: Path, checkpoint: bool) ->
     assert (one + two, state) == in_loop(whole)
 
 
-class Flaky:
-    """A ledger whose transactions fail while `failing` is set; everything else is the real one's."""
-
-    def __init__(self, ledger: Any, *, after: bool) -> None:
-        self._ledger = ledger
-        self._after = after
-        self.failing = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
-
-    def transaction(self) -> AbstractContextManager[LedgerTransaction]:
-        return self._transaction()
-
-    @contextmanager
-    def _transaction(self) -> Any:
-        if self.failing and not self._after:
-            raise StoreUnavailableError("the disk is full")
-        with self._ledger.transaction() as tx:
-            yield tx
-            if self.failing:
-                raise StoreUnavailableError("the disk is full")
-
-
 @pytest.mark.parametrize("after", [False, True])
 def test_a_failed_commit_acks_nothing_and_is_recovered_from(after: bool) -> None:
     """Sent again after the failure, everything is decided as in a run without one."""
@@ -221,7 +198,7 @@ def test_a_failed_commit_acks_nothing_and_is_recovered_from(after: bool) -> None
 def test_a_fault_in_one_batch_leaves_no_half_changed_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong while a batch is observed, what it touched is rebuilt from the record."""
     events = list(traffic(seed=9, count=60))
-    honest, broken = ingest_module.observe, {"now": False}
+    honest, broken = observing.observe, {"now": False}
 
     def faulty(*args: Any, **given: Any) -> Any:
         observed = honest(*args, **given)
@@ -243,7 +220,7 @@ def test_a_fault_in_one_batch_leaves_no_half_changed_state(monkeypatch: pytest.M
             return [encode_verdict(v) for v in verdicts], await dynamic_state(app)
 
     undisturbed = in_loop(body_without_fault, events)
-    monkeypatch.setattr(ingest_module, "observe", faulty)
+    monkeypatch.setattr(observing, "observe", faulty)
     assert in_loop(body) == undisturbed
 
 

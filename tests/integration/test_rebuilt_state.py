@@ -9,8 +9,9 @@ import pytest
 from opportune_service.app import rulebases as rulebases_module
 from opportune_service.app.checkpoint import CHUNK
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
-from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.errors import NotFoundError, StoreUnavailableError
 from opportune_service.clocks import ManualClock
+from opportune_service.core.cells import cell_at
 from opportune_service.core.events import MAX_SKEW_US, Encoding, Event, ImportMode
 from support.applications import activate, in_loop, know, running
 from support.paying_rulebase import paying_rulebase, tell
@@ -182,7 +183,7 @@ def test_a_late_event_leaves_cell_and_handset_as_in_sorted_order() -> None:
             for n in order:
                 await app.ingest.publish("test", [events[n]])
             state = (await app.states.load([ANNE]))[ANNE]
-            return state.cells, state.imei
+            return cell_at(state, NOON_US + 5), state.imei
 
     for order in ([4, 3, 2, 1, 0], [1, 0, 4, 3, 2], [2, 4, 0, 1, 3]):
         assert in_loop(body, order) == in_loop(body, [0, 1, 2, 3, 4])
@@ -221,7 +222,7 @@ def test_an_opt_out_wins_a_tie(mode: ImportMode, opt_out_first: bool) -> None:
             assert state.context == out
             await tell(app, ANNE, 7, ImportMode.UPSERT, age=30)
             assert state.context["do_not_contact"] is True
-            assert state.context["consents"] == {"channel/sms": False}
+            assert state.context["consents"] == out["consents"], "it erases what is older"
             await tell(app, ANNE, 8, mode, **back)
             assert state.context["consents"] == back["consents"]
 
@@ -271,5 +272,29 @@ def test_a_revision_that_cannot_be_made_ready_is_not_activated(monkeypatch: pyte
                     await activate(app, small_rulebase(threshold=9))
             assert app.live.id == before
             assert app.ledger.active_revision() == before
+
+    in_loop(body)
+
+
+def test_seeds_are_recovered() -> None:
+    async def body() -> None:
+        async with running() as app:
+            await tell(app, ANNE, NOON_US, **{"metric.mms_30d": {"2026-11-18": 4}})
+            await app.ingest.publish("test", [mms(ANNE, "e1")])
+            live, rebuilt = await live_and_rebuilt(app, [ANNE])
+            assert live[ANNE].seeds
+            assert rebuilt == live
+
+    in_loop(body)
+
+
+def test_looking_at_a_stranger_leaves_nothing_behind() -> None:
+    async def body() -> None:
+        async with running(people=()) as app:
+            with pytest.raises(NotFoundError):
+                await show_subscriber(app.live, app.states, ANNE, NOON_US)
+            assert app.states.subscribers() == []
+            await app.ingest.publish("test", [Event("e1", ANNE, "sms_sent", NOON_US, cell_id="A")])
+            assert (await show_subscriber(app.live, app.states, ANNE, NOON_US)).cell_id == "A"
 
     in_loop(body)

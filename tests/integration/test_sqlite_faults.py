@@ -116,7 +116,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as later:
         later.execute("UPDATE meta SET value = value + 1 WHERE name = 'schema'")
     later.close()
-    with pytest.raises(StoreUnavailableError, match="schema version 2, this release needs 1"):
+    with pytest.raises(StoreUnavailableError, match="schema version 3, this release needs 2"):
         open_file(path)
 
 

@@ -15,14 +15,25 @@ from support.oracle import naive_match
 from support.rulebases import make_rulebase
 
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
-NUMBERS = {"event.amount": strategy.INTS, "sub.age": strategy.INTS, "metric.sms_7d": (0, 1, 2, 3, 4, 10)}
-DOUBLES = {"sub.score": strategy.DOUBLES, "metric.spend": (0.0, 1.0, 2.5, 3.5)}
-TEXTS = ("event.peer", "sub.brand", "place.name")
+NUMBERS = dict.fromkeys(
+    ("event.amount", "sub.age", "peer.age", "first.amount", "metric.least", "metric.most"), strategy.INTS
+) | {"metric.sms_7d": (0, 1, 2, 3, 4, 10)}
+DOUBLES = {
+    "sub.score": strategy.DOUBLES,
+    "metric.spend": (0.0, 1.0, 2.5, 3.5),
+    "metric.lowest": (-2.5, -1.5, 0.0, 2.5),
+}
+TEXTS = ("event.peer", "sub.brand", "place.name", "peer.brand", "metric.lately")
 FLAGS = (
     "sub.vip",
     "event.first",
     "terminal.mms",
     *strategy.DEFINITIONS,
+    *strategy.IMPORTED,
+    "fact.told",
+    "calendar.workday",
+    "metric.flagged",
+    "peer.vip",
     "'a' in sub.products",
     "sub.flags.a",
 )
@@ -69,11 +80,7 @@ def when(chance: random.Random) -> str | None:
 def rulebase(seed: int, campaigns: int) -> Rulebase:
     chance = random.Random(seed)
     return make_rulebase(
-        events=strategy.EVENTS,
-        subscriber=strategy.SUBSCRIBER,
-        terminal=strategy.TERMINAL,
-        metrics=strategy.METRICS,
-        definitions=strategy.DEFINITIONS,
+        **strategy.RULEBASE,
         campaigns={
             f"c{chance.randrange(10**6):06}": {
                 "on": tuple(chance.sample(sorted(strategy.EVENTS), chance.randint(1, 2))),

@@ -72,7 +72,9 @@ class Subscriber:
             self.take(each)
             assert len(self.kept.recent) <= MAX_RECENT
             if self.rng.random() < 0.2:
-                self.state = decode_state(encode_state(self.state))
+                read_back = decode_state(encode_state(self.state))
+                assert read_back == self.state
+                self.state = read_back
         return self
 
     def take(self, each: Happening) -> None:

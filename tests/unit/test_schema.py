@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 from opportune_rulebase.language import FILES, SECTIONS
+from opportune_rulebase.loading.metrics import _KINDS as METRIC_KINDS
+from opportune_rulebase.loading.patterns import _KEYS as PATTERN_KEYS
 from opportune_rulebase.schema import schema_name, schema_text, schemas
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -85,3 +88,21 @@ def test_the_command_prints_one_and_writes_all(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["schema", "--out", str(tmp_path)]).exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == set(schemas())
     assert CliRunner().invoke(app, ["schema", "nothing.yaml"]).exit_code == 2
+
+
+def test_loading_knows_the_same_keys_of_metrics_and_patterns() -> None:
+    """The others are read by the list itself; of these each kind has its own."""
+    patterns = {"label", *PATTERN_KEYS, *(key for keys in PATTERN_KEYS.values() for key in keys)}
+    assert patterns == set(SECTIONS["pattern"])
+    assert {*METRIC_KINDS, "of", "days", "last", "where", "label"} == set(SECTIONS["metric"])
+
+
+def test_the_reference_has_every_key() -> None:
+    text = (ROOT / "docs/reference/rulebase.md").read_text(encoding="utf-8")
+    missing = [
+        f"{section}.{key}"
+        for section, keys in SECTIONS.items()
+        for key in keys
+        if not re.search(rf"[`{{, (]{key}[`,:}}]", text)
+    ]
+    assert missing == []

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Ledger, LiveState
+from opportune_service.core.watermarks import SourceMark
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,14 @@ CHUNK = 500
 """Subscribers that are encoded at a time: a few milliseconds, between two commit groups."""
 
 
+Heartbeat = tuple[int, Mapping[str, SourceMark]]
+"""Now, and how far the sources have come."""
+
+
 class Checkpoints:
     """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
-    a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not."""
+    a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not.
+    `heartbeat` gives what the end of a round puts down besides, also of one with nothing to save."""
 
     def __init__(
         self,
@@ -33,12 +39,14 @@ class Checkpoints:
         thread: LedgerThread,
         refused: Callable[[], bool],
         on_saved: Callable[[], None],
+        heartbeat: Callable[[], Heartbeat],
     ) -> None:
         self._states = states
         self._ledger = ledger
         self._thread = thread
         self._refused = refused
         self._on_saved = on_saved
+        self._heartbeat = heartbeat
         self._left: list[str] = []
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
@@ -57,7 +65,8 @@ class Checkpoints:
         chunk, self._left = self._left[:CHUNK], self._left[CHUNK:]
         self.due = bool(self._left)
         rows = self._states.snapshot(chunk)
-        saved = self._thread.submit(self._save, rows, None if self.due else self._position)
+        end = None if self.due else (self._position, self._heartbeat())
+        saved = self._thread.submit(self._save, rows, end)
         self._saving = asyncio.create_task(self._finish(saved, chunk))
 
     @property
@@ -90,10 +99,12 @@ class Checkpoints:
             self.abandon()
         self._on_saved()
 
-    def _save(self, rows: Sequence[tuple[str, int, bytes]], position: int | None) -> None:
+    def _save(self, rows: Sequence[tuple[str, int, bytes]], end: tuple[int, Heartbeat] | None) -> None:
         if self._refused():
             raise StoreUnavailableError("a commit failed; the service is recovering")
         with self._ledger.transaction() as tx:
             tx.save_states(rows)
-            if position is not None:
+            if end is not None:
+                position, (alive_us, sources) = end
                 tx.save_checkpoint(position)
+                tx.save_heartbeat(alive_us, sources)

@@ -9,51 +9,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from opportune_service.app.log import log_row
-from opportune_service.app.ports import Ledger, LedgerTransaction, LogKind
+from opportune_service.app.log import Item, log_row
+from opportune_service.app.ports import Ledger, LedgerTransaction, LogKind, Quarantined
+from opportune_service.app.quarantine import MOST
 from opportune_service.core.decide import decide
-from opportune_service.core.events import ContextRecord, Event
 from opportune_service.core.revision import Revision
 from opportune_service.core.verdict import EventKey, Moment, Verdict
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch that has been observed: what there is to make durable.
+    """What was observed under one log position: all there is to make durable of it.
 
-    `events` are those accepted, without duplicates. `now_us` 0: each event's own time. `verdicts` is
-    filled by the commit: one for each moment, decided now or before.
+    `items` are those accepted, without duplicates; never empty. `now_us` 0: the own time of each.
+    `verdicts` is filled by the commit: one for each moment, decided now or before.
     """
 
     position: int
+    kind: LogKind
     source: str
     now_us: int
     revision: Revision
-    events: Sequence[Event]
-    records: Sequence[ContextRecord]
-    moments: Sequence[Moment]
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[Verdict]
+    items: list[Item] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
 
 
-def commit_group(ledger: Ledger, batches: Sequence[Batch]) -> None:
+def commit_group(ledger: Ledger, batches: Sequence[Batch], rejected: Sequence[Quarantined] = ()) -> None:
     """Make a group durable, its decisions included. Raises `StoreUnavailableError`: then nothing is."""
-    accepted = [batch for batch in batches if batch.events or batch.records]
-    if not accepted:
+    if not batches and not rejected:
         return
     rows = [
-        log_row(
-            batch.position,
-            LogKind.EVENTS if batch.events else LogKind.CONTEXT,
-            batch.source,
-            batch.now_us,
-            batch.revision.id,
-            batch.events or batch.records,
-        )
-        for batch in accepted
+        log_row(batch.position, batch.kind, batch.source, batch.now_us, batch.revision.id, batch.items)
+        for batch in batches
     ]
     with ledger.transaction() as tx:
         tx.append_log(rows)
-        _decide(tx, accepted)
+        _decide(tx, batches)
+        if rejected:
+            tx.quarantine(rejected, MOST)
 
 
 def _decide(tx: LedgerTransaction, batches: Sequence[Batch]) -> None:

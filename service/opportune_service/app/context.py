@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opportune_service.app.errors import InvalidRequestError, NotFoundError
 from opportune_service.app.ingest import Ingest
@@ -12,15 +12,18 @@ from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import AttributesError, is_subscriber_id
 from opportune_service.core.cells import cell_at
 from opportune_service.core.events import ContextRecord, Encoding, ImportMode, Rejection, RejectionReason
-from opportune_service.core.fold import read_metric
+from opportune_service.core.fold import read_metric, remembered_until
+from opportune_service.core.state import SubscriberState
 
 
 @dataclass(frozen=True, slots=True)
 class ImportItem:
-    """Context of one subscriber as it was sent: an encoded map of attributes."""
+    """Context of one subscriber as it was sent: an encoded map of attributes, and what was sent apart from
+    it (``behaviour.NAME``, ``metric.NAME``)."""
 
     subscriber_id: str
     attributes: bytes
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +39,22 @@ class ImportReceipt:
 
 @dataclass(frozen=True, slots=True)
 class MetricReading:
-    """`covered` False: `value` is only a lower bound, or nothing (None)."""
+    """`covered` False: `value` is only a bound (the metric's `bound` says which), or nothing (None)."""
 
     name: str
-    value: int | float | None
+    value: object
     covered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberView:
-    """What is known of a subscriber now."""
+    """What is known of a subscriber now. `facts`: those remembered -> when they will be forgotten."""
 
     subscriber_id: str
     context: dict[str, object]
     as_of_us: dict[str, int]
     metrics: list[MetricReading]
+    facts: dict[str, int]
     cell_id: str
     imei: str
     latest_event_us: int
@@ -77,7 +81,7 @@ async def import_context(
             rejections.append(Rejection(index, "", RejectionReason.BAD_SUBSCRIBER_ID, message))
             continue
         try:
-            attributes = admission.admit_context(item.attributes, encoding)
+            attributes = admission.admit_context(item.attributes, encoding, item.more)
         except AttributesError as error:
             rejections.append(Rejection(index, "", RejectionReason.BAD_ATTRIBUTES, str(error)))
             continue
@@ -91,14 +95,15 @@ async def import_context(
 async def show_subscriber(
     live: LiveRevision, states: LiveState, subscriber_id: str, now_us: int
 ) -> SubscriberView:
-    """Context and metrics of one subscriber as of `now_us`. Raises `NotFoundError` for a stranger."""
+    """Context, metrics and facts of one subscriber as of `now_us`. Raises `NotFoundError` for a
+    stranger."""
     if not is_subscriber_id(subscriber_id):
         raise InvalidRequestError(
             "subscriber_id", "subscriber_id must be 5 to 15 digits without a plus sign"
         )
     revision = live.current
     state = (await states.load([subscriber_id]))[subscriber_id]
-    if not state.known and not state.seen and not state.series:
+    if state == SubscriberState():
         await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers
         raise NotFoundError("nothing is known of this subscriber")
     zone = revision.zone_of(state.context)
@@ -111,6 +116,11 @@ async def show_subscriber(
         context=dict(state.context),
         as_of_us=dict(state.as_of_us),
         metrics=readings,
+        facts={
+            fact.name: until_us
+            for fact in revision.rulebase.facts.values()
+            if (until_us := remembered_until(fact, state, now_us)) is not None
+        },
         cell_id=cell_at(state, now_us),
         imei=state.imei,
         latest_event_us=state.latest_us,

@@ -2,7 +2,8 @@
 
 One coroutine works through what callers queued. Batches that wait together form a **commit group**:
 
-    1. admit and observe every batch, in order (core; on the event loop, no await per event)
+    1. observe every batch, and what is due, in order (`observing.py`; on the event loop, with no await
+       per event)
     2. in the ledger's thread, one transaction (`commit.py`): append the log rows, decide the moments
        against the ledger's history, record the verdicts with their reservations and deliveries
     3. mark the live state as saved
@@ -19,23 +20,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.checkpoint import Checkpoints
-from opportune_service.app.commit import Batch, commit_group
-from opportune_service.app.errors import OpportuneError, StoreUnavailableError
+from opportune_service.app.commit import commit_group
+from opportune_service.app.errors import NoRulebaseError, StoreUnavailableError
 from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
-from opportune_service.app.recover import recover_some
+from opportune_service.app.recover import Recovered, note_listening, recover_some
 from opportune_service.app.revisions import LiveRevision
-from opportune_service.core.admit import Attributes
-from opportune_service.core.context import apply_context
-from opportune_service.core.events import ContextRecord, Event, Rejection
-from opportune_service.core.observe import observe
+from opportune_service.app.works import Group, Receipt, Work
+from opportune_service.core.backfill import Fill
+from opportune_service.core.events import ContextRecord, Due, Event
 from opportune_service.core.revision import EngineFactory, Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Verdict
+from opportune_service.core.watermarks import SourceMark
+
+__all__ = ["Ingest", "Receipt"]
 
 log = logging.getLogger(__name__)
 
@@ -45,47 +48,6 @@ of the cost, and nobody waits long for the rest of the group."""
 
 MAX_QUEUED_EVENTS = 50_000
 """More than this waiting means that callers are faster than the service; further batches wait outside."""
-
-
-@dataclass(slots=True)
-class Receipt:
-    """What became of one batch. Given out only after everything in it is durable.
-
-    `outdated`: context records, among those accepted, that were older than everything they named.
-    """
-
-    accepted: int
-    duplicates: int
-    rejections: list[Rejection]
-    verdicts: list[Verdict]
-    revision: str
-    ignored_attributes: int = 0
-    outdated: int = 0
-
-
-@dataclass(slots=True)
-class _Work:
-    """One queued batch. `now_us` None: each event's own time (replay)."""
-
-    done: asyncio.Future[Receipt]
-    source: str = ""
-    events: Sequence[Event] = ()
-    records: Sequence[ContextRecord] = ()
-    now_us: int | None = None
-    touch_point: str = ""
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    retire: Revision | None = None
-
-
-@dataclass(slots=True)
-class _Group:
-    """Batches that are committed together, with what to answer, and the subscribers they touch."""
-
-    batches: list[tuple[_Work, Batch, Receipt]] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
-
-    def works(self) -> list[_Work]:
-        return [work for work, _, _ in self.batches]
 
 
 class Ingest:
@@ -99,7 +61,7 @@ class Ingest:
         thread: LedgerThread,
         clock: Clock,
         make_engine: EngineFactory,
-        position: int,
+        recovered: Recovered,
         on_verdicts: Callable[[Sequence[Verdict]], None],
     ) -> None:
         self._live = live
@@ -108,9 +70,9 @@ class Ingest:
         self._thread = thread
         self._clock = clock
         self._make_engine = make_engine
-        self._position = position
+        self._observer = Observer(live, states, recovered, clock.now_us())
         self._on_verdicts = on_verdicts
-        self._queue: deque[_Work] = deque()
+        self._queue: deque[Work] = deque()
         self._queued_events = 0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -121,7 +83,9 @@ class Ingest:
         self._astray: set[str] = set()
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
         self._commit_failed = False
-        self._checkpoints = Checkpoints(states, ledger, thread, lambda: self._commit_failed, self._wake.set)
+        self._checkpoints = Checkpoints(
+            states, ledger, thread, lambda: self._commit_failed, self._wake.set, self._heartbeat
+        )
         self.healthy = asyncio.Event()
         self.healthy.set()
 
@@ -142,59 +106,84 @@ class Ingest:
         `StoreUnavailableError` when the batch could not be made durable: then nothing of it counts and
         it may be sent again.
         """
-        now_us = None if at_event_time else self._clock.now_us()
-        return await self._submit(
-            _Work(
-                done=asyncio.get_running_loop().create_future(),
-                source=source,
-                events=events,
-                now_us=now_us,
-                touch_point=touch_point,
-                prompts=prompts or {},
-            )
+        work = Work(
+            _unanswered(), source=source, events=events, touch_point=touch_point, prompts=prompts or {}
         )
+        work.now_us = None if at_event_time else self._clock.now_us()
+        return await self._submit(work)
 
     async def offer(self, source: str, events: Sequence[Event]) -> asyncio.Future[Receipt]:
         """Queue a batch as soon as there is room; the future is its receipt, with the errors of `publish`.
 
         Batches that one caller offers one after the other are taken in in that order.
         """
-        work = _Work(
-            done=asyncio.get_running_loop().create_future(),
-            source=source,
-            events=events,
-            now_us=self._clock.now_us(),
-        )
-        await self._enqueue(work)
-        return work.done
+        done = _unanswered()
+        await self._enqueue(Work(done, source=source, events=events, now_us=self._clock.now_us()))
+        return done
 
     async def import_context(self, source: str, records: Sequence[ContextRecord]) -> Receipt:
         """Take in static data of subscribers, checked already, and wait until it is durable."""
         return await self._submit(
-            _Work(
-                done=asyncio.get_running_loop().create_future(),
-                source=source,
-                records=records,
-                now_us=self._clock.now_us(),
-            )
+            Work(_unanswered(), source=source, records=records, now_us=self._clock.now_us())
         )
+
+    async def fill(self, fills: Sequence[Fill]) -> Receipt:
+        """Take in what a backfill found, and wait until it is durable. Errors as of `publish`."""
+        return await self._submit(Work(_unanswered(), fills=fills, now_us=self._clock.now_us()))
+
+    async def settle_due(self, dues: Sequence[Due], *, at_due_time: bool = False) -> Receipt:
+        """Settle what the caller knows to be due, in the order given, and wait until it is durable.
+
+        The same trigger again gives the verdict that is stored. With `at_due_time` each is decided at its
+        own time, after all timers that are due before it. A few hundred at a time keep nobody waiting.
+        Errors as of `publish`.
+        """
+        now_us = None if at_due_time else self._clock.now_us()
+        return await self._submit(Work(_unanswered(), dues=dues, now_us=now_us))
+
+    async def between(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Await `call` when everything observed so far is durable, and before anything else is observed.
+        Raises what it raises, and `StoreUnavailableError` if it was not called."""
+        await self._submit(Work(_unanswered(), between=call))
+
+    async def settle_timers(self, until_us: int | None = None) -> Receipt:
+        """Take one turn at the timers that are due by the clock, and wait until it is durable.
+
+        A timer that waits for a source is looked at again a second later. With `until_us` (replay): those
+        due up to then, each at its own time, waiting for no source. More may be due after a turn: see
+        `next_timer_us`. Errors as of `publish`.
+        """
+        if until_us is not None:
+            return await self._submit(Work(_unanswered(), run_to_us=until_us))
+        now_us = self._clock.now_us()
+        return await self._submit(Work(_unanswered(), run_to_us=now_us, now_us=now_us))
+
+    @property
+    def next_timer_us(self) -> int:
+        """When the next timer is to be looked at; an instant far away if there is none."""
+        return self._observer.timers.next_us()
+
+    @property
+    def timers(self) -> TimerStatus:
+        """How timers were settled since the start."""
+        return self._observer.status
 
     async def retire(self, revision: Revision) -> None:
         """Close a revision that was swapped out, after the last batch that uses it."""
-        await self._submit(_Work(done=asyncio.get_running_loop().create_future(), retire=revision))
+        await self._submit(Work(done=_unanswered(), retire=revision))
 
-    async def _submit(self, work: _Work) -> Receipt:
+    async def _submit(self, work: Work) -> Receipt:
         await self._enqueue(work)
         return await work.done
 
-    async def _enqueue(self, work: _Work) -> None:
+    async def _enqueue(self, work: Work) -> None:
         while self._queued_events >= MAX_QUEUED_EVENTS and not self._closing:
             self._room.clear()
             await self._room.wait()
         if self._closing:
             raise StoreUnavailableError("the service is shutting down; send it again to another one")
         self._queue.append(work)
-        self._queued_events += len(work.events) + len(work.records)
+        self._queued_events += work.size
         self._wake.set()
 
     def request_checkpoint(self) -> None:
@@ -223,7 +212,9 @@ class Ingest:
                 await self._recover()
                 continue
             works = self._take()
-            if works:
+            if works and works[0].between is not None:
+                await self._do_between(works[0], works[0].between)
+            elif works:
                 await self._process(works)
             elif self._closing:
                 break
@@ -239,7 +230,7 @@ class Ingest:
         if not self._checkpoints.begun and self._committing is not None:
             await self._committing
         if not self._astray:
-            self._checkpoints.step(self._position)
+            self._checkpoints.step(self._observer.position)
 
     async def _finish(self) -> None:
         """The last commit and a snapshot of everything, so that the next start has nothing to replay."""
@@ -249,7 +240,7 @@ class Ingest:
             self._checkpoints.due = True
             while self._checkpoints.due:
                 await self._checkpoints.wait()
-                self._checkpoints.step(self._position)
+                self._checkpoints.step(self._observer.position)
             await self._checkpoints.wait()
 
     async def close(self) -> None:
@@ -257,25 +248,30 @@ class Ingest:
         self._closing = True
         self._wake.set()
 
-    def _take(self) -> list[_Work]:
-        works: list[_Work] = []
+    def _take(self) -> list[Work]:
+        works: list[Work] = []
         size = 0
         while self._queue and size < GROUP_EVENTS:
+            if works and (works[0].between or self._queue[0].between):
+                break  # it stands alone
             work = self._queue.popleft()
             works.append(work)
-            size += len(work.events) + len(work.records)
+            size += work.size
         self._queued_events -= size
         if self._queue:
             self._wake.set()
         self._room.set()
         return works
 
-    async def _process(self, works: list[_Work]) -> None:
-        group = _Group()
+    async def _process(self, works: list[Work]) -> None:
+        group = Group()
         for work in works:
             try:
-                await self._observe(work, group)
-            except OpportuneError as error:
+                if work.retire is not None:
+                    self._retire(work, work.retire)
+                else:
+                    await self._observer.observe(work, group)
+            except NoRulebaseError as error:
                 if not work.done.done():  # the caller may have gone
                     work.done.set_exception(error)
             except Exception as error:
@@ -291,78 +287,37 @@ class Ingest:
         commit = self._thread.submit(self._commit, group)
         self._committing = asyncio.create_task(self._settle(group, commit))
 
-    async def _observe(self, work: _Work, group: _Group) -> None:
-        if work.retire is not None:
-            self._retire(work, work.retire)
+    async def _do_between(self, work: Work, call: Callable[[], Awaitable[None]]) -> None:
+        if self._committing is not None:
+            await self._committing
+        if self._astray:
+            self._fail([work], None, ())
             return
-        revision = self._live.current
-        now_us = work.now_us
-        admitted: list[tuple[Event, Attributes]] = []
-        rejections: list[Rejection] = []
-        admit = revision.admission.admit
-        ignored_before = revision.admission.ignored.total
-        for index, event in enumerate(work.events):
-            outcome = admit(event, index, event.occurred_at_us if now_us is None else now_us)
-            if isinstance(outcome, Rejection):
-                rejections.append(outcome)
-            else:
-                admitted.append((event, outcome))
-        touched = {event.subscriber_id for event, _ in admitted} | {r.subscriber_id for r in work.records}
-        group.touched |= touched
-        states = await self._states.load(touched)
-        position = self._position + 1
-        observed = observe(
-            revision,
-            work.source,
-            admitted,
-            states,
-            position,
-            now_us,
-            touch_point=work.touch_point,
-            # Another revision may have made them, whose campaign was not what it is in this one.
-            prompts={c: id_ for c, id_ in work.prompts.items() if revision.shows(c, work.touch_point)},
-        )
-        outdated = 0
-        for record in work.records:
-            outdated += not apply_context(record, states[record.subscriber_id], position)
-        if observed.events or work.records:
-            self._position = position
-        batch = Batch(
-            position=position,
-            source=work.source,
-            now_us=now_us or 0,
-            revision=revision,
-            events=observed.events,
-            records=work.records,
-            moments=observed.moments,
-        )
-        receipt = Receipt(
-            accepted=len(observed.events) + len(work.records),
-            duplicates=observed.duplicates,
-            rejections=rejections,
-            verdicts=batch.verdicts,
-            revision=revision.id,
-            ignored_attributes=revision.admission.ignored.total - ignored_before,
-            outdated=outdated,
-        )
-        group.batches.append((work, batch, receipt))
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for whoever asked
+            if not work.done.done():
+                work.done.set_exception(error)
+        else:
+            if not work.done.done():
+                work.done.set_result(Receipt(0, 0, [], [], self._live.id))
 
-    def _retire(self, work: _Work, revision: Revision) -> None:
+    def _retire(self, work: Work, revision: Revision) -> None:
         revision.close()
         if not work.done.done():
             work.done.set_result(Receipt(0, 0, [], [], revision.id))
 
-    def _commit(self, group: _Group) -> None:
+    def _commit(self, group: Group) -> None:
         """In the ledger's thread."""
         if self._commit_failed:
             raise StoreUnavailableError("an earlier commit failed; the service is recovering")
         try:
-            commit_group(self._ledger, [batch for _, batch, _ in group.batches])
+            commit_group(self._ledger, group.batches, group.rejected)
         except BaseException:
             self._commit_failed = True
             raise
 
-    async def _settle(self, group: _Group, commit: asyncio.Future[None]) -> None:
+    async def _settle(self, group: Group, commit: asyncio.Future[None]) -> None:
         """After the commit: the live state is saved, the callers are answered."""
         try:
             await commit
@@ -372,16 +327,20 @@ class Ingest:
             self._fail(group.works(), error, group.touched)
             return
         await self._states.save(group.touched)
-        for work, _, receipt in group.batches:
+        for work, receipt in group.answers:
             if not work.done.done():
                 work.done.set_result(receipt)
-        verdicts = [verdict for _, batch, _ in group.batches for verdict in batch.verdicts]
+        verdicts = [verdict for _, receipt in group.answers for verdict in receipt.verdicts]
         if verdicts:
             self._on_verdicts(verdicts)
 
+    def _heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
+        """What a round of snapshots puts down of now."""
+        return self._clock.now_us(), self._observer.watermarks.marks()
+
     # -- when a commit has failed -----------------------------------------------------------------
 
-    def _fail(self, works: Sequence[_Work], error: BaseException | None, touched: Collection[str]) -> None:
+    def _fail(self, works: Sequence[Work], error: BaseException | None, touched: Collection[str]) -> None:
         self._astray |= set(touched) or {""}
         self.healthy.clear()
         self._wake.set()
@@ -400,7 +359,8 @@ class Ingest:
         self._refuse_queued("the store is unavailable; try again")
         astray = set(self._astray)
         try:
-            states, position = await self._thread.run(self._read_back, astray - {""})
+            now_us = self._clock.now_us()
+            states, recovered, since = await self._thread.run(self._read_back, astray - {""}, now_us)
         except Exception:
             if self._closing:
                 raise  # nothing is lost: the log has all that was acknowledged
@@ -409,7 +369,9 @@ class Ingest:
             return
         await self._states.discard(states, astray - {""})
         await self._states.save(astray - {""})
-        self._position = position
+        self._observer.resume(recovered, now_us)
+        if self._live.id:
+            self._live.current.live_since(*since)
         self._astray -= astray
         self._checkpoints.abandon()
         if not self._astray:
@@ -417,13 +379,14 @@ class Ingest:
             log.info("recovered %d subscribers after a failed commit", len(astray))
         self._wake.set()
 
-    def _read_back(self, subscriber_ids: Collection[str]) -> tuple[Mapping[str, SubscriberState], int]:
-        states = recover_some(self._ledger, self._make_engine, subscriber_ids)
-        with self._ledger.transaction() as tx:
-            # Reading may work where writing does not (a full disk): only a write shows that it is over.
-            tx.save_checkpoint(self._ledger.checkpoint())
+    def _read_back(
+        self, subscriber_ids: Collection[str], now_us: int
+    ) -> tuple[Mapping[str, SubscriberState], Recovered, tuple[Mapping[str, int], Mapping[str, int]]]:
+        states, recovered = recover_some(self._ledger, self._make_engine, subscriber_ids)
+        # Reading may work where writing does not (a full disk): only a write shows that it is over.
+        note_listening(self._ledger, now_us)
         self._commit_failed = False
-        return states, self._ledger.last_position()
+        return states, recovered, (self._ledger.coverage(), self._ledger.births())
 
     def _refuse_queued(self, message: str) -> None:
         while self._queue:
@@ -432,3 +395,7 @@ class Ingest:
                     self._retire(work, work.retire)
                 elif not work.done.done():
                     work.done.set_exception(StoreUnavailableError(message))
+
+
+def _unanswered() -> asyncio.Future[Receipt]:
+    return asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Explain decisions and list them. Reads only."""
+"""Explain decisions, list them, and list what was rejected. Reads only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from opportune_service.app.errors import NotFoundError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import DecisionFilter, DecisionRow, DeliveryState, Ledger
+from opportune_service.app.ports import (
+    DecisionFilter,
+    DecisionRow,
+    DeliveryState,
+    Ledger,
+    Quarantined,
+    QuarantineFilter,
+)
 from opportune_service.core.verdict import EventKey, Outcome, Verdict
 
 _PIECE = 50
@@ -71,3 +78,10 @@ class Insight:
     ) -> Sequence[DecisionRow]:
         """A page of the list of decisions beyond cursor `after`; 0 starts at the end that comes first."""
         return await self._thread.run(self._ledger.decisions, where, after, limit, newest_first)
+
+    async def quarantined(
+        self, where: QuarantineFilter, before: int, limit: int
+    ) -> Sequence[tuple[int, Quarantined]]:
+        """A page of rejected events with their cursors, newest first, beyond cursor `before`; 0 begins with
+        the newest."""
+        return await self._thread.run(self._ledger.quarantined, where, before, limit)

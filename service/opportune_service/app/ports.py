@@ -13,8 +13,10 @@ from typing import Protocol
 import msgspec
 from opportune_rulebase.model import OutcomeKind
 
+from opportune_service.core.events import Event, RejectionReason
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import EventKey, History, Outcome, Prompt, Reason, Verdict
+from opportune_service.core.watermarks import SourceMark
 
 
 class Clock(Protocol):
@@ -28,6 +30,8 @@ class Clock(Protocol):
 class LogKind(StrEnum):
     EVENTS = "events"
     CONTEXT = "context"
+    BACKFILL = "backfill"
+    TIMERS = "timers"
 
 
 class LogRow(msgspec.Struct, frozen=True):
@@ -115,6 +119,33 @@ class RulebaseRow(msgspec.Struct, frozen=True):
     activated_at_us: int = 0
 
 
+class Sweep(msgspec.Struct, frozen=True):
+    """All subscribers of a time zone that a trigger was due for at an instant, as one task."""
+
+    trigger: str
+    zone: str
+    due_us: int
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    """A rejected event as it was sent, but for what is too long to keep."""
+
+    source: str
+    event: Event
+    reason: RejectionReason
+    message: str
+    received_us: int
+
+
+class QuarantineFilter(msgspec.Struct, frozen=True):
+    """Empty fields do not filter. Times of receipt: `from_us` included, `to_us` not."""
+
+    source: str = ""
+    reasons: tuple[RejectionReason, ...] = ()
+    from_us: int = 0
+    to_us: int = 0
+
+
 class LedgerTransaction(Protocol):
     """One atomic, durable write to the ledger.
 
@@ -181,12 +212,33 @@ class LedgerTransaction(Protocol):
         ...
 
     def activate(
-        self, revision: str, expected: str, at_us: int, by: str, comment: str, coverage: Mapping[str, int]
+        self,
+        revision: str,
+        expected: str,
+        at_us: int,
+        by: str,
+        comment: str,
+        coverage: Mapping[str, int],
+        backfill: Collection[str] = (),
     ) -> None:
         """Make `revision` the active one, if `expected` is what is active now ("" for none). Metric keys
         that were active already keep the instant since when they are folded, new ones get that of
         `coverage`, and those not in it are forgotten: what comes back later was not folded in between.
+        New keys in `backfill` wait for their backfill from then on, unless nothing was active before.
         Raises `StoreConflictError` if another revision is active, `UnknownRevisionError`."""
+        ...
+
+    def finish_backfill(self, keys: Collection[str], since_us: Mapping[str, int]) -> None:
+        """These keys wait for no backfill any more. Those still covered are covered since the instants of
+        `since_us`, if that is earlier than before."""
+        ...
+
+    def finish_sweeps(self, done: Collection[Sweep], forget_before_us: int) -> None:
+        """Note that these are done, also if they were before; forget those that were due before then."""
+        ...
+
+    def quarantine(self, rejected: Sequence[Quarantined], most: int) -> None:
+        """Keep rejected events, given in order of receipt, and of all that are kept the newest `most`."""
         ...
 
     def save_states(self, states: Iterable[tuple[str, int, bytes]]) -> None:
@@ -195,6 +247,14 @@ class LedgerTransaction(Protocol):
 
     def save_checkpoint(self, position: int) -> None:
         """Every subscriber touched at or before `position` has been saved with it: replay begins there."""
+        ...
+
+    def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
+        """The service listens at `alive_us`; `sources` replace what was kept of them."""
+        ...
+
+    def reset_coverage(self, keys: Collection[str], since_us: int) -> None:
+        """None of these is covered since earlier than `since_us` any more: events may have been lost."""
         ...
 
 
@@ -216,6 +276,10 @@ class Ledger(Protocol):
     def last_position(self) -> int: ...
 
     def checkpoint(self) -> int: ...
+
+    def heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
+        """The last one that was saved; (0, none) if there was none."""
+        ...
 
     def load_states(
         self, subscriber_ids: Collection[str] | None = None
@@ -257,14 +321,33 @@ class Ledger(Protocol):
         """Metric key -> the instant since when it has been folded."""
         ...
 
+    def births(self) -> Mapping[str, int]:
+        """Metric key -> the last log position before it became live: all after it was folded into it."""
+        ...
+
+    def backfills(self) -> set[str]:
+        """Keys that wait for their backfill."""
+        ...
+
+    def sweeps(self) -> set[Sweep]:
+        """Those that are done, as far back as they are kept."""
+        ...
+
+    def quarantined(
+        self, where: QuarantineFilter, before: int, limit: int
+    ) -> Sequence[tuple[int, Quarantined]]:
+        """A page of rejected events with their cursors, newest first, beyond cursor `before` (0 for the
+        beginning)."""
+        ...
+
     def close(self) -> None: ...
 
 
 class LiveState(Protocol):
     """Live state of subscribers, for the fast path.
 
-    Guarantees: `load` gives for every id a state (a new one for a stranger) that the caller may change;
-    after `save` other loads see it. One writer a subscriber at any moment.
+    Guarantees: `load` gives for every id a state (a new one for a stranger) that the caller may change,
+    until anything else is loaded; after `save` other loads see it. One writer a subscriber at any moment.
     Non-guarantees: nothing here is durable; the ledger's log is. Embedded: a state that was loaded and
     changed but not saved is seen by later loads too; `discard` is how the caller takes that back.
     """
@@ -279,6 +362,18 @@ class LiveState(Protocol):
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
     ) -> None:
         """Forget these subscribers' states and put the recovered ones in their place."""
+        ...
+
+    def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
+        """That subscriber's context as it is, to read only; None if none was ever imported. Makes no state."""
+        ...
+
+    def subscribers(self) -> list[str]:
+        """The ids of all subscribers of whom there is a state, in no order."""
+        ...
+
+    def contexts(self, subscriber_ids: Iterable[str]) -> list[tuple[str, Mapping[str, object]]]:
+        """What `peek` gives of each, for scans; those of whom it gives nothing are left out."""
         ...
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:

@@ -40,12 +40,18 @@ class ReplayReport:
 
 
 async def replay(
-    ingest: Ingest, source: str, events: Iterable[Event], progress: Callable[[int], None] = lambda _: None
+    ingest: Ingest,
+    source: str,
+    events: Iterable[Event],
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    until_us: int = 0,
 ) -> ReplayReport:
     """Publish `events`, which must be in order of time, and count what comes of them.
 
-    `now` of each event is its own time, so nothing is stale and nothing too late. `progress` is called
-    with the number of events done.
+    `now` of each event is its own time, so nothing is stale and nothing too late. Timers are settled at the
+    time when they are due, among the events; after the last event time runs on to `until_us`. `progress` is
+    called with the number of events done.
     """
     report = ReplayReport()
     remaining = iter(events)
@@ -67,6 +73,9 @@ async def replay(
             _count(report, verdict)
         progress(report.events + report.duplicates + report.rejections.total())
         await asyncio.sleep(0)
+    while ingest.next_timer_us <= until_us:
+        for verdict in (await ingest.settle_timers(until_us)).verdicts:
+            _count(report, verdict)
     return report
 
 

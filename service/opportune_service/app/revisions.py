@@ -46,4 +46,4 @@ def stored_rulebase(ledger: Ledger, revision: str) -> Rulebase:
 def stored_revision(ledger: Ledger, revision: str, make_engine: EngineFactory) -> Revision:
     """The same, ready to run."""
     rulebase = stored_rulebase(ledger, revision)
-    return Revision(rulebase, make_engine(rulebase), ledger.coverage())
+    return Revision(rulebase, make_engine(rulebase), ledger.coverage(), ledger.births())

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 
 from opportune_rulebase import load, to_archive
 from opportune_rulebase.errors import Problem, RulebaseError
 from opportune_rulebase.model import Rulebase
+from opportune_rulebase.warnings import calendar_warnings
 
 from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, UnknownRevisionError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, RulebaseRow
+from opportune_service.app.recover import LOG_KEY
 from opportune_service.app.revisions import LiveRevision, stored_rulebase
+from opportune_service.app.schedule import trigger_key
 from opportune_service.core.events import MAX_SKEW_US
 from opportune_service.core.revision import EngineFactory, Revision
 
 Files = Mapping[str, bytes]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PASSED_BY_US = MAX_SKEW_US + 60_000_000
 """An event may lie ahead of the clock, and some come in before a reload has taken place: up to so long
 after the activation, events may have passed under the revision before, which did not fold them."""
@@ -33,13 +38,13 @@ class CheckReport:
     problems: tuple[Problem, ...]
 
 
-def check(files: Files) -> CheckReport:
-    """Everything that is wrong with a rulebase, at once. Pure."""
+def check(files: Files, today: date) -> CheckReport:
+    """Everything that is wrong with a rulebase, at once, as seen on a day. Pure."""
     try:
         rulebase = load(files)
     except RulebaseError as error:
         return CheckReport(None, error.problems)
-    return CheckReport(rulebase, rulebase.warnings)
+    return CheckReport(rulebase, (*rulebase.warnings, *calendar_warnings(rulebase, today)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Rulebases:
         thread: LedgerThread,
         clock: Clock,
         make_engine: EngineFactory,
+        on_activated: Callable[[], None],
     ) -> None:
         self._live = live
         self._ingest = ingest
@@ -70,13 +76,17 @@ class Rulebases:
         self._thread = thread
         self._clock = clock
         self._make_engine = make_engine
+        self._on_activated = on_activated
         self._activating = asyncio.Lock()
         self.last_attempt: Attempt | None = None
         """The last attempt to activate a revision since the start."""
 
     async def check(self, files: Files) -> CheckReport:
         """As `check`, off the event loop."""
-        return await asyncio.to_thread(check, files)
+        return await asyncio.to_thread(check, files, self._today())
+
+    def _today(self) -> date:
+        return (_EPOCH + timedelta(microseconds=self._clock.now_us())).date()
 
     async def upload(self, files: Files, by: str, comment: str) -> tuple[Rulebase, tuple[Problem, ...]]:
         """Keep a rulebase under its revision. Raises `RulebaseRefusedError` with every problem."""
@@ -126,31 +136,46 @@ class Rulebases:
             try:
                 # Made before the ledger calls it active: nothing that may fail comes after.
                 ready = Revision(rulebase, engine, {})
-                ready.coverage = await self._thread.run(self._activate, rulebase, expected, by, comment)
+                previous = await self._put_in_place(ready, expected, by, comment)
             except BaseException:
                 engine.close()
                 raise
-            previous = self._live.swap(ready)
+            self._on_activated()
             if previous is None:
                 return ""
             await self._ingest.retire(previous)
             return previous.id
 
-    def _activate(
-        self, rulebase: Rulebase, expected: str | None, by: str, comment: str
-    ) -> Mapping[str, int]:
+    async def _put_in_place(
+        self, ready: Revision, expected: str | None, by: str, comment: str
+    ) -> Revision | None:
+        """Between two commit groups: what the log holds by then was folded before, all that comes after it
+        is folded under this revision. Returns the one that was live before."""
+        replaced: list[Revision | None] = []
+
+        async def swap() -> None:
+            await self._thread.run(self._activate, ready, expected, by, comment)
+            replaced.append(self._live.swap(ready))
+
+        await self._ingest.between(swap)
+        return replaced[0]
+
+    def _activate(self, revision: Revision, expected: str | None, by: str, comment: str) -> None:
+        rulebase = revision.rulebase
         with self._ledger.transaction() as tx:
             active, now_us = self._ledger.active_revision(), self._clock.now_us()
             since_us = now_us + _PASSED_BY_US if active else now_us
+            from_now = [LOG_KEY, *map(trigger_key, rulebase.triggers)]
             tx.activate(
-                rulebase.revision,
+                revision.id,
                 active if expected is None else expected,
                 now_us,
                 by,
                 comment,
-                {metric.key: since_us for metric in rulebase.metrics.values()},
+                dict.fromkeys(revision.keys, since_us) | dict.fromkeys(from_now, now_us),
+                {metric.key for metric in rulebase.metrics.values()},
             )
-        return self._ledger.coverage()
+            revision.live_since(self._ledger.coverage(), self._ledger.births())
 
     async def list(self) -> Sequence[RulebaseRow]:
         """All uploaded revisions, newest upload first."""

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from opportune_rulebase.engine import Engine
-from opportune_rulebase.model import Metric, MetricKind, Rulebase
+from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern, Rulebase
 
+from opportune_service.app.case_run import run_case
+from opportune_service.app.coverage import Seen, Watcher
 from opportune_service.app.read_cases import Case, Expected
-from opportune_service.core.calendars import local_day
-from opportune_service.core.context import apply_context
 from opportune_service.core.decide import decide
-from opportune_service.core.events import ContextRecord, ImportMode, Rejection
-from opportune_service.core.observe import observe
-from opportune_service.core.revision import Revision
-from opportune_service.core.state import Series, SubscriberState
-from opportune_service.core.verdict import Candidate, Decision, History, Moment, Reason
-
-_SOURCE = "test"
-_GIVEN_TAC = "00000000"
-"""The made-up handset that has what a case gives as `terminal.*`. No real TAC begins with so many zeros."""
+from opportune_service.core.verdict import Decision, History, Reason
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What came of a case. `failures` says in words what is not as expected; empty: it passed."""
+    """What came of a case. `failures` says in words what is not as expected; empty: it passed. `seen` is
+    what it exercised, for `coverage`."""
 
     case: Case
     decisions: Sequence[Decision]
     failures: Sequence[str]
+    seen: Seen
 
 
 def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
-    """Publish the case's events, each decided at its own time, and compare.
+    """Publish the case's events, let its time pass, decide each moment at its own time, and compare.
 
-    Every metric counts as folded for its whole window: what `given` does not name is exactly 0. A
-    decision that is not listed under `expect` is a failure; other reasons need not be listed.
+    What is known before the first event is in `run_case`. A decision that is not listed under `expect` is a
+    failure; other reasons need not be listed.
     """
-    revision = _revision(rulebase, engine, case)
+    watcher = Watcher(rulebase, engine)
+    revision, moments = run_case(rulebase, watcher, case)
     history = History(contacts=list(case.contacts), outcomes=list(case.outcomes))
     decisions: list[Decision] = []
-    for moment in _moments(revision, case, {}):
+    for moment in moments:
         decisions.extend(decide(revision.rulebase, moment, history).decisions)
+    watcher.seen.decided = {each.campaign for each in decisions if each.reason is Reason.DECIDED}
     remaining = list(decisions)
     missing = []
     for expected in case.expect:
@@ -51,7 +47,7 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
             missing.append(expected)
         else:
             remaining.remove(found)
-    failures = [_missing(revision, case, expected, decisions) for expected in missing]
+    failures = _why_missing(rulebase, engine, case, missing, decisions) if missing else []
     # What an expectation named but wanted otherwise is one failure, not two.
     named = {expected.campaign for expected in missing}
     failures += [
@@ -59,53 +55,7 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
         for decision in remaining
         if decision.reason is Reason.DECIDED and decision.campaign not in named
     ]
-    return CaseResult(case, decisions, failures)
-
-
-def _revision(rulebase: Rulebase, engine: Engine, case: Case) -> Revision:
-    if case.terminal:
-        terminals = dict(rulebase.tables.terminals) | {_GIVEN_TAC: case.terminal}
-        rulebase = replace(rulebase, tables=replace(rulebase.tables, terminals=terminals))
-    return Revision(rulebase, engine, {metric.key: 0 for metric in rulebase.metrics.values()})
-
-
-def _moments(revision: Revision, case: Case, prompts: Mapping[str, str]) -> list[Moment]:
-    """The moments of the case's events, from a fresh state."""
-    state = _state(revision, case)
-    moments: list[Moment] = []
-    for event in case.events:
-        attributes = revision.admission.admit(event, 0, event.occurred_at_us)
-        if isinstance(attributes, Rejection):  # the reader admitted it before
-            raise TypeError(attributes.message)
-        states = {case.subscriber_id: state}
-        moments += observe(
-            revision, _SOURCE, [(event, attributes)], states, 1, None, prompts=prompts
-        ).moments
-    return moments
-
-
-def _state(revision: Revision, case: Case) -> SubscriberState:
-    """What is known of the subscriber before the first event."""
-    state = SubscriberState()
-    if case.known:
-        record = ContextRecord(case.subscriber_id, 0, ImportMode.UPSERT, dict(case.context))
-        apply_context(record, state, 0)
-    if case.terminal:
-        state.imei = f"{_GIVEN_TAC}0000000"
-    begin_us = min([case.now_us, *(event.occurred_at_us for event in case.events)])
-    zone = revision.zone_of(state.context)
-    for name, value in case.metrics.items():
-        metric = revision.rulebase.metrics[name]
-        at = begin_us if metric.days is None else local_day(begin_us, zone)
-        state.series[metric.key] = _series(metric, at, value)
-    return state
-
-
-def _series(metric: Metric, at: int, value: int | float) -> Series:
-    """State that gives `value`, all of it at once, just before the first event."""
-    if metric.days is None and metric.kind is MetricKind.COUNT:
-        return Series([at] * int(value), [])
-    return Series([at], [value])
+    return CaseResult(case, decisions, failures, watcher.seen)
 
 
 def _meets(decision: Decision, expected: Expected) -> bool:
@@ -118,17 +68,44 @@ def _meets(decision: Decision, expected: Expected) -> bool:
     )
 
 
-def _missing(revision: Revision, case: Case, expected: Expected, decisions: Sequence[Decision]) -> str:
-    """Why an expectation is not met, with what happened instead."""
+def _why_missing(
+    rulebase: Rulebase,
+    engine: Engine,
+    case: Case,
+    missing: Sequence[Expected],
+    decisions: Sequence[Decision],
+) -> list[str]:
+    """Why expectations are not met, with what happened instead."""
+    watcher = Watcher(rulebase, engine, asked={expected.campaign for expected in missing})
+    run_case(rulebase, watcher, case)
+    return [_why(rulebase, case, expected, decisions, watcher.values) for expected in missing]
+
+
+def _why(
+    rulebase: Rulebase,
+    case: Case,
+    expected: Expected,
+    decisions: Sequence[Decision],
+    values: Mapping[str, Mapping[str, object]],
+) -> str:
     wanted = f"{expected.campaign} should be {_words(expected)}"
     found = [decision for decision in decisions if decision.campaign == expected.campaign]
     if found:
         return f"{wanted}, but it is {', then '.join(map(_what_happened, found))}"
-    campaign = revision.rulebase.campaigns[expected.campaign]
-    if not any(event.type in campaign.on for event in case.events):
-        return f"{wanted}, but no event of the case triggers it: it is on {', '.join(campaign.on)}"
-    held = _held_when_asked(revision, case, expected.campaign)
+    if expected.campaign not in values:
+        on = rulebase.campaigns[expected.campaign].on
+        hint = (
+            "; 'until: 25h' lets time pass" if case.until_us is None and _needs_time(rulebase, on) else ""
+        )
+        return f"{wanted}, but nothing in the case triggers it: it is on {', '.join(on)}{hint}"
+    held = ", ".join(f"{name} is {_value(value)}" for name, value in values[expected.campaign].items())
     return f"{wanted}, but its 'when' does not hold: {held}"
+
+
+def _needs_time(rulebase: Rulebase, on: Sequence[str]) -> bool:
+    """Whether one of these comes of a timer."""
+    timed = (AbsencePattern, DwellPattern, ChangePattern)
+    return any(name in rulebase.triggers or isinstance(rulebase.patterns.get(name), timed) for name in on)
 
 
 def _words(expected: Expected) -> str:
@@ -145,19 +122,6 @@ def _what_happened(decision: Decision) -> str:
         return f"{decision.mode} decided on {decision.channel}, saying {decision.content!r}"
     failed = [check for check in decision.checks if not check.passed]
     return f"{decision.reason} ({failed[-1].policy}: {failed[-1].detail})" if failed else decision.reason
-
-
-def _held_when_asked(revision: Revision, case: Case, campaign: str) -> str:
-    """The values that its `when` reads, at the last event that triggers it."""
-    candidates: list[Candidate] = [
-        candidate
-        for moment in _moments(revision, case, {campaign: "asked"})
-        if moment.event_type in revision.rulebase.campaigns[campaign].on
-        for candidate in moment.candidates
-        if candidate.campaign == campaign
-    ]
-    values = candidates[-1].held if candidates else {}
-    return ", ".join(f"{name} is {_value(value)}" for name, value in values.items())
 
 
 def _value(value: object) -> str:

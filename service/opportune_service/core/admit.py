@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Set
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Set
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
-from opportune_rulebase.model import Attribute, ValueType, Vocabulary
+from opportune_rulebase.model import Attribute, Bound, EventType, Metric, ValueType, Vocabulary
 
 from opportune_service.core.events import (
     MAX_ATTRIBUTES_BYTES,
@@ -21,6 +21,7 @@ from opportune_service.core.events import (
     Rejection,
     RejectionReason,
 )
+from opportune_service.core.fold import seedable
 
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
 _MAX_DOUBLE = sys.float_info.max
@@ -34,11 +35,16 @@ _LAST_US = 221_845_392_000_000_000
 """The year 9000: far enough, and no time zone leads out of what the calendar of Python holds."""
 
 _DIGITS = re.compile(r"\d{5,}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_SENDABLE = frozenset({"handset_changed"})
+"""Derived event types that collectors may send too: some networks tell of a new handset themselves."""
 _ATTRIBUTE_TYPES: Mapping[ValueType, object] = {
     ValueType.INT: Annotated[int, _INT64],
     ValueType.DOUBLE: Annotated[float, msgspec.Meta(ge=-_MAX_DOUBLE, le=_MAX_DOUBLE)],
     ValueType.BOOL: bool,
     ValueType.STRING: str,
+    ValueType.DATE: str,
+    ValueType.SUBSCRIBER: str,
     ValueType.TIMESTAMP: Annotated[datetime, msgspec.Meta(tz=True)],
     ValueType.STRINGS: list[str],
     ValueType.INTS: list[Annotated[int, _INT64]],
@@ -61,6 +67,14 @@ def mask(text: str) -> str:
 def is_subscriber_id(text: str) -> bool:
     """Whether `text` is an MSISDN in the form used throughout: 5 to 15 digits, no plus sign."""
     return 5 <= len(text) <= 15 and text.isascii() and text.isdigit()
+
+
+def is_date(text: str) -> bool:
+    """Whether `text` is a date as DATE attributes have it: YYYY-MM-DD, and in the calendar."""
+    try:
+        return _DATE.fullmatch(text) is not None and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
 
 def _type_of(attribute: Attribute) -> Any:
@@ -110,7 +124,7 @@ class AttributeReader:
         self._name = name
         self._ignored = ignored
         self._declared = frozenset(attributes)
-        self._instants = [a.name for a in attributes.values() if a.type is ValueType.TIMESTAMP]
+        self._special = [a for a in attributes.values() if a.type in _CHECKS]
         self._shape = _make_typed_dict(
             name, {a.name: _type_of(a) for a in attributes.values()}, total=False
         )
@@ -131,7 +145,7 @@ class AttributeReader:
             return self.check(decode_attributes(data, encoding))
         if len(names) != len(attributes):
             self._ignored.add(self._name, names.keys() - self._declared)
-        return self._in_utc(attributes) if self._instants else attributes
+        return self._special_checked(attributes) if self._special else attributes
 
     def check(self, raw: Mapping[str, object], *, keep_null: bool = False) -> Attributes:
         """The same for a map that is decoded already; `keep_null` for a patch, which erases by nulls."""
@@ -143,18 +157,40 @@ class AttributeReader:
             raise AttributesError(mask(str(error))) from None
         if keep_null:
             checked |= {name: None for name in raw.keys() & self._declared if raw[name] is None}
-        return self._in_utc(checked)
+        return self._special_checked(checked)
 
-    def _in_utc(self, attributes: Attributes) -> Attributes:
-        """Instants as the log and the snapshots give them back, in whatever zone they were written."""
-        for name in self._instants:
-            instant = attributes.get(name)
-            if instant is None:
-                continue
-            if not _FIRST <= instant <= _LAST:
-                raise AttributesError(f"{name} must lie between 0001-01-02 and 9999-12-30")
-            attributes[name] = instant.astimezone(UTC)
+    def _special_checked(self, attributes: Attributes) -> Attributes:
+        """Those whose values a type alone does not tell, as the log and the snapshots give them back."""
+        for attribute in self._special:
+            value = attributes.get(attribute.name)
+            if value is not None:
+                attributes[attribute.name] = _CHECKS[attribute.type](attribute.name, value)
         return attributes
+
+
+def _instant(name: str, value: datetime) -> datetime:
+    if not _FIRST <= value <= _LAST:
+        raise AttributesError(f"{name} must lie between 0001-01-02 and 9999-12-30")
+    return value.astimezone(UTC)  # in whatever zone it was written
+
+
+def _date(name: str, value: str) -> str:
+    if not is_date(value):
+        raise AttributesError(f"{name} must be a date written as YYYY-MM-DD")
+    return value
+
+
+def _subscriber(name: str, value: str) -> str:
+    if not is_subscriber_id(value):
+        raise AttributesError(f"{name} must be 5 to 15 digits without a plus sign")
+    return value
+
+
+_CHECKS: Mapping[ValueType, Callable[[str, Any], object]] = {
+    ValueType.TIMESTAMP: _instant,
+    ValueType.DATE: _date,
+    ValueType.SUBSCRIBER: _subscriber,
+}
 
 
 def decode_attributes(data: bytes, encoding: Encoding) -> dict[str, Any]:
@@ -166,40 +202,85 @@ def decode_attributes(data: bytes, encoding: Encoding) -> dict[str, Any]:
 
 
 class Admission:
-    """Step 1 for one revision: what may enter, and the attributes as rules will read them."""
+    """Step 1 for one revision: what may enter, and the attributes as rules will read them.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    `metrics`: those of the revision, by name. Imports may seed some of them, as ``metric.NAME``.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, metrics: Mapping[str, Metric] | None = None) -> None:
         self.ignored = IgnoredAttributes()
+        self._events = vocabulary.events
         self._readers = {
             name: AttributeReader(name, event_type.attributes, self.ignored)
             for name, event_type in vocabulary.events.items()
+            if not event_type.derived or name in _SENDABLE
         }
+        self._metrics = {f"metric.{name}": metric for name, metric in (metrics or {}).items()}
         self._context = AttributeReader("subscriber", vocabulary.subscriber, self.ignored)
 
-    def admit(self, event: Event, index: int, now_us: int) -> Attributes | Rejection:
-        """The event's attributes, or why it is rejected. Never raises, whatever the event holds."""
+    def admit(
+        self, event: Event, index: int, now_us: int, lateness_us: int = MAX_LATENESS_US
+    ) -> Attributes | Rejection:
+        """The event's attributes, or why it is rejected. `lateness_us`: how old an event of its source may
+        be. Never raises, whatever the event holds."""
         reader = self._readers.get(event.type)
-        fault = _fault(event, now_us)
+        fault = _fault(event, now_us, lateness_us)
         if reader is None or fault is not None:
-            reason, message = fault or (
-                RejectionReason.UNKNOWN_TYPE,
-                f"event type {mask(event.type[:64])!r} is not declared; "
-                "declare it in vocabulary.yaml or mend the collector",
-            )
+            reason, message = fault or _unknown_type(event.type, self._events)
             return Rejection(index, mask(event.id), reason, message)
         try:
             return reader.read(event.attributes, event.encoding)
         except AttributesError as error:
             return Rejection(index, mask(event.id), RejectionReason.BAD_ATTRIBUTES, str(error))
 
-    def admit_context(self, data: bytes, encoding: Encoding) -> Attributes:
-        """Context attributes of one subscriber, nulls kept. Raises `AttributesError`."""
+    def admit_context(
+        self, data: bytes, encoding: Encoding, more: Mapping[str, object] | None = None
+    ) -> Attributes:
+        """Context attributes of one subscriber, nulls kept; imported behaviours as ``behaviour.NAME``, and
+        seeds of metrics as ``metric.NAME``, each a map from local dates to figures. `more`: such that are
+        not among the encoded ones, which they outdo. Raises `AttributesError`."""
         if len(data) > MAX_ATTRIBUTES_BYTES:
             raise AttributesError(_TOO_LARGE)
-        return self._context.check(decode_attributes(data, encoding), keep_null=True)
+        raw = (decode_attributes(data, encoding) if data else {}) | dict(more or {})
+        seeds = {name: raw.pop(name) for name in raw.keys() & self._metrics.keys()}
+        checked = self._context.check(raw, keep_null=True)
+        for name, seed in seeds.items():
+            checked[name] = None if seed is None else _seed(name, seed, self._metrics[name])
+        return checked
 
 
-def _fault(event: Event, now_us: int) -> tuple[RejectionReason, str] | None:
+def _unknown_type(name: str, declared: Mapping[str, EventType]) -> tuple[RejectionReason, str]:
+    if name in declared:
+        return (
+            RejectionReason.UNKNOWN_TYPE,
+            f"the service itself makes events of type {name!r}, of a pattern or a trigger; "
+            "send the events that they are made of",
+        )
+    return (
+        RejectionReason.UNKNOWN_TYPE,
+        f"event type {mask(name[:64])!r} is not declared; "
+        "declare it in vocabulary.yaml or mend the collector",
+    )
+
+
+def _seed(name: str, seed: object, metric: Metric) -> dict[str, int | float]:
+    """What an import says that days of a metric came to, checked. Raises `AttributesError`."""
+    if not seedable(metric):
+        raise AttributesError(f"{name} cannot be seeded: only counts and sums over days can")
+    if not isinstance(seed, dict) or not all(isinstance(day, str) and is_date(day) for day in seed):
+        raise AttributesError(f"{name} must map dates written as YYYY-MM-DD to figures")
+    lowest = 0 if metric.bound is Bound.LOWER else -_MAX_DOUBLE
+    shape = float if metric.type == "double" else Annotated[int, _INT64]
+    try:
+        figures = msgspec.convert(seed, dict[str, shape])  # type: ignore[valid-type]  # made at run time
+    except msgspec.ValidationError as error:
+        raise AttributesError(mask(f"{name}: {error}")) from None
+    if not all(lowest <= figure <= _MAX_DOUBLE for figure in figures.values()):
+        raise AttributesError(f"{name} must have figures that are not negative and not infinite")
+    return figures
+
+
+def _fault(event: Event, now_us: int, lateness_us: int) -> tuple[RejectionReason, str] | None:
     """What is wrong with an event, whatever its type."""
     if not is_subscriber_id(event.subscriber_id):
         return RejectionReason.BAD_SUBSCRIBER_ID, "subscriber_id must be 5 to 15 digits without a plus sign"
@@ -218,8 +299,12 @@ def _fault(event: Event, now_us: int) -> tuple[RejectionReason, str] | None:
     if not 0 <= event.occurred_at_us < _LAST_US:
         return RejectionReason.BAD_ATTRIBUTES, "occurred_at must lie between the years 1970 and 9000"
     age_us = now_us - event.occurred_at_us
-    if age_us > MAX_LATENESS_US:
-        return RejectionReason.TOO_LATE, f"the event is {age_us // 60_000_000} minutes old; the limit is 60"
+    if age_us > lateness_us:
+        limit, age = lateness_us // 60_000_000, age_us // 60_000_000
+        return (
+            RejectionReason.TOO_LATE,
+            f"the event is {age} minutes old; the limit of its source is {limit}",
+        )
     if age_us < -MAX_SKEW_US:
         return (
             RejectionReason.IN_FUTURE,

@@ -21,15 +21,20 @@ def see_cell(state: SubscriberState, at_us: int, cell_id: str) -> None:
     if cells is None:
         cells = state.cells = Series()
     at = cells.at
-    place = bisect_right(at, at_us)
-    # Two events of one instant: which came first must not show.
-    while place and at[place - 1] == at_us and cells.amount[place - 1] > cell_id:
-        place -= 1
-    at.insert(place, at_us)
-    cells.amount.insert(place, cell_id)
+    if not at or at_us > at[-1]:
+        at.append(at_us)
+        cells.amount.append(cell_id)
+    else:
+        place = bisect_right(at, at_us)
+        # Two events of one instant: which came first must not show.
+        while place and at[place - 1] == at_us and cells.amount[place - 1] > cell_id:
+            place -= 1
+        at.insert(place, at_us)
+        cells.amount.insert(place, cell_id)
     # What lies before everything that may still be asked for tells nothing, but for the newest of it.
-    stale = max(bisect_right(at, at[-1] - MAX_LATENESS_US - MAX_SKEW_US) - 1, len(at) - MAX_CELLS)
-    if stale > 0:
+    horizon = at[-1] - MAX_LATENESS_US - MAX_SKEW_US
+    if len(at) > 1 and (at[1] <= horizon or len(at) > MAX_CELLS):
+        stale = max(bisect_right(at, horizon) - 1, len(at) - MAX_CELLS)
         del at[:stale], cells.amount[:stale]
 
 

@@ -1,5 +1,5 @@
-"""What comes of one event: it is folded; patterns that it completes give derived events, which are folded in
-turn, to the end; campaigns that any of them triggers become candidates."""
+"""What comes of one event: it is folded; patterns that it completes give derived events, which are folded
+in turn, to the end; campaigns that any of them triggers become candidates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Chain:
     """
 
     __slots__ = (
+        "_at_us",
         "_imei",
+        "_own_type",
         "_peers",
         "_pending",
         "_revision",
@@ -53,7 +55,9 @@ class Chain:
         self._revision = revision
         self._state = state
         self._peers = peers
+        self._at_us = 0
         self._imei = ""
+        self._own_type = ""
         self._pending: deque[Completion] = deque()
         self.zone: tzinfo = revision.zone_of(state.context)
         self.candidates: dict[str, Candidate] = {}
@@ -66,7 +70,8 @@ class Chain:
         self._pending.extend(take_handset(self._state, seen, event.imei))
 
     def settle(self, due: Due) -> tuple[str, str] | None:
-        """Begin with a timer or a trigger that is due: type and id of its event; None if nothing comes of it."""
+        """Begin with a timer or a trigger that is due: type and id of its event; None if nothing comes of
+        it."""
         revision = self._revision
         if due.name in revision.rulebase.triggers:
             event_id = f"{due.name}@{due.at_us}"
@@ -96,6 +101,7 @@ class Chain:
         """Fold one event, infer from it, and match it. `prompts`: campaigns that are candidates anyway."""
         revision, state = self._revision, self._state
         engine = revision.engine
+        self._own_type = self._own_type or type_  # whatever is taken later was derived of it
         facts = self._facts(type_, at_us, attributes, cell_id, plan)
         if plan is not None:
             for metric in plan.metrics:
@@ -104,8 +110,9 @@ class Chain:
             for fact in plan.facts:
                 if fact.when is None or engine.truth(fact.when, facts) is True:
                     fold_fact(fact, state, at_us)
-            if plan.patterns:
-                self._take_patterns(plan.patterns, facts, at_us, digest, attributes, cell_id)
+            patterns = plan.patterns + plan.stays if cell_id else plan.patterns
+            if patterns:
+                self._take_patterns(patterns, facts, at_us, digest, attributes, cell_id)
         matched = {}
         if plan is not None and plan.triggers:
             # What `where` filters computed came before the fold; campaigns see the event included.
@@ -117,7 +124,8 @@ class Chain:
         for name, campaign in matched.items():
             if name not in self.candidates:
                 prompt_of = prompts.get(name, "") if prompts else ""
-                self.candidates[name] = candidate_of(revision, campaign, facts, prompt_of)
+                derived = type_ != self._own_type
+                self.candidates[name] = candidate_of(revision, campaign, facts, prompt_of, derived=derived)
 
     def finish(self) -> None:
         """Take in what was derived, and what is derived of that, to the end."""
@@ -175,53 +183,34 @@ class Chain:
         # A late event happened where it says, not where the subscriber is by now.
         where = cell_id or cell_at(state, at_us)
         imei = self._imei or state.imei or state.context.get("imei")
-        reading = _Reading(revision, state, at_us, self.zone)
+        self._at_us = at_us
         return Facts(
             type=type_,
             event=attributes,
             sub=revision.valid_context(state, at_us),
             terminal=tables.terminals.get(imei[:8], {}) if isinstance(imei, str) else {},
             place=tables.cells.get(where) if where else None,
-            metric=reading.metric,
+            metric=self._metric,
             now_us=at_us,
             zone=self.zone,
             peer=self._peer(attributes.get(plan.peer)) if plan and plan.peer else {},
-            fact=reading.fact,
+            fact=self._fact,
             calendar=revision.rulebase.calendar,
         )
+
+    def _metric(self, name: str) -> tuple[object, bool]:
+        revision = self._revision
+        metric = revision.rulebase.metrics[name]
+        return read_metric(metric, revision.coverage.get(metric.key), self._state, self._at_us, self.zone)
+
+    def _fact(self, name: str) -> Truth:
+        revision = self._revision
+        fact = revision.rulebase.facts[name]
+        return read_fact(fact, revision.coverage.get(fact.key), self._state, self._at_us)
 
     def _peer(self, subscriber_id: object) -> Mapping[str, object]:
         context = self._peers(subscriber_id) if isinstance(subscriber_id, str) else None
         return {} if context is None else {**self._revision.defaults, **context}
-
-
-class _Reading:
-    """What was folded, read as of one instant."""
-
-    __slots__ = ("_at_us", "_revision", "_state", "_zone")
-
-    def __init__(self, revision: Revision, state: SubscriberState, at_us: int, zone: tzinfo) -> None:
-        self._revision = revision
-        self._state = state
-        self._at_us = at_us
-        self._zone = zone
-
-    def metric(self, name: str) -> tuple[object, bool]:
-        metric = self._revision.rulebase.metrics[name]
-        return read_metric(metric, self._since_us(metric.key), self._state, self._at_us, self._zone)
-
-    def fact(self, name: str) -> Truth:
-        fact = self._revision.rulebase.facts[name]
-        return read_fact(fact, self._since_us(fact.key), self._state, self._at_us)
-
-    def _since_us(self, key: str) -> int | None:
-        """Since when it covers this subscriber: all are folded from one instant on; an import may reach
-        back further."""
-        since_us = self._revision.coverage.get(key)
-        seeded_us = self._state.seeded_us
-        if seeded_us and key in seeded_us and since_us is not None:
-            return min(since_us, seeded_us[key])
-        return since_us
 
 
 def _nothing_holds(_: Expression) -> bool:

@@ -2,46 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
+
 from opportune_service.core.events import ContextRecord, ImportMode
+from opportune_service.core.fold import seed_metric, seedable
+from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
-def apply_context(record: ContextRecord, state: SubscriberState, position: int) -> bool:
+CONSENTS = "consents"
+"""The attribute whose entries are taken in one by one. Each has an as-of time of its own, under
+`consent_key`."""
+
+
+def consent_key(scope: str) -> str:
+    """Where `SubscriberState.as_of_us` has the as-of time of one consent (``channel/sms``)."""
+    return f"{CONSENTS}.{scope}"
+
+
+def apply_context(
+    record: ContextRecord, state: SubscriberState, position: int, *, revision: Revision | None = None
+) -> bool:
     """Take in static data; for each attribute the newest as-of time wins. At a tie the customer's refusal
     wins, else the later import.
 
-    An UPSERT also erases what it does not name, if that is not newer; nothing older brings it back. Returns
-    False if everything that is known is newer, so that nothing changed.
+    Consents are taken in one by one: a refusal of this afternoon outlives tonight's import. At a tie of one
+    consent a refusal wins over leave, and either over nothing said.
+
+    An UPSERT also erases what it does not name, if that is not newer (consents: if it is older); nothing
+    older brings it back. Imported behaviours stay (data mining brings them, not the systems that bring all
+    else; they expire), and so do the seeds of metrics. Seeds belong to the definitions of `revision`, the
+    one that the record was admitted with; without one they are passed over.
+
+    Returns False if everything that is known is newer, so that nothing changed.
     """
     state.position = position
     state.known = True
     incoming = dict(record.attributes)
-    if record.mode is ImportMode.UPSERT:
-        incoming = {**dict.fromkeys(state.context), **incoming}
+    replaces = record.mode is ImportMode.UPSERT
+    if replaces:
+        incoming = {**dict.fromkeys(name for name in state.context if "." not in name), **incoming}
     newer = 0
     for name, value in incoming.items():
-        known_us = max(state.as_of_us.get(name, 0), state.replaced_us)
-        if known_us > record.as_of_us:
-            newer += 1
-            continue
-        if known_us == record.as_of_us:
-            value = _after_tie(name, state.context.get(name), value)  # noqa: PLW2901 - the word that stands
-        # The as-of time of an erased attribute stays: an older import must not bring it back.
-        state.as_of_us[name] = record.as_of_us
-        if value is None:
-            state.context.pop(name, None)
+        if name == CONSENTS:
+            newer += not _take_consents(record.as_of_us, value, state, replaces)
+        elif name.startswith("metric."):
+            newer += not _take_seed(record.as_of_us, name, value, state, revision)
         else:
-            state.context[name] = value
-    if record.mode is ImportMode.UPSERT:
+            newer += not _take_attribute(record.as_of_us, name, value, state)
+    if replaces:
         state.replaced_us = max(state.replaced_us, record.as_of_us)
     return not incoming or newer < len(incoming)
 
 
-def _after_tie(name: str, known: object, value: object) -> object:
-    """What stands of two imports with one as-of time: a refusal to be contacted outlives the other word."""
-    if name == "do_not_contact" and known is True:
+def _take_attribute(as_of_us: int, name: str, value: object, state: SubscriberState) -> bool:
+    known_us = state.as_of_us.get(name, 0)
+    if "." not in name:  # no imported behaviour
+        known_us = max(known_us, state.replaced_us)
+    if known_us > as_of_us:
+        return False
+    if name == "do_not_contact" and known_us == as_of_us and state.context.get(name) is True:
         return True
-    if name == "consents" and isinstance(known, dict):
-        said = value if isinstance(value, dict) else {}
-        return {**said, **{purpose: False for purpose, word in known.items() if word is False}} or None
-    return value
+    # The as-of time of an erased attribute stays: an older import must not bring it back.
+    state.as_of_us[name] = as_of_us
+    if value is None:
+        state.context.pop(name, None)
+    else:
+        state.context[name] = value
+    return True
+
+
+def _take_consents(as_of_us: int, value: object, state: SubscriberState, replaces: bool) -> bool:
+    """Take in each consent that is named. A null (`value`), like an UPSERT, erases all that are older."""
+    erased_us = max(state.as_of_us.get(CONSENTS, 0), state.replaced_us)
+    if as_of_us < erased_us:
+        return False
+    known = state.context.get(CONSENTS)
+    consents: dict[str, bool] = dict(known) if isinstance(known, dict) else {}
+    said = value if isinstance(value, dict) else {}
+    changed = False
+    for scope, word in said.items():
+        known_us = state.as_of_us.get(consent_key(scope), -1)
+        if as_of_us < known_us:
+            continue
+        changed = True
+        state.as_of_us[consent_key(scope)] = as_of_us
+        if as_of_us > known_us or _weight(word) > _weight(consents.get(scope)):
+            consents.pop(scope, None)
+            if word is not None:
+                consents[scope] = word
+    if replaces or value is None:
+        changed = changed or value is None
+        state.as_of_us[CONSENTS] = as_of_us
+        for scope in [scope for scope in consents if state.as_of_us.get(consent_key(scope), -1) < as_of_us]:
+            del consents[scope]
+    state.context.pop(CONSENTS, None)
+    if consents:
+        # In one order: that in which words came must not show.
+        state.context[CONSENTS] = dict(sorted(consents.items()))
+    return changed
+
+
+def _weight(word: bool | None) -> int:
+    """Which of two words of one instant stands: the heavier one."""
+    return {None: 0, True: 1, False: 2}[word]
+
+
+def _take_seed(
+    as_of_us: int, name: str, value: object, state: SubscriberState, revision: Revision | None
+) -> bool:
+    metric = revision.rulebase.metrics.get(name.removeprefix("metric.")) if revision else None
+    if metric is None or not seedable(metric):
+        return False
+    days = value if isinstance(value, Mapping) else {}
+    seeded = (state.seeds or {}).get(metric.key)
+    if seeded is not None and seeded.as_of_us > as_of_us:
+        return False
+    numbers = {date.fromisoformat(day).toordinal() - _EPOCH_DAY: figure for day, figure in days.items()}
+    seed_metric(metric, state, as_of_us, numbers)
+    return True

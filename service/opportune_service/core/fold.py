@@ -1,7 +1,18 @@
-"""Step 4: fold events into metrics, and read metrics as of an instant.
+"""Step 4: fold events into metrics and remembered facts, and read both as of an instant.
 
-The state of a metric is a function of the set of its events (their times and amounts), not of the
-order in which they came, so late input converges to what sorted input gives.
+What is kept is a function of the set of events (their times and values), not of the order in which they
+came, so late input converges to what sorted input gives. By kind and window, `Series.at` and `.amount` are:
+
+| | `last` | `days` |
+|---|---|---|
+| count | instants, nothing | days, how many |
+| sum | instants, values | days, the day's sum; of doubles as an exact expansion (`exact.py`) |
+| min, max | instants, values | days, the day's least or greatest |
+| latest | instants, values | the same |
+| distinct | instants, hashes of values | days, hashes: each pair once |
+
+A remembered fact keeps the instants at which it held. LATEST and facts are asked for the newest only: of
+what lies before everything that may still be asked for, the newest is kept and no more.
 """
 
 from __future__ import annotations
@@ -10,112 +21,253 @@ import sys
 from bisect import bisect_left, bisect_right, insort_right
 from collections.abc import Mapping
 from datetime import tzinfo
+from itertools import chain
+from typing import Any
 
 from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
+from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.calendars import DAY_US, local_day
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
-from opportune_service.core.state import Series, SubscriberState
+from opportune_service.core.exact import add, total
+from opportune_service.core.state import Seed, Series, SubscriberState
 
+# Members of an enumeration are slow to look up in its class, and every event asks.
+_COUNT, _SUM, _MIN, _MAX, _LATEST, _DISTINCT = MetricKind
 _MAX_INT = 2**63 - 1
 _MAX_DOUBLE = sys.float_info.max
 
 MAX_RETAINED = 10_000
-"""Events that one sliding window keeps of one subscriber; more are a machine, and the count stays there."""
+"""Items that one metric or fact keeps of one subscriber. Whoever needs more is a machine; the oldest are
+then forgotten, and counts stay there."""
+
+_HORIZON_US = MAX_LATENESS_US + MAX_SKEW_US
+"""So far before the newest event may lie what is still read: the newest may be ahead of the clock, and an
+event that comes late is read as of its own time. (Slow sources fold later events still, but nothing reads
+then.)"""
+
+_SLACK_DAYS = 2
+"""Days that are kept beyond a window, for the same reason: the newest day may be that of an event ahead of
+the clock, and the day that is read that of a late one."""
 
 
 def fold_metric(
     metric: Metric, state: SubscriberState, at_us: int, attributes: Mapping[str, object], zone: tzinfo
 ) -> None:
-    """Add one event that the metric counts. A sum ignores an event without its attribute."""
-    amount: int | float = 1
+    """Add one event that is of the metric's types and passes its filter. Without the attribute that the
+    metric looks at, it does not take part."""
+    kind = metric.kind
+    value: Any = None
     if metric.value is not None:
         value = attributes.get(metric.value)
-        if not isinstance(value, int | float):
+        if value is None:
             return
-        amount = value
+        if kind is _DISTINCT:
+            value = _hash(value)
+        elif isinstance(value, float):
+            value += 0.0  # -0.0 is 0.0: which of them came first must not show
     series = state.series.get(metric.key)
     if series is None:
         series = state.series[metric.key] = Series()
-    if metric.days is not None:
-        _fold_day(series, local_day(at_us, zone), amount, metric.days)
-    elif metric.last_us is not None:
-        _fold_instant(series, at_us, amount, metric)
+    if kind is _LATEST:
+        _insert(series, at_us, value)
+        _keep_newest(series)
+    elif metric.days is not None:
+        _fold_day(series, local_day(at_us, zone), value, metric)
+        _drop(series, series.at[-1] - metric.days - _SLACK_DAYS)
+    else:
+        _insert(series, at_us, value)
+        _drop(series, series.at[-1] - (metric.last_us or 0) - _HORIZON_US)
 
 
-def _fold_day(series: Series, day: int, amount: int | float, days: int) -> None:
+def _fold_day(series: Series, day: int, value: Any, metric: Metric) -> None:
+    at, amount = series.at, series.amount
+    place = len(at) - 1 if at and at[-1] == day else bisect_left(at, day)
+    if metric.kind is _DISTINCT:
+        place = bisect_left(at, day)
+        end = bisect_right(at, day, place)
+        place = bisect_left(amount, value, place, end)
+        if place == end or amount[place] != value:
+            at.insert(place, day)
+            amount.insert(place, value)
+    elif place < len(at) and at[place] == day:
+        amount[place] = _joined(metric, amount[place], value)
+    else:
+        at.insert(place, day)
+        amount.insert(place, _first(metric, value))
+
+
+def _first(metric: Metric, value: Any) -> Any:
+    if metric.kind is _COUNT:
+        return 1
+    return add((), value) if _is_expansion(metric) else value
+
+
+def _joined(metric: Metric, amount: Any, value: Any) -> Any:
+    """What a day came to, with one more event."""
+    if metric.kind is _COUNT:
+        return amount + 1
+    if metric.kind is _SUM:
+        return add(amount, value) if _is_expansion(metric) else _bounded(amount + value)
+    return min(amount, value) if metric.kind is _MIN else max(amount, value)
+
+
+def _is_expansion(metric: Metric) -> bool:
+    return metric.kind is _SUM and metric.type == "double"
+
+
+def _insert(series: Series, at_us: int, value: Any) -> None:
+    """Put an instant into its place; `value` None for those that keep no values."""
     at = series.at
-    if at and at[-1] == day:
-        series.amount[-1] = _bounded(series.amount[-1] + amount)
-        return
-    place = bisect_left(at, day)
-    if place < len(at) and at[place] == day:
-        series.amount[place] = _bounded(series.amount[place] + amount)
-        return
-    at.insert(place, day)
-    series.amount.insert(place, amount)
-    # One day more than the window: an event that comes late is still read as of yesterday.
-    stale = bisect_right(at, at[-1] - days - 1)
-    if stale:
-        del at[:stale], series.amount[:stale]
-
-
-def _fold_instant(series: Series, at_us: int, amount: int | float, metric: Metric) -> None:
-    at = series.at
-    if metric.kind is MetricKind.COUNT:
-        if not at or at_us >= at[-1]:
+    in_order = not at or at_us > at[-1]
+    if value is None:
+        if in_order:
             at.append(at_us)
         else:
             insort_right(at, at_us)
-    else:
-        place = bisect_right(at, at_us)
-        # Equal times are kept in order of amount: the order of arrival must not show.
-        while place and at[place - 1] == at_us and series.amount[place - 1] > amount:
-            place -= 1
-        at.insert(place, at_us)
-        series.amount.insert(place, amount)
-    assert metric.last_us is not None  # noqa: S101 - chosen by the caller
-    # The newest may be ahead of the clock, and the oldest that is read is as late as may be.
-    stale = bisect_right(at, at[-1] - metric.last_us - MAX_LATENESS_US - MAX_SKEW_US)
-    stale = max(stale, len(at) - MAX_RETAINED)
-    if stale > 0:
-        del at[:stale]
-        if series.amount:
-            del series.amount[:stale]
+        return
+    amount = series.amount
+    if in_order:
+        at.append(at_us)
+        amount.append(value)
+        return
+    place = bisect_right(at, at_us)
+    # Equal times are kept in order of value: the order of arrival must not show.
+    while place and at[place - 1] == at_us and amount[place - 1] > value:
+        place -= 1
+    at.insert(place, at_us)
+    amount.insert(place, value)
 
 
-def _bounded(total: int | float) -> int | float:
+def _drop(series: Series, horizon: int) -> None:
+    """Forget what lies at or before the horizon, and whatever is too much."""
+    at = series.at
+    if at[0] <= horizon or len(at) > MAX_RETAINED:
+        stale = max(bisect_right(at, horizon), len(at) - MAX_RETAINED)
+        del at[:stale], series.amount[:stale]
+
+
+def _keep_newest(series: Series) -> None:
+    """Forget what can never be the newest again of all that is asked for, and whatever is too much."""
+    at = series.at
+    if len(at) > 1 and (at[1] <= at[-1] - _HORIZON_US or len(at) > MAX_RETAINED):
+        stale = max(bisect_right(at, at[-1] - _HORIZON_US) - 1, len(at) - MAX_RETAINED)
+        del at[:stale], series.amount[:stale]
+
+
+def _hash(value: object) -> int:
+    """64 bits that tell values apart, also of different types."""
+    return xxh3_64_intdigest(f"{type(value).__name__}:{value}".encode())
+
+
+def _bounded(figure: int | float) -> int | float:
     """A sum that would leave what stores and expressions can hold stops at the bound."""
-    if isinstance(total, int):
-        return min(max(total, -_MAX_INT), _MAX_INT)
-    return min(max(total, -_MAX_DOUBLE), _MAX_DOUBLE)
+    if isinstance(figure, int):
+        return min(max(figure, -_MAX_INT), _MAX_INT)
+    return min(max(figure, -_MAX_DOUBLE), _MAX_DOUBLE)
+
+
+def seed_metric(metric: Metric, state: SubscriberState, as_of_us: int, days: Mapping[int, Any]) -> None:
+    """Keep what an import says that local days of a `seedable` metric came to, in place of what an earlier
+    one said. Nothing is said of days that were not over as of then, and nothing is needed of days after the
+    one on which folding began: both are left out whenever the metric is read."""
+    at = sorted(days)
+    state.seeds = (state.seeds or {}) | {metric.key: Seed(as_of_us, at, [days[day] for day in at])}
+
+
+def seedable(metric: Metric) -> bool:
+    """Whether imports may bring figures of earlier days: only where those of single days can be added
+    up."""
+    return metric.days is not None and metric.kind in (_COUNT, _SUM)
 
 
 def read_metric(
     metric: Metric, since_us: int | None, state: SubscriberState, at_us: int, zone: tzinfo
-) -> tuple[int | float | None, bool]:
+) -> tuple[object, bool]:
     """The metric as of `at_us`, and whether its whole window is covered.
 
-    `since_us` is the instant since when the definition has been folded; None means never. A figure
-    whose window is not covered is a lower bound if the metric is non-negative, else nothing (None).
+    `since_us` is the instant since when the definition has been folded; None means never. Of a figure whose
+    window is not covered only `metric.bound` holds, and None says that nothing is known. A LATEST that was
+    seen since is covered, for what lies before does not matter; a MIN, MAX or LATEST of nothing is None.
+
+    Up to the day on which folding began, a day that an import seeded counts as that says, and whatever was
+    folded of it does not count: the window is covered if all such days in it were seeded.
     """
     series = state.series.get(metric.key)
-    value: int | float = 0
-    if metric.days is not None:
-        today = local_day(at_us, zone)
-        if series is not None:
-            first, end = bisect_right(series.at, today - metric.days), bisect_right(series.at, today)
-            value = sum(series.amount[first:end])
-        covered = since_us is not None and _covers_days(since_us, at_us, today, metric.days, zone)
+    if metric.kind is _LATEST:
+        found = _latest(metric, series, since_us, at_us, zone) if series is not None else None
+        if found is not None:
+            return found, True
+    if metric.days is None:
+        figure = None if series is None else _figure(metric, series, at_us - (metric.last_us or 0), at_us)
+        covered = since_us is not None and since_us <= at_us - (metric.last_us or 0)
     else:
-        window_us = metric.last_us or 0
-        if series is not None:
-            first, end = bisect_right(series.at, at_us - window_us), bisect_right(series.at, at_us)
-            value = end - first if metric.kind is MetricKind.COUNT else sum(series.amount[first:end])
-        covered = since_us is not None and since_us <= at_us - window_us
-    if covered or metric.bound is not Bound.NONE:
-        return _bounded(value), covered
-    return None, False
+        today = local_day(at_us, zone)
+        if state.seeds and since_us is not None and (seed := state.seeds.get(metric.key)):
+            return _seeded(metric, seed, series, since_us, today, zone)
+        figure = None if series is None else _figure(metric, series, today - metric.days, today)
+        covered = since_us is not None and _covers_days(since_us, at_us, today, metric.days, zone)
+    return _known(metric, figure, covered)
+
+
+def _known(metric: Metric, figure: Any, covered: bool) -> tuple[object, bool]:
+    if not covered and metric.bound is Bound.NONE:
+        return None, False
+    if figure is None and metric.kind in (_COUNT, _SUM, _DISTINCT):
+        return (0.0 if metric.type == "double" else 0), covered
+    return figure, covered
+
+
+def _figure(metric: Metric, series: Series, after: int, until: int) -> Any:
+    """What lies in (after, until] comes to; None for nothing."""
+    first, end = bisect_right(series.at, after), bisect_right(series.at, until)
+    if first >= end or metric.kind is _LATEST:
+        return None
+    if metric.kind is _COUNT and metric.days is None:
+        return end - first
+    values = series.amount[first:end]
+    if metric.kind is _MIN:
+        return min(values)
+    if metric.kind is _MAX:
+        return max(values)
+    if metric.kind is _DISTINCT:
+        return len(set(values))
+    if metric.type != "double":
+        return _bounded(sum(values))
+    return total(values if metric.days is None else chain.from_iterable(values))
+
+
+def _latest(metric: Metric, series: Series, since_us: int | None, at_us: int, zone: tzinfo) -> Any:
+    place = bisect_right(series.at, at_us) - 1
+    if place < 0:
+        return None
+    seen_us = series.at[place]
+    if since_us is not None and seen_us < since_us - MAX_SKEW_US:
+        return None  # it came late, and a newer one may have come before folding began
+    if metric.days is None:
+        inside = seen_us > at_us - (metric.last_us or 0)
+    else:
+        inside = local_day(seen_us, zone) > local_day(at_us, zone) - metric.days
+    return series.amount[place] if inside else None
+
+
+def _seeded(
+    metric: Metric, seed: Seed, series: Series | None, since_us: int, today: int, zone: tzinfo
+) -> tuple[object, bool]:
+    """The metric of a subscriber of whom an import says what earlier days came to."""
+    window = range(today - (metric.days or 0) + 1, today + 1)
+    began = local_day(since_us, zone)
+    # Of a day that was not over when the data were drawn, or that folding saw whole, the seed says nothing.
+    last = min(local_day(seed.as_of_us, zone) - 1, began)
+    said = {day: figure for day, figure in zip(seed.at, seed.amount, strict=True) if day <= last}
+    values = [figure for day, figure in said.items() if day in window]
+    covered = len([day for day in said if day in window and day <= began]) == max(0, began - window[0] + 1)
+    if series is not None:
+        for day, amount in zip(series.at, series.amount, strict=True):
+            if day in window and day not in said:
+                values += amount if _is_expansion(metric) else [amount]
+    figure = total(values) if metric.type == "double" else _bounded(sum(values))
+    return _known(metric, figure, covered)
 
 
 def _covers_days(since_us: int, at_us: int, today: int, days: int, zone: tzinfo) -> bool:
@@ -127,9 +279,24 @@ def _covers_days(since_us: int, at_us: int, today: int, days: int, zone: tzinfo)
 
 def fold_fact(fact: Fact, state: SubscriberState, at_us: int) -> None:
     """Remember that the fact held at `at_us`."""
-    raise NotImplementedError
+    series = state.series.get(fact.key)
+    if series is None:
+        series = state.series[fact.key] = Series()
+    _insert(series, at_us, None)
+    _keep_newest(series)
 
 
 def read_fact(fact: Fact, since_us: int | None, state: SubscriberState, at_us: int) -> bool | None:
     """Whether the fact is remembered as of `at_us`; None if it is not, and its time is not covered."""
-    raise NotImplementedError
+    if remembered_until(fact, state, at_us) is not None:
+        return True
+    return False if since_us is not None and since_us <= at_us - fact.for_us else None
+
+
+def remembered_until(fact: Fact, state: SubscriberState, at_us: int) -> int | None:
+    """The instant at which a fact that is remembered as of `at_us` will be forgotten; None if it is not."""
+    series = state.series.get(fact.key)
+    place = -1 if series is None else bisect_right(series.at, at_us) - 1
+    if series is None or place < 0 or series.at[place] <= at_us - fact.for_us:
+        return None
+    return series.at[place] + fact.for_us

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from typing import Any
 
-from opportune_rulebase.engine import Facts
-from opportune_rulebase.model import Campaign, Template
+from opportune_rulebase.engine import Facts, Truth
+from opportune_rulebase.model import Attribute, Campaign, Template, ValueType, Vocabulary
+from opportune_rulebase.segments import segments
+from opportune_rulebase.variables import lookup
 
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
@@ -27,9 +29,12 @@ def profile_of(revision: Revision, state: SubscriberState, zone: tzinfo) -> Prof
     )
 
 
-def candidate_of(revision: Revision, campaign: Campaign, facts: Facts, prompt_of: str) -> Candidate:
+def candidate_of(
+    revision: Revision, campaign: Campaign, facts: Facts, prompt_of: str, *, derived: bool = False
+) -> Candidate:
     """Evaluate, at this moment, every expression that the policies will ask for. `prompt_of`: the earlier
-    decision that it decides again, "" for none."""
+    decision that it decides again, "" for none. `derived`: the event of `facts` is not the moment's own,
+    but was derived of it."""
     engine, vocabulary = revision.engine, revision.rulebase.vocabulary
     product = vocabulary.products[campaign.product]
     product_ok = True if product.needs is None else engine.truth(product.needs, facts)
@@ -49,14 +54,18 @@ def candidate_of(revision: Revision, campaign: Campaign, facts: Facts, prompt_of
             if engine.truth(s.when, facts) is not False
         ),
         propensity=float(propensity) if isinstance(propensity, int | float) else None,
-        content={name: _render(revision, campaign.content[name], facts) for name in campaign.channels},
-        held=_held(revision, campaign, facts),
+        content={
+            name: _render(revision, campaign.content[name], facts, vocabulary.channels[name].max_segments)
+            for name in campaign.channels
+        },
+        held=_held(revision, campaign, facts, derived),
         prompt_of=prompt_of,
     )
 
 
-def _render(revision: Revision, template: Template, facts: Facts) -> str | None:
-    """The text, or None if a variable is unknown: half a sentence is never sent."""
+def _render(revision: Revision, template: Template, facts: Facts, max_segments: int | None) -> str | None:
+    """The text, or None if a variable is unknown or the text takes too many SMS: half a sentence is never
+    sent, nor is one cut off."""
     parts: list[str] = []
     for part in template.parts:
         if isinstance(part, str):
@@ -66,7 +75,8 @@ def _render(revision: Revision, template: Template, facts: Facts) -> str | None:
         if value is None:
             return None
         parts.append(_plain_text(value))
-    return "".join(parts)
+    text = "".join(parts)
+    return text if max_segments is None or segments(text) <= max_segments else None
 
 
 def _plain_text(value: object) -> str:
@@ -77,9 +87,10 @@ def _plain_text(value: object) -> str:
     return str(value)
 
 
-def _held(revision: Revision, campaign: Campaign, facts: Facts) -> dict[str, object]:
-    """The values behind the trigger, for people: what `when` reads, definitions with what they read."""
-    held: dict[str, object] = {}
+def _held(revision: Revision, campaign: Campaign, facts: Facts, derived: bool) -> dict[str, object]:
+    """The values behind the trigger, for people: what `when` reads, definitions with what they read, and
+    the derived event that it was."""
+    held: dict[str, object] = {"event.type": facts.type} if derived else {}
     pending = list(campaign.when.reads) if campaign.when else []
     while pending:
         name = pending.pop()
@@ -90,19 +101,27 @@ def _held(revision: Revision, campaign: Campaign, facts: Facts) -> dict[str, obj
             held[name] = revision.engine.truth(definition.when, facts)
             pending.extend(definition.when.reads)
         else:
-            held[name] = _plain(_read(name, facts))
+            held[name] = _plain(_read(name, facts, revision.rulebase.vocabulary))
     return dict(sorted(held.items()))
 
 
-def _read(name: str, facts: Facts) -> object:
-    root, _, rest = name.partition(".")
-    if name == "event.type":
-        return facts.type
-    if root == "metric":
-        return facts.metric(rest)[0]
-    if root == "place":
-        return None if facts.place is None else getattr(facts.place, rest)
-    return {"event": facts.event, "sub": facts.sub, "terminal": facts.terminal}[root].get(rest)
+def _read(name: str, facts: Facts, vocabulary: Vocabulary) -> object:
+    space, _, rest = name.partition(".")
+    if space == "metric":
+        return facts.metric(rest)[0]  # also if only so much is known of it
+    value = lookup(facts, name, vocabulary, _no_definition)
+    attribute: Attribute | None = None
+    if space == "event" and facts.type in vocabulary.events:
+        attribute = vocabulary.events[facts.type].attributes.get(rest)
+    elif space in ("sub", "peer"):
+        attribute = vocabulary.subscriber.get(rest)
+    if attribute is not None and attribute.type is ValueType.SUBSCRIBER and isinstance(value, str):
+        return f"{'*' * (len(value) - 2)}{value[-2:]}"  # what is shown to people never holds a whole number
+    return value
+
+
+def _no_definition(_: str) -> Truth:
+    return None
 
 
 def _plain(value: object) -> object:

@@ -28,7 +28,7 @@ MAX_SEEN = 20_000
 """Hashes of events that are kept of one subscriber. Whoever sends more in an hour is no person; the oldest
 are then forgotten, and a repetition of those would be taken for new."""
 
-_SEEN_SLACK = 64
+_SEEN_SLACK = 16
 _FORGET_EVERY_US = 600_000_000
 """Forget old event hashes only now and then: a walk over them at each event would cost the more, the busier
 the subscriber is."""
@@ -91,7 +91,8 @@ def observe(
         plan = plans.get(event.type)
         if not slow and event.cell_id:
             see_cell(state, at_us, event.cell_id)
-            plan = plan or revision.cell_plan
+            if plan is None:
+                plan = revision.cell_plan
         tells_imei = event.imei and not slow
         if plan is None and not tells_imei and not prompts:
             continue
@@ -209,5 +210,5 @@ def _forget_undefined(state: SubscriberState, revision: Revision) -> None:
     keys = revision.keys
     state.series = {key: each for key, each in state.series.items() if key in keys}
     state.patterns = {key: each for key, each in state.patterns.items() if key in keys}
-    if state.seeded_us:
-        state.seeded_us = {key: since for key, since in state.seeded_us.items() if key in keys}
+    if state.seeds:
+        state.seeds = {key: each for key, each in state.seeds.items() if key in keys}

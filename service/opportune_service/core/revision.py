@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
+from types import MappingProxyType
 
 from opportune_rulebase.engine import Engine
 from opportune_rulebase.model import (
@@ -37,13 +38,14 @@ _CALENDAR_LOOKBACK_US = 32 * 24 * 60 * _MINUTE_US
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an event of one type goes through. `triggers`: whether it triggers campaigns. `peer`: its
-    attribute that names another subscriber."""
+    attribute that names another subscriber. `stays`: patterns that it goes through if it has a cell."""
 
     metrics: tuple[Metric, ...]
     facts: tuple[Fact, ...]
     patterns: tuple[Pattern, ...]
     triggers: bool
     peer: str | None
+    stays: tuple[Pattern, ...] = ()
 
     @property
     def slow(self) -> Plan:
@@ -51,7 +53,7 @@ class Plan:
         return Plan(tuple(metric for metric in self.metrics if metric.days), (), (), False, None)
 
     def __bool__(self) -> bool:
-        return bool(self.metrics or self.facts or self.patterns or self.triggers)
+        return bool(self.metrics or self.facts or self.patterns or self.triggers or self.stays)
 
 
 class Revision:
@@ -59,21 +61,28 @@ class Revision:
 
     `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
     sources. `stays` are the patterns that look at every event with a cell; `cell_plan` is the plan of one
-    that nothing else looks at. `coverage` maps the key of a metric, fact or pattern to the instant since when
-    it has been folded; `keys` are all such keys. `patterns_by_key` finds the pattern of a timer.
+    that nothing else looks at. `coverage` maps the key of a metric, fact or pattern to the instant since
+    when it has been folded, `births` to the last log position before that; `keys` are all such keys.
+    `newest_birth` is the greatest of `births`. `patterns_by_key` finds the pattern of a timer.
     `lookback_us` is how far back any contact policy looks.
     Not thread-safe (the engine is not); close it when it is retired.
     """
 
-    def __init__(self, rulebase: Rulebase, engine: Engine, coverage: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        rulebase: Rulebase,
+        engine: Engine,
+        coverage: Mapping[str, int],
+        births: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.rulebase = rulebase
         self.engine = engine
-        self.coverage = coverage
-        self.admission = Admission(rulebase.vocabulary)
+        self.live_since(coverage, births)
+        self.admission = Admission(rulebase.vocabulary, rulebase.metrics)
         self.stays = tuple(p for p in rulebase.patterns.values() if isinstance(p, DwellPattern))
         self.plans = _plans(rulebase, self.stays)
         self.slow_plans = {name: plan.slow for name, plan in self.plans.items() if plan.slow}
-        self.cell_plan = Plan((), (), self.stays, False, None) if self.stays else None
+        self.cell_plan = Plan((), (), (), False, None, self.stays) if self.stays else None
         self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
         self.keys = frozenset(
             each.key
@@ -84,6 +93,12 @@ class Revision:
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None
         }
         self.lookback_us = _lookback_us(rulebase)
+
+    def live_since(self, coverage: Mapping[str, int], births: Mapping[str, int]) -> None:
+        """Note since when its definitions have been folded."""
+        self.coverage = coverage
+        self.births = births
+        self.newest_birth = max(births.values(), default=-1)
 
     @property
     def id(self) -> str:
@@ -102,10 +117,13 @@ class Revision:
 
     def valid_context(self, state: SubscriberState, at_us: int) -> Mapping[str, object]:
         """The context as of an instant: imported behaviours that are no longer valid are left out."""
+        imported = self.rulebase.imported
+        if not imported or not state.context:
+            return state.context
         expired = [
             name
-            for name, imported in self.rulebase.imported.items()
-            if name in state.context and at_us >= state.as_of_us.get(name, 0) + imported.valid_for_us
+            for name, behaviour in imported.items()
+            if name in state.context and at_us >= state.as_of_us.get(name, 0) + behaviour.valid_for_us
         ]
         if not expired:
             return state.context
@@ -127,9 +145,11 @@ def _plans(rulebase: Rulebase, stays: tuple[Pattern, ...]) -> dict[str, Plan]:
         plan = Plan(
             metrics=tuple(m for m in rulebase.metrics.values() if name in m.of),
             facts=tuple(f for f in rulebase.facts.values() if name in f.on),
-            patterns=tuple(p for p in rulebase.patterns.values() if name in types_of(p)) + stays,
+            patterns=tuple(p for p in rulebase.patterns.values() if name in types_of(p)),
             triggers=name in triggers,
             peer=event_type.peer,
+            # A derived event is where the event is that it was derived of.
+            stays=() if event_type.derived else stays,
         )
         if plan:
             plans[name] = plan

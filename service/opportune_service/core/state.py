@@ -20,17 +20,55 @@ class Series(msgspec.Struct, array_like=True, gc=False):
     amount: list[Any] = msgspec.field(default_factory=list)
 
 
-class PatternState(msgspec.Struct, array_like=True, gc=False):
-    """What one pattern retains. `patterns.py` says what is in it, by kind of pattern.
+class Seed(msgspec.Struct, array_like=True, gc=False):
+    """What an import said, as of `as_of_us`, that single local days of a metric came to: sorted day numbers
+    since 1970-01-01, and their figures."""
 
-    `recent`: the events that took part and that a late one may still come before, in order of time.
-    `base`: what the events before them came to. `emitted`: how many completions among `recent` were given
-    out already. `due_us`: when its timer is due; 0 for none.
+    as_of_us: int
+    at: list[int]
+    amount: list[int | float]
+
+
+class Entry(msgspec.Struct, array_like=True, gc=False):
+    """One event that took part in a pattern. Ordered by `at_us`, then `digest`.
+
+    `what` is what the pattern found in it; what that is depends on the kind of pattern. `attributes` are
+    those that a completion or a link may need, None for none. `found` is the digest of the completion that
+    this event brought about; 0 for none.
     """
 
-    base: list[Any] = msgspec.field(default_factory=list)
-    recent: list[list[Any]] = msgspec.field(default_factory=list)
-    emitted: int = 0
+    at_us: int
+    digest: int
+    what: Any = None
+    attributes: dict[str, Any] | None = None
+    cell_id: str = ""
+    found: int = 0
+
+
+class Given(msgspec.Struct, array_like=True, gc=False):
+    """A completion that was given out: from `since_us` to `at_us`. It answers for the completion whose
+    digest `stands_for` is: itself, or another that late input made of it. 0: for none any more."""
+
+    at_us: int
+    digest: int
+    since_us: int
+    stands_for: int
+
+
+class PatternState(msgspec.Struct, array_like=True, gc=False):
+    """What one pattern retains of one subscriber. What is in it by kind: the modules of `core/patterns`.
+
+    `recent`: the events that took part and that a late one may still come before, in order. `base`: what
+    the events before them came to. `tip`: what all came to. `given`: what was given out, for as long as
+    late input may move it. `days`: the figure of each local day, for changes. `due_us`: when its timer is
+    due; 0 for none.
+    """
+
+    base: tuple[Any, ...] = ()
+    tip: tuple[Any, ...] = ()
+    recent: list[Entry] = msgspec.field(default_factory=list)
+    given: tuple[Given, ...] = ()
+    days: Series | None = None
     due_us: int = 0
 
 
@@ -44,7 +82,7 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     definition's content. `latest_us` is the newest event time seen. `cells` are the cells of the last hour
     and the one before them. `imei` is that of the newest event that told one, `handset` the pattern that
     tells when it changes. `replaced_us` is the as-of time of the newest import that said all there is.
-    `filled` is the last backfill it took in. `seeded_us`: metric key -> since when an import covers it.
+    `filled` is the last backfill it took in. `seeds`: metric key -> what an import says of earlier days.
     """
 
     position: int = 0
@@ -60,7 +98,7 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     latest_us: int = 0
     replaced_us: int = 0
     filled: int = 0
-    seeded_us: dict[str, int] | None = None
+    seeds: dict[str, Seed] | None = None
 
     @property
     def due_us(self) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from opportune_rulebase.errors import Position, Problem, RulebaseError
 
-_SUFFIXES = {".yaml", ".yml", ".csv"}
+_SUFFIXES = {".yaml", ".yml", ".csv", ".xlsx"}
 MAX_FILE_BYTES = 32 * 1024 * 1024
 
 
 def read_rulebase(directory: Path) -> dict[str, bytes]:
-    """All YAML and CSV files below `directory`, by path relative to it with forward slashes.
+    """All YAML, CSV and XLSX files below `directory`, by path relative to it with forward slashes.
 
     Hidden files are passed over; a link that leads out of the directory is refused. Raises
     `RulebaseError` with the file's name if something cannot be read.
@@ -48,9 +48,14 @@ def read_rulebase(directory: Path) -> dict[str, bytes]:
     return files
 
 
-async def watch_rulebase(directory: Path, every_seconds: float = 0.5) -> AsyncIterator[None]:
-    """Yield whenever a file below `directory` was added, changed or removed."""
-    before = _fingerprint(directory)
+def watch_rulebase(directory: Path, every_seconds: float = 0.5) -> AsyncIterator[None]:
+    """Yield whenever a file below `directory` was added, changed or removed since this was called."""
+    return _changes(directory, _fingerprint(directory), every_seconds)
+
+
+async def _changes(
+    directory: Path, before: dict[str, tuple[int, int]], every_seconds: float
+) -> AsyncIterator[None]:
     while True:
         await asyncio.sleep(every_seconds)
         after = await asyncio.to_thread(_fingerprint, directory)

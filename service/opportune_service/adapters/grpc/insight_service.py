@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opportune.v1 import event_service_pb2 as event_pb
 from opportune.v1 import insight_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 
@@ -12,18 +13,23 @@ from opportune_service.adapters.grpc.revisions import Revisions
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     REASONS,
+    REJECTIONS,
     check_length,
     check_subscriber,
     chosen,
+    encoding_number,
     microseconds,
     page_size,
+    rejection_number,
+    timestamp,
 )
 from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.insight import Explanation
-from opportune_service.app.ports import DecisionFilter
+from opportune_service.app.ports import DecisionFilter, Quarantined, QuarantineFilter
 from opportune_service.core.verdict import EventKey, Reason
 
 _MAX_CURSOR_DIGITS = 18
+_REJECTION_REASONS = frozenset(types.RejectionReason.values()) - {types.REJECTION_REASON_UNSPECIFIED}
 
 
 class InsightService:
@@ -84,6 +90,28 @@ class InsightService:
             cursor=str(cursor),
         )
 
+    async def ListQuarantine(  # noqa: N802
+        self, request: pb.ListQuarantineRequest, _: Context
+    ) -> pb.ListQuarantineResponse:
+        check_length("source", request.source, 64)
+        where = QuarantineFilter(
+            source=request.source,
+            reasons=tuple(REJECTIONS[number] for number in request.reasons if number in REJECTIONS),
+            from_us=microseconds(request.since) if request.HasField("since") else 0,
+            to_us=microseconds(request.until) if request.HasField("until") else 0,
+        )
+        size = page_size(request.page_size)
+        before = _cursor("page_token", request.page_token) if request.page_token else 0
+        if any(number not in _REJECTION_REASONS for number in request.reasons):
+            raise InvalidRequestError("reasons", "reasons must be those of the contract")
+        if request.reasons and not where.reasons:
+            return pb.ListQuarantineResponse()  # reasons for which no event is rejected
+        rows = await self._insight.quarantined(where, before, size)
+        return pb.ListQuarantineResponse(
+            events=[_quarantined(each) for _, each in rows],
+            next_page_token=str(rows[-1][0]) if len(rows) == size else "",
+        )
+
     async def _listed(self, explained: Explanation, trace: bool) -> types.Decision:
         verdict = explained.verdict
         decision = next(each for each in verdict.decisions if each.id == explained.decision_id)
@@ -108,6 +136,26 @@ def _filter(request: pb.ListDecisionsRequest) -> DecisionFilter:
         reasons=tuple(chosen(REASONS, number, "reasons") for number in request.reasons),
         from_us=microseconds(request.since) if request.HasField("since") else 0,
         to_us=microseconds(request.until) if request.HasField("until") else 0,
+    )
+
+
+def _quarantined(rejected: Quarantined) -> pb.QuarantinedEvent:
+    event = rejected.event
+    return pb.QuarantinedEvent(
+        source=rejected.source,
+        event=event_pb.Event(
+            id=event.id,
+            subscriber_id=event.subscriber_id,
+            type=event.type,
+            occurred_at=timestamp(event.occurred_at_us),
+            cell_id=event.cell_id,
+            imei=event.imei,
+            attributes=event.attributes,
+        ),
+        attributes_encoding=encoding_number(event.encoding),
+        reason=rejection_number(rejected.reason),
+        message=rejected.message,
+        received_at=timestamp(rejected.received_us),
     )
 
 

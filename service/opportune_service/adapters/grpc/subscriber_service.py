@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from opportune.v1 import subscriber_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
+from opportune_rulebase.model import Bound
 
 from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
@@ -31,6 +33,7 @@ from opportune_service.app.context import (
     show_subscriber,
 )
 from opportune_service.app.errors import InvalidRequestError
+from opportune_service.core.context import consent_key
 from opportune_service.core.events import Encoding, ImportMode
 from opportune_service.core.revision import Revision
 
@@ -122,11 +125,30 @@ def _items(batch: pb.SubscriberBatch) -> list[ImportItem]:
         )
     items = []
     for record in batch.subscribers:
-        for part in ("consents", "behaviours", "metrics"):
-            if getattr(record, part):
-                raise UnsupportedError(f"SubscriberRecord.{part}")
-        items.append(ImportItem(record.subscriber_id, record.attributes))
+        if record.consents:
+            raise UnsupportedError("SubscriberRecord.consents")
+        items.append(ImportItem(record.subscriber_id, record.attributes, _behaviours_and_seeds(record)))
     return items
+
+
+def _behaviours_and_seeds(record: pb.SubscriberRecord) -> dict[str, object]:
+    more: dict[str, object] = {}
+    for behaviour in record.behaviours:
+        if behaviour.HasField("valid_until"):
+            raise UnsupportedError("ImportedBehaviour.valid_until")
+        more[f"behaviour.{behaviour.name}"] = behaviour.holds
+    for seed in record.metrics:
+        more[f"metric.{seed.name}"] = {day.date: _figure(day) for day in seed.days}
+    return more
+
+
+def _figure(day: pb.MetricSeedDay) -> object:
+    """What is no JSON is refused with the record, like any figure that does not fit."""
+    try:
+        figure: object = json.loads(day.value_json)
+    except ValueError:
+        return None
+    return figure
 
 
 def _subscriber(view: SubscriberView, revision: Revision) -> pb.Subscriber:
@@ -134,16 +156,33 @@ def _subscriber(view: SubscriberView, revision: Revision) -> pb.Subscriber:
     terminal = tables.terminals.get(view.imei[:8]) if view.imei else None
     place = tables.cells.get(view.cell_id)
     consents = view.context.get("consents")
-    consented_us = view.as_of_us.get("consents", 0)
+    attributes = {name: value for name, value in view.context.items() if "." not in name}
     return pb.Subscriber(
         subscriber_id=view.subscriber_id,
-        attributes=json_text(view.context).encode() if view.context else b"",
+        attributes=json_text(attributes).encode() if attributes else b"",
         as_of=optional_timestamp(max(view.as_of_us.values(), default=0)),
         consents=[
-            types.Consent(scope=scope, state=_CONSENT_STATES[said], as_of=timestamp(consented_us))
+            types.Consent(
+                scope=scope,
+                state=_CONSENT_STATES[said],
+                as_of=timestamp(view.as_of_us.get(consent_key(scope), 0)),
+            )
             for scope, said in sorted(consents.items() if isinstance(consents, dict) else ())
         ],
         metrics=[_metric(reading, revision) for reading in view.metrics],
+        behaviours=[
+            pb.ImportedBehaviour(
+                name=name.removeprefix("behaviour."),
+                holds=view.context[name] is True,
+                valid_until=timestamp(view.as_of_us.get(name, 0) + behaviour.valid_for_us),
+            )
+            for name, behaviour in revision.rulebase.imported.items()
+            if name in view.context
+        ],
+        facts=[
+            pb.RememberedFact(name=name, expires_at=timestamp(until_us))
+            for name, until_us in sorted(view.facts.items())
+        ],
         imei=view.imei,
         terminal=json_text(dict(terminal)).encode() if terminal else b"",
         cell_id=view.cell_id,
@@ -158,7 +197,10 @@ def _metric(reading: MetricReading, revision: Revision) -> pb.MetricValue:
     if reading.covered:
         coverage = types.COVERAGE_COVERED
     else:
-        coverage = types.COVERAGE_UNKNOWN if reading.value is None else types.COVERAGE_AT_LEAST
+        at_least = metric.bound is Bound.LOWER
+        coverage = types.COVERAGE_AT_LEAST if at_least else types.COVERAGE_AT_MOST
+        if reading.value is None:
+            coverage = types.COVERAGE_UNKNOWN
     return pb.MetricValue(
         name=reading.name,
         label=metric.label,

@@ -36,6 +36,11 @@ _STATE_NUMBERS = {
 _REJECTION_NUMBERS = {
     reason: types.RejectionReason.Value(f"REJECTION_REASON_{reason.name}") for reason in RejectionReason
 }
+REJECTIONS: Mapping[int, RejectionReason] = {number: why for why, number in _REJECTION_NUMBERS.items()}
+_ENCODING_NUMBERS = {
+    encoding: types.AttributesEncoding.Value(f"ATTRIBUTES_ENCODING_{encoding.name}")
+    for encoding in Encoding
+}
 
 
 def reason_number(reason: Reason) -> types.Reason.ValueType:
@@ -56,6 +61,14 @@ def mode_number(mode: Mode | str) -> types.Mode.ValueType:
 
 def state_number(state: DeliveryState | None) -> types.DeliveryState.ValueType:
     return types.DELIVERY_STATE_UNSPECIFIED if state is None else _STATE_NUMBERS[state]
+
+
+def rejection_number(reason: RejectionReason) -> types.RejectionReason.ValueType:
+    return _REJECTION_NUMBERS[reason]
+
+
+def encoding_number(encoding: Encoding) -> types.AttributesEncoding.ValueType:
+    return _ENCODING_NUMBERS[encoding]
 
 
 def rejection(rejected: Rejection, offset: int = 0) -> types.Rejection:

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
 
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
 
+MAX_DECODED = 20_000
+"""Subscribers who are kept ready to use; all others as bytes, which take a fifth of the memory. Whoever
+does something usually does something again soon; making a state ready costs about as much as an event."""
+
+_STRANGER = SubscriberState()
+
+
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of an encoded state: what can be read of it without the rest."""
+
+    position: int
+    known: bool
+    context: dict[str, object]
+
+
+_head_of = msgspec.msgpack.Decoder(_Head).decode
+
 
 class MemoryLiveState:
-    """`LiveState` in a dictionary, for the embedded service, replay and tests.
+    """`LiveState` in two dictionaries, for the embedded service, replay and tests.
 
-    Restored snapshots stay encoded until somebody asks for them: starting with millions of subscribers
-    is quick and most need a tenth of the memory. Non-guarantees: not thread-safe. Whoever was loaded once
-    stays in memory. `snapshot` takes a state as it is, with changes that are not saved yet: call it
-    between batches.
+    States that were used lately are objects, up to `max_decoded`; all others are bytes, so that millions of
+    subscribers fit and starting is quick. What is turned into bytes is the state as it is, saved or not:
+    nothing is lost, and `discard` takes it back like any other.
+
+    Non-guarantees: not thread-safe. What `load` gave may be changed until anything is loaded again, by
+    whomever; later changes may be lost, for then it may have been turned into bytes. `snapshot` takes a
+    state as it is, with changes that are not saved yet: call it between batches.
     """
 
-    def __init__(self) -> None:
-        self._states: dict[str, SubscriberState | bytes] = {}
+    def __init__(self, max_decoded: int = MAX_DECODED) -> None:
+        self._max_decoded = max_decoded
+        self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
+        self._encoded: dict[str, bytes] = {}
         # A dictionary for its order: the longest dirty come first.
         self._dirty: dict[str, None] = {}
 
     async def load(self, subscriber_ids: Collection[str]) -> Mapping[str, SubscriberState]:
-        return {subscriber_id: self._state(subscriber_id) for subscriber_id in subscriber_ids}
+        decoded = self._decoded
+        found: dict[str, SubscriberState] = {}
+        missing: dict[str, None] = {}
+        for subscriber_id in subscriber_ids:
+            state = decoded.get(subscriber_id)
+            if state is None:
+                missing[subscriber_id] = None
+            else:
+                decoded.move_to_end(subscriber_id)
+                found[subscriber_id] = state
+        # Before the new ones come in, and after those asked for have moved to the end: none of them must
+        # go.
+        self._make_room(len(missing), keep=len(found))
+        for subscriber_id in missing:
+            data = self._encoded.pop(subscriber_id, None)
+            state = SubscriberState() if data is None else decode_state(data)
+            found[subscriber_id] = decoded[subscriber_id] = state
+        return found
 
     async def save(self, subscriber_ids: Collection[str]) -> None:
         self._dirty.update(dict.fromkeys(subscriber_ids))
@@ -32,13 +74,33 @@ class MemoryLiveState:
     ) -> None:
         """Whoever was dirty and is recovered stays dirty: what was saved earlier is not snapshotted yet."""
         for subscriber_id in subscriber_ids:
-            self._states.pop(subscriber_id, None)
+            self._decoded.pop(subscriber_id, None)
+            self._encoded.pop(subscriber_id, None)
             if subscriber_id not in recovered:
                 self._dirty.pop(subscriber_id, None)
-        self._states.update(recovered)
+        for subscriber_id, state in recovered.items():
+            self._encoded.pop(subscriber_id, None)
+            self._decoded[subscriber_id] = state
+
+    def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
+        state = self._decoded.get(subscriber_id)
+        if state is not None:
+            return state.context if state.known else None
+        data = self._encoded.get(subscriber_id)
+        if data is None:
+            return None
+        head = _head_of(data)
+        return head.context if head.known else None
+
+    def subscribers(self) -> list[str]:
+        return [*self._decoded, *self._encoded]
+
+    def contexts(self, subscriber_ids: Iterable[str]) -> list[tuple[str, Mapping[str, object]]]:
+        peeked = ((subscriber_id, self.peek(subscriber_id)) for subscriber_id in subscriber_ids)
+        return [(subscriber_id, context) for subscriber_id, context in peeked if context is not None]
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:
-        self._states.update(states)
+        self._encoded.update(states)
 
     def dirty(self) -> Collection[str]:
         return tuple(self._dirty)
@@ -48,15 +110,17 @@ class MemoryLiveState:
         taken: list[tuple[str, int, bytes]] = []
         for subscriber_id in subscriber_ids:
             self._dirty.pop(subscriber_id, None)
-            if subscriber_id in self._states:
-                state = self._state(subscriber_id)
+            state = self._decoded.get(subscriber_id)
+            if state is not None:
                 taken.append((subscriber_id, state.position, encode_state(state)))
+            elif (data := self._encoded.get(subscriber_id)) is not None:
+                taken.append((subscriber_id, _head_of(data).position, data))
         return taken
 
-    def _state(self, subscriber_id: str) -> SubscriberState:
-        state = self._states.get(subscriber_id)
-        if isinstance(state, SubscriberState):
-            return state
-        decoded = SubscriberState() if state is None else decode_state(state)
-        self._states[subscriber_id] = decoded
-        return decoded
+    def _make_room(self, coming: int, keep: int) -> None:
+        """Turn the longest unused into bytes; the last `keep` stay, whatever the bound says."""
+        too_many = len(self._decoded) + coming - self._max_decoded
+        for _ in range(min(too_many, len(self._decoded) - keep)):
+            subscriber_id, state = self._decoded.popitem(last=False)
+            if state != _STRANGER:
+                self._encoded[subscriber_id] = encode_state(state)

@@ -163,7 +163,8 @@ def _check_schema(connection: sa.Connection, where: str) -> None:
     tables = set(sa.inspect(connection).get_table_names())
     if not tables:
         schema.metadata.create_all(connection)
-        rows = [{"name": "schema", "value": schema.SCHEMA_VERSION}, {"name": "checkpoint", "value": 0}]
+        values = {"schema": schema.SCHEMA_VERSION, "checkpoint": 0, "alive": 0}
+        rows = [{"name": name, "value": value} for name, value in values.items()]
         connection.execute(schema.meta.insert(), rows)
         return
     if not tables >= {"meta", "log", "verdicts"}:

@@ -10,7 +10,15 @@ import sqlalchemy as sa
 from opportune_rulebase.model import OutcomeKind
 from sqlalchemy.dialects import postgresql, sqlite
 
-from opportune_service.adapters.sql import deliveries, rulebases, schema, verdicts
+from opportune_service.adapters.sql import (
+    deliveries,
+    heartbeat,
+    quarantine,
+    rulebases,
+    schema,
+    sweeps,
+    verdicts,
+)
 from opportune_service.adapters.sql.engine import insert_many, open_engine
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.ports import (
@@ -20,10 +28,14 @@ from opportune_service.app.ports import (
     Lease,
     LogKind,
     LogRow,
+    Quarantined,
+    QuarantineFilter,
     RulebaseRow,
     Settlement,
+    Sweep,
 )
 from opportune_service.core.verdict import EventKey, History, Outcome, Prompt, Verdict
+from opportune_service.core.watermarks import SourceMark
 
 _LOG_PIECE = 64
 _STATE_PIECE = 1000
@@ -89,9 +101,25 @@ class SqlTransaction:
         rulebases.save_rulebase(self._connection, row, archive)
 
     def activate(
-        self, revision: str, expected: str, at_us: int, by: str, comment: str, coverage: Mapping[str, int]
+        self,
+        revision: str,
+        expected: str,
+        at_us: int,
+        by: str,
+        comment: str,
+        coverage: Mapping[str, int],
+        backfill: Collection[str] = (),
     ) -> None:
-        rulebases.activate(self._connection, revision, expected, at_us, by, comment, coverage)
+        rulebases.activate(self._connection, revision, expected, at_us, by, comment, coverage, backfill)
+
+    def finish_backfill(self, keys: Collection[str], since_us: Mapping[str, int]) -> None:
+        rulebases.finish_backfill(self._connection, keys, since_us)
+
+    def finish_sweeps(self, done: Collection[Sweep], forget_before_us: int) -> None:
+        sweeps.finish_sweeps(self._connection, done, forget_before_us)
+
+    def quarantine(self, rejected: Sequence[Quarantined], most: int) -> None:
+        quarantine.quarantine(self._connection, rejected, most)
 
     def save_states(self, states: Iterable[tuple[str, int, bytes]]) -> None:
         statement = _save_state(self._connection.dialect.name)
@@ -103,6 +131,12 @@ class SqlTransaction:
 
     def save_checkpoint(self, position: int) -> None:
         self._connection.execute(_save_checkpoint, {"value": position})
+
+    def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
+        heartbeat.save_heartbeat(self._connection, alive_us, sources)
+
+    def reset_coverage(self, keys: Collection[str], since_us: int) -> None:
+        rulebases.reset_coverage(self._connection, keys, since_us)
 
 
 class SqlLedger:
@@ -162,6 +196,10 @@ class SqlLedger:
         with self._reading() as connection:
             return connection.scalar(_checkpoint) or 0
 
+    def heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
+        with self._reading() as connection:
+            return heartbeat.heartbeat_of(connection)
+
     def load_states(
         self, subscriber_ids: Collection[str] | None = None
     ) -> Iterator[tuple[str, int, bytes]]:
@@ -218,6 +256,24 @@ class SqlLedger:
     def coverage(self) -> Mapping[str, int]:
         with self._reading() as connection:
             return rulebases.coverage_of(connection)
+
+    def births(self) -> Mapping[str, int]:
+        with self._reading() as connection:
+            return rulebases.births_of(connection)
+
+    def backfills(self) -> set[str]:
+        with self._reading() as connection:
+            return rulebases.backfills_of(connection)
+
+    def sweeps(self) -> set[Sweep]:
+        with self._reading() as connection:
+            return sweeps.sweeps_of(connection)
+
+    def quarantined(
+        self, where: QuarantineFilter, before: int, limit: int
+    ) -> Sequence[tuple[int, Quarantined]]:
+        with self._reading() as connection:
+            return quarantine.list_quarantined(connection, where, before, limit)
 
     def close(self) -> None:
         self._closed = True

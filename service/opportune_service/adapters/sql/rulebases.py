@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from opportune_service.app.ports import RulebaseRow
 _r = schema.rulebases.c
 _a = schema.activations.c
 _k = schema.coverage.c
+_b = schema.backfills.c
 
 
 def save_rulebase(connection: sa.Connection, row: RulebaseRow, archive: bytes) -> None:
@@ -42,6 +43,7 @@ def activate(
     by: str,
     comment: str,
     coverage: Mapping[str, int],
+    backfill: Collection[str],
 ) -> None:
     """See `LedgerTransaction.activate`."""
     if connection.scalar(sa.select(_r.revision).where(_r.revision == revision)) is None:
@@ -56,8 +58,21 @@ def activate(
     known = coverage_of(connection).keys()
     for gone in chunks(known - coverage.keys()):
         connection.execute(schema.coverage.delete().where(_k.metric_key.in_(gone)))
-    new = [{"metric_key": key, "since_us": coverage[key]} for key in sorted(coverage.keys() - known)]
+        connection.execute(schema.backfills.delete().where(_b.metric_key.in_(gone)))
+    fresh = sorted(coverage.keys() - known)
+    position = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(schema.log.c.position), 0)))
+    new = [{"metric_key": key, "since_us": coverage[key], "position": position} for key in fresh]
     insert_many(connection, schema.coverage, new)
+    if active:
+        waiting = [{"metric_key": key} for key in fresh if key in backfill]
+        insert_many(connection, schema.backfills, waiting)
+
+
+def reset_coverage(connection: sa.Connection, keys: Collection[str], since_us: int) -> None:
+    """See `LedgerTransaction.reset_coverage`."""
+    for some in chunks(keys):
+        reaches_back = _k.metric_key.in_(some) & (_k.since_us < since_us)
+        connection.execute(schema.coverage.update().where(reaches_back), {"since_us": since_us})
 
 
 def active_revision(connection: sa.Connection) -> str:
@@ -87,3 +102,26 @@ def coverage_of(connection: sa.Connection) -> Mapping[str, int]:
     """Metric key -> since when it has been folded."""
     rows = connection.execute(sa.select(_k.metric_key, _k.since_us))
     return {row.metric_key: row.since_us for row in rows}
+
+
+def births_of(connection: sa.Connection) -> Mapping[str, int]:
+    """Metric key -> the last log position before it became live."""
+    rows = connection.execute(sa.select(_k.metric_key, _k.position))
+    return {row.metric_key: row.position for row in rows}
+
+
+def backfills_of(connection: sa.Connection) -> set[str]:
+    """See `Ledger.backfills`."""
+    return set(connection.scalars(sa.select(_b.metric_key)))
+
+
+def finish_backfill(connection: sa.Connection, keys: Collection[str], since_us: Mapping[str, int]) -> None:
+    """See `LedgerTransaction.finish_backfill`."""
+    for done in chunks(keys):
+        connection.execute(schema.backfills.delete().where(_b.metric_key.in_(done)))
+    for key, earlier_us in since_us.items():
+        connection.execute(
+            schema.coverage.update()
+            .where(_k.metric_key == key, _k.since_us > earlier_us)
+            .values(since_us=earlier_us)
+        )

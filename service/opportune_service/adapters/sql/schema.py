@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables; a store with another version is refused at start."""
 
 metadata = sa.MetaData()
@@ -18,7 +18,8 @@ meta = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""Two rows: `schema` (the version of the tables) and `checkpoint` (the log position of the snapshots)."""
+"""Three rows: `schema` (the version of the tables), `checkpoint` (the log position of the snapshots) and
+`alive` (the last instant at which the service is known to have listened)."""
 
 log = sa.Table(
     "log",
@@ -169,7 +170,37 @@ coverage = sa.Table(
     metadata,
     sa.Column("metric_key", sa.Text, primary_key=True),
     sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
 )
+"""`position`: the last one of the log when the key became live."""
+
+backfills = sa.Table(
+    "backfills",
+    metadata,
+    sa.Column("metric_key", sa.Text, primary_key=True),
+)
+"""Keys that wait for their backfill."""
+
+sweeps = sa.Table(
+    "sweeps",
+    metadata,
+    sa.Column("due_us", sa.BigInteger, primary_key=True),
+    sa.Column("trigger", sa.Text, primary_key=True),
+    sa.Column("zone", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("received_us", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,  # a page that begins at a cursor must not find other rows there
+)
+"""`body` is the whole rejected event as MessagePack."""
 
 states = sa.Table(
     "states",
@@ -178,3 +209,13 @@ states = sa.Table(
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
+
+sources = sa.Table(
+    "sources",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("shown_us", sa.BigInteger, nullable=False),
+    sa.Column("heard_us", sa.BigInteger, nullable=False),
+    sa.Column("types", sa.Text, nullable=False),
+)
+"""How far each source of events had come when `alive` was written. `types` is a JSON list."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 
@@ -39,11 +40,6 @@ _o = schema.outcomes.c
 _p = schema.prompts.c
 _v = schema.verdicts.c
 
-# Event ids are nearly unique by themselves, and lead the key. Asking for whole keys in one IN would make
-# SQLite read the table from end to end.
-_verdicts_by_event = sa.select(_v.subscriber_id, _v.source, _v.event_id, _v.body).where(
-    _v.event_id.in_(sa.bindparam("event_ids", expanding=True))
-)
 _verdict_of = (
     sa.select(_v.body)
     .join_from(schema.decisions, schema.verdicts)
@@ -93,13 +89,30 @@ def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
 
 def verdicts_of(connection: sa.Connection, keys: Collection[EventKey]) -> dict[EventKey, Verdict]:
     """The stored verdicts among `keys`."""
-    wanted = {(key.subscriber_id, key.source, key.event_id): key for key in keys}
     found: dict[EventKey, Verdict] = {}
-    for event_ids in chunks({key.event_id for key in keys}):
-        for *stored, body in connection.execute(_verdicts_by_event, {"event_ids": event_ids}):
-            if key := wanted.get(tuple(stored)):
-                found[key] = _decoder.decode(body)
+    for chunk in chunks(keys):
+        values = {
+            f"{name}{n}": value
+            for n, key in enumerate(chunk)
+            for name, value in (("e", key.event_id), ("s", key.source), ("i", key.subscriber_id))
+        }
+        for event_id, source, subscriber_id, body in connection.execute(
+            _verdicts_by_key(len(chunk)), values
+        ):
+            found[EventKey(subscriber_id, source, event_id)] = _decoder.decode(body)
     return found
+
+
+@lru_cache
+def _verdicts_by_key(count: int) -> sa.TextClause:
+    """A join, which looks up each key in the index. Asking for whole keys in one IN would make SQLite read
+    the table from end to end; asking for event ids alone, all that share one, as those of a trigger do."""
+    keys = ", ".join(f"(:e{n}, :s{n}, :i{n})" for n in range(count))
+    return sa.text(
+        f"WITH wanted (event_id, source, subscriber_id) AS (VALUES {keys})"  # noqa: S608 - names, no values
+        " SELECT v.event_id, v.source, v.subscriber_id, v.body FROM wanted AS w CROSS JOIN verdicts AS v"
+        " WHERE v.event_id = w.event_id AND v.source = w.source AND v.subscriber_id = w.subscriber_id"
+    )
 
 
 def verdict_of(connection: sa.Connection, decision_id: str) -> Verdict | None:

@@ -1,0 +1,272 @@
+"""Backfill metrics that have just become live from the log of events, next to the service's other work.
+
+The log is read in pages through the ledger's thread and folded aside in a thread of its own. What comes out
+goes through the pipeline like anything else that changes states, is logged and made durable with it; at the
+end the ledger's coverage of the metrics is set back. A backfill that is cut off, by a crash, a reload or a
+failing store, is made again from its beginning: subscribers that have taken it in do not take it in twice.
+Backfills are made in the order of their boundaries (see `Fill`), one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from opportune_rulebase import from_archive, load
+from opportune_rulebase.errors import RulebaseError
+from opportune_rulebase.model import Metric, Vocabulary
+
+from opportune_service.app.errors import NoRulebaseError, OpportuneError
+from opportune_service.app.ingest import Ingest
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.log import events_of
+from opportune_service.app.ports import Clock, Ledger, LiveState, LogKind, LogRow
+from opportune_service.app.recover import LOG_KEY
+from opportune_service.app.revisions import LiveRevision
+from opportune_service.core.backfill import Aside, fillable, logged_under
+from opportune_service.core.calendars import DAY_US
+from opportune_service.core.events import MAX_SKEW_US, Event
+from opportune_service.core.revision import EngineFactory, Revision
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PAGE = 16
+"""Rows that are read in one go: commits wait for some milliseconds at most."""
+
+_SLACK_US = 3 * DAY_US
+"""Rows that were taken in so long before the longest window hold nothing that is still read: zones, late
+events and clocks that are ahead come to less."""
+
+_FILLS = 500
+_RETRY_SECONDS = 1.0
+_SAY_EVERY = 10_000
+"""Rows of the log between two words on how far it is."""
+
+
+@dataclass(slots=True)
+class BackfillStatus:
+    """How far the backfill is that runs now. `row` of `rows` log rows are read; then `filled` of
+    `subscribers` subscribers are brought what was found."""
+
+    metrics: tuple[str, ...]
+    row: int
+    rows: int
+    subscribers: int = 0
+    filled: int = 0
+
+
+class Backfill:
+    """The backfills of one service. `status` is None while none runs."""
+
+    def __init__(
+        self,
+        live: LiveRevision,
+        states: LiveState,
+        ledger: Ledger,
+        thread: LedgerThread,
+        clock: Clock,
+        make_engine: EngineFactory,
+        ingest: Ingest,
+    ) -> None:
+        self._live = live
+        self._states = states
+        self._ledger = ledger
+        self._thread = thread
+        self._clock = clock
+        self._make_engine = make_engine
+        self._ingest = ingest
+        self._task: asyncio.Task[None] | None = None
+        self.status: BackfillStatus | None = None
+
+    def start(self) -> None:
+        """Make whatever waits in the ledger, in the background. A run under way is given up: it was for a
+        revision that is not live any more."""
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(self._run())
+
+    async def wait(self) -> None:
+        """Until nothing waits."""
+        if self._task is not None:
+            await self._task
+
+    async def close(self) -> None:
+        """Give up what runs; the next start of the service begins it anew."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                revision = self._live.current
+                for boundary, keys in sorted((await self._thread.run(self._waiting)).items()):
+                    await self._make(revision, boundary, keys)
+            except NoRulebaseError:
+                return
+            except OpportuneError as error:
+                log.warning("a backfill was cut off and begins anew: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+            finally:
+                self.status = None
+
+    def _waiting(self) -> dict[int, set[str]]:
+        """Boundary -> keys that wait. In the ledger's thread."""
+        births = self._ledger.births()
+        waiting: dict[int, set[str]] = defaultdict(set)
+        for key in self._ledger.backfills():
+            waiting[births[key]].add(key)
+        return waiting
+
+    async def _make(self, revision: Revision, boundary: int, keys: Collection[str]) -> None:
+        rulebase = revision.rulebase
+        metrics = [
+            metric
+            for metric in rulebase.metrics.values()
+            if metric.key in keys and fillable(metric, rulebase.vocabulary)
+        ]
+        since_us: Mapping[str, int] = {}
+        if metrics:
+            names = tuple(metric.name for metric in metrics)
+            log.info("backfilling %s from the log up to position %d", ", ".join(names), boundary)
+            self.status = BackfillStatus(names, 0, boundary)
+            with _Worker(revision, metrics, self._make_engine) as worker:
+                since_us = await self._read(worker, metrics, revision, boundary, self.status)
+                await self._bring(worker, boundary, self.status)
+        revision.live_since(*await self._thread.run(self._finish, keys, since_us))
+        if metrics:
+            log.info("backfilled %s", ", ".join(metric.name for metric in metrics))
+
+    async def _read(
+        self,
+        worker: _Worker,
+        metrics: Sequence[Metric],
+        revision: Revision,
+        boundary: int,
+        status: BackfillStatus,
+    ) -> dict[str, int]:
+        """Fold the log up to the boundary aside. Metric key -> since when its events were taken in without
+        a break; those of which they were not up to the end are left out."""
+        reach = _Reach(metrics, revision.rulebase.vocabulary, self._vocabulary)
+        window_us = max(metric.last_us or (metric.days or 0) * DAY_US for metric in metrics)
+        oldest_us = self._clock.now_us() - window_us - _SLACK_US
+        after = 0
+        while after < boundary and (rows := await self._thread.run(self._page, after)):
+            for row in rows:
+                after = row.position
+                if row.position > boundary:
+                    break
+                status.row = row.position
+                if row.position % _SAY_EVERY == 0:
+                    log.info("backfill: %d of %d log rows read", row.position, boundary)
+                if row.kind is not LogKind.EVENTS:
+                    continue
+                if 0 < row.now_us < oldest_us:
+                    continue
+                events = await worker.do(events_of, row)
+                new = {event.subscriber_id for event in events} - worker.aside.states.keys()
+                contexts = {id_: dict(context) for id_, context in self._states.contexts(new)}
+                await worker.do(worker.aside.fold, row.source, events, contexts)
+                await reach.see(row, events)
+        return reach.since_us
+
+    def _page(self, after: int) -> list[LogRow]:
+        """In the ledger's thread."""
+        return list(islice(self._ledger.read_log(after), _PAGE))
+
+    async def _vocabulary(self, revision: str) -> Vocabulary | None:
+        """That of an earlier revision; None if it cannot be told any more."""
+        archive = await self._thread.run(self._ledger.rulebase_archive, revision)
+        if archive is None:
+            return None
+        try:
+            return (await asyncio.to_thread(lambda: load(from_archive(archive)))).vocabulary
+        except RulebaseError:
+            return None
+
+    async def _bring(self, worker: _Worker, boundary: int, status: BackfillStatus) -> None:
+        """What was found, to the subscribers, some at a time."""
+        status.subscribers = len(worker.aside.states)
+        while worker.aside.states:
+            fills = worker.aside.fills(boundary, _FILLS)
+            if fills:
+                await self._ingest.fill(fills)
+            status.filled = status.subscribers - len(worker.aside.states)
+
+    def _finish(
+        self, keys: Collection[str], since_us: Mapping[str, int]
+    ) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Coverage and births as they are then. In the ledger's thread."""
+        with self._ledger.transaction() as tx:
+            whole_us = self._ledger.coverage().get(LOG_KEY, 0)
+            tx.finish_backfill(keys, {key: max(each, whole_us) for key, each in since_us.items()})
+            return self._ledger.coverage(), self._ledger.births()
+
+
+class _Worker:
+    """A thread that folds aside, with an engine of its own. What is under way when it is left is finished
+    before the engine is closed."""
+
+    def __init__(self, revision: Revision, metrics: Sequence[Metric], make_engine: EngineFactory) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backfill")
+        rulebase = revision.rulebase
+        self._revision = Revision(rulebase, make_engine(rulebase), revision.coverage, revision.births)
+        self.aside = Aside(self._revision, metrics)
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.submit(self._revision.close)
+        self._executor.shutdown(wait=False)
+
+    async def do(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.wrap_future(self._executor.submit(call, *args))
+
+
+class _Reach:
+    """Since when the events of some metrics were taken in without a break, as rows of the log tell that are
+    seen in order: while a revision was live that did not declare them so, they were rejected."""
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        vocabulary: Vocabulary,
+        vocabulary_of: Callable[[str], Awaitable[Vocabulary | None]],
+    ) -> None:
+        self._metrics = metrics
+        self._vocabulary = vocabulary
+        self._vocabulary_of = vocabulary_of
+        self._lacking: dict[str, frozenset[str]] = {}
+        self.since_us: dict[str, int] = {}
+
+    async def see(self, row: LogRow, events: Sequence[Event]) -> None:
+        lacking = self._lacking.get(row.revision)
+        if lacking is None:
+            lacking = self._lacking[row.revision] = await self._lacking_in(row.revision)
+        at_us = row.now_us or min(event.occurred_at_us for event in events)
+        for metric in self._metrics:
+            if metric.key in lacking:
+                self.since_us.pop(metric.key, None)
+            else:
+                self.since_us.setdefault(metric.key, at_us + MAX_SKEW_US)
+
+    async def _lacking_in(self, revision: str) -> frozenset[str]:
+        then = await self._vocabulary_of(revision)
+        return frozenset(
+            metric.key
+            for metric in self._metrics
+            if then is None or not logged_under(metric, self._vocabulary, then)
+        )

@@ -1,0 +1,285 @@
+"""Observe one piece of work after the other: what it changes of live state, and what there is to commit.
+
+Timers are settled here, in one order with the batches, in one of two ways:
+
+- **By the clock**: those due by now, by the watermarks of the sources they await (`core/watermarks.py`), a
+  turn's worth at a time, so that a million of them that are due at once keep nobody waiting.
+- **By event time** (replay): before each event all that were due earlier, of every subscriber, each at the
+  time when it was due. So results depend on the events alone, not on how they were cut into batches.
+
+Of one subscriber, the earliest timer is settled first, and what comes of it is folded before the next is
+looked at. One that waits for a source does not hold up those after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from opportune_rulebase.model import AbsencePattern, DwellPattern
+
+from opportune_service.app.ports import LiveState, LogKind
+from opportune_service.app.quarantine import quarantined
+from opportune_service.app.recover import LOG_KEY, Recovered
+from opportune_service.app.revisions import LiveRevision
+from opportune_service.app.timers import Timers, pending
+from opportune_service.app.works import Draft, Group, Work
+from opportune_service.core.admit import Attributes
+from opportune_service.core.backfill import renew, take_fill
+from opportune_service.core.context import apply_context
+from opportune_service.core.events import Due, Event, Rejection
+from opportune_service.core.observe import observe, observe_due
+from opportune_service.core.revision import Revision
+from opportune_service.core.state import SubscriberState
+from opportune_service.core.watermarks import Horizon, Watermarks, Word, awaited_by
+
+log = logging.getLogger(__name__)
+
+TURN = 200
+"""Timers that are looked at in one turn: if all of them fire, about 20 ms between two commit groups."""
+
+_LOOK_AGAIN_US = 1_000_000
+_SAY_AGAIN_US = 60_000_000
+
+_Ask = Callable[[str, int], Word]
+"""(pattern key, due) -> what becomes of the timer."""
+
+States = Mapping[str, SubscriberState]
+
+
+@dataclass(slots=True)
+class TimerStatus:
+    """Timers settled since the start: `fired`, and `dropped` by pattern, for data may be missing."""
+
+    fired: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Observer:
+    """Takes works in, in order. `position` is the log position of the last thing observed."""
+
+    def __init__(
+        self, live: LiveRevision, states: LiveState, recovered: Recovered, listening_us: int
+    ) -> None:
+        self._live = live
+        self._states = states
+        self.timers = Timers()
+        self.status = TimerStatus()
+        self._said_us = 0
+        self.position = 0
+        self.watermarks = Watermarks(listening_us)
+        self.resume(recovered, listening_us)
+
+    def resume(self, recovered: Recovered, listening_us: int) -> None:
+        """Go on from what the record says; the service listens (again) since `listening_us`."""
+        self.position = recovered.position
+        self.watermarks = recovered.watermarks
+        self.watermarks.listening_us = listening_us
+        for subscriber_id, due_us in recovered.due_us.items():
+            self.timers.set(subscriber_id, due_us)
+
+    async def observe(self, work: Work, group: Group) -> None:
+        """Raises `NoRulebaseError` before anything has changed; any other error leaves states half changed,
+        of the subscribers in `group.touched`."""
+        draft = Draft(work, self._live.current, self.position)
+        if work.run_to_us is not None:
+            await self._run_to(draft, work.run_to_us, group.touched)
+        elif work.dues:
+            await self._take_dues(draft, work.dues, group.touched)
+        elif work.records:
+            await self._take_records(draft, group.touched)
+        elif work.fills:
+            await self._take_fills(draft, group.touched)
+        else:
+            await self._take_events(draft, group)
+        self.position = draft.last_position
+        group.batches += draft.batches
+        group.answers.append((work, draft.receipt))
+
+    async def _load(self, draft: Draft, subscriber_ids: Collection[str]) -> States:
+        states = await self._states.load(subscriber_ids)
+        for state in states.values():
+            renew(state, draft.revision)
+        return states
+
+    # -- events and context -----------------------------------------------------------------------
+
+    async def _take_events(self, draft: Draft, group: Group) -> None:
+        work = draft.work
+        admitted = self._admit(draft, group)
+        subscriber_ids = {event.subscriber_id for event, _ in admitted}
+        group.touched |= subscriber_ids
+        if work.now_us is not None:
+            self._observe(draft, admitted, await self._load(draft, subscriber_ids))
+        else:
+            for each in admitted:
+                await self._settle_earlier(draft, each[0].occurred_at_us, group.touched)
+                # Loaded one by one: what was loaded before the timers were settled may be gone.
+                self._observe(draft, [each], await self._load(draft, [each[0].subscriber_id]))
+        events = [event for event, _ in admitted]
+        if work.now_us is not None and work.events:
+            self.watermarks.hear(work.source, events, work.now_us)
+        elif events:
+            self.watermarks.hear(work.source, events, max(event.occurred_at_us for event in events))
+
+    def _admit(self, draft: Draft, group: Group) -> list[tuple[Event, Attributes]]:
+        work, receipt = draft.work, draft.receipt
+        admission, lateness_us = draft.revision.admission, draft.revision.lateness_us(work.source)
+        ignored_before = admission.ignored.total
+        admitted: list[tuple[Event, Attributes]] = []
+        for index, event in enumerate(work.events):
+            now_us = event.occurred_at_us if work.now_us is None else work.now_us
+            outcome = admission.admit(event, index, now_us, lateness_us)
+            if isinstance(outcome, Rejection):
+                receipt.rejections.append(outcome)
+                group.rejected.append(quarantined(work.source, event, outcome, now_us))
+            else:
+                admitted.append((event, outcome))
+        receipt.ignored_attributes = admission.ignored.total - ignored_before
+        return admitted
+
+    def _observe(
+        self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], states: States
+    ) -> None:
+        work, revision = draft.work, draft.revision
+        observed = observe(
+            revision,
+            work.source,
+            admitted,
+            states,
+            draft.position(LogKind.EVENTS),
+            work.now_us,
+            touch_point=work.touch_point,
+            # Another revision may have made them, whose campaign was not what it is in this one.
+            prompts={c: id_ for c, id_ in work.prompts.items() if revision.shows(c, work.touch_point)},
+            peers=self._states.peek,
+        )
+        draft.add(LogKind.EVENTS, observed.events, observed.moments)
+        draft.receipt.duplicates += observed.duplicates
+        self._schedule(revision, observed.timers, states)
+
+    async def _take_records(self, draft: Draft, touched: set[str]) -> None:
+        records = draft.work.records
+        subscriber_ids = {record.subscriber_id for record in records}
+        touched |= subscriber_ids
+        states = await self._load(draft, subscriber_ids)
+        position = draft.position(LogKind.CONTEXT)
+        for record in records:
+            changed = apply_context(record, states[record.subscriber_id], position, revision=draft.revision)
+            draft.receipt.outdated += not changed
+        draft.add(LogKind.CONTEXT, records)
+
+    async def _take_fills(self, draft: Draft, touched: set[str]) -> None:
+        fills = draft.work.fills
+        subscriber_ids = {fill.subscriber_id for fill in fills}
+        touched |= subscriber_ids
+        states = await self._load(draft, subscriber_ids)
+        position = draft.position(LogKind.BACKFILL)
+        for fill in fills:
+            take_fill(fill, states[fill.subscriber_id], draft.revision, position)
+        draft.add(LogKind.BACKFILL, fills)
+
+    # -- timers and triggers ----------------------------------------------------------------------
+
+    async def _take_dues(self, draft: Draft, dues: Sequence[Due], touched: set[str]) -> None:
+        """Those that a caller says are due: triggers."""
+        if draft.work.now_us is not None:
+            states = await self._load(draft, {due.subscriber_id for due in dues})
+            for due in dues:
+                self._take_due(draft, due, states, touched)
+            return
+        for due in dues:
+            await self._settle_earlier(draft, due.at_us, touched)
+            self._take_due(draft, due, await self._load(draft, [due.subscriber_id]), touched)
+
+    async def _run_to(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+        now_us = draft.work.now_us
+        if now_us is None:
+            await self._settle(draft, until_us + 1, touched, _fire, TURN)
+            return
+        dropped_before = self.status.dropped.total()
+        horizons: dict[str, Horizon] = {}
+        await self._settle(draft, until_us + 1, touched, self._by_watermarks(draft, horizons, now_us), TURN)
+        dropped = self.status.dropped.total() - dropped_before
+        if dropped and now_us >= self._said_us + _SAY_AGAIN_US:
+            self._said_us = now_us
+            lagging = sorted({horizon.slowest for horizon in horizons.values() if horizon.slowest})
+            log.warning(
+                "dropped %d timers, for data may be missing; sources furthest behind: %s",
+                dropped,
+                ", ".join(lagging) or "none",
+            )
+
+    def _by_watermarks(self, draft: Draft, horizons: dict[str, Horizon], now_us: int) -> _Ask:
+        """How far the sources have come is asked once a turn and pattern, and put in `horizons`."""
+        revision, watermarks = draft.revision, self.watermarks
+
+        whole_us = revision.coverage.get(LOG_KEY, 0)
+
+        def ask(key: str, due_us: int) -> Word:
+            pattern = revision.patterns_by_key[key]
+            if isinstance(pattern, AbsencePattern | DwellPattern) and due_us - pattern.for_us < whole_us:
+                return Word.DROP  # it began before the service last missed something
+            if key not in horizons:
+                awaited = awaited_by(pattern, revision.rulebase)
+                horizons[key] = watermarks.horizon(awaited, revision.rulebase, now_us)
+            return watermarks.word(horizons[key], due_us, now_us)
+
+        return ask
+
+    async def _settle_earlier(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+        """By event time: everything that was due before something that happens at `until_us`."""
+        while self.timers.next_us() < until_us:
+            await self._settle(draft, until_us, touched, _fire, TURN)
+
+    async def _settle(self, draft: Draft, until_us: int, touched: set[str], ask: _Ask, looks: int) -> None:
+        """Settle timers that are due before `until_us`, in order, with so many looks at a subscriber."""
+        while looks and (subscriber_id := self.timers.first(until_us)) is not None:
+            looks -= 1
+            states = await self._load(draft, [subscriber_id])
+            again_us = 0
+            for due_us, key in pending(draft.revision, states[subscriber_id]):
+                if due_us >= until_us:
+                    again_us = min(again_us or due_us, due_us)
+                    break
+                word = ask(key, due_us)
+                if word is Word.WAIT:
+                    again_us = until_us - 1 + _LOOK_AGAIN_US
+                    continue
+                due = Due(subscriber_id, key, due_us, word is Word.FIRE)
+                self._take_due(draft, due, states, touched)
+                left = pending(draft.revision, states[subscriber_id])
+                again_us = left[0][0] if left else 0
+                break
+            self.timers.set(subscriber_id, again_us)
+
+    def _take_due(self, draft: Draft, due: Due, states: States, touched: set[str]) -> None:
+        revision = draft.revision
+        pattern = revision.patterns_by_key.get(due.name)
+        if pattern is not None:
+            touched.add(due.subscriber_id)
+            self.status.fired += due.fired
+            self.status.dropped[pattern.name] += not due.fired
+        observed = observe_due(
+            revision,
+            [due],
+            states,
+            draft.position(LogKind.TIMERS),
+            draft.work.now_us,
+            peers=self._states.peek,
+        )
+        # A trigger that no campaign wanted changes nothing, so there is nothing to keep of it.
+        if pattern is not None or observed.moments:
+            draft.add(LogKind.TIMERS, [due], observed.moments)
+        self._schedule(revision, observed.timers, states)
+
+    def _schedule(self, revision: Revision, subscriber_ids: Collection[str], states: States) -> None:
+        for subscriber_id in subscriber_ids:
+            timers = pending(revision, states[subscriber_id])
+            self.timers.set(subscriber_id, timers[0][0] if timers else 0)
+
+
+def _fire(_: str, __: int) -> Word:
+    return Word.FIRE

@@ -1,0 +1,84 @@
+"""When whose timer is due: the queue that the pipeline takes timers from.
+
+What is due, and what of, is in the subscribers' states (`PatternState.due_us`); this only says at whom to
+look and when. An entry that is out of date costs a look and does no harm.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import msgspec
+
+from opportune_service.core.revision import Revision
+from opportune_service.core.state import PatternState, SubscriberState
+
+_SLACK = 1_000
+NEVER_US = 2**63 - 1
+
+
+class Timers:
+    """At whom to look when: one instant a subscriber. A heap; entries that were replaced stay in it until
+    their time, or until they are more than those in force."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, int] = {}
+        self._heap: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        """Subscribers with a timer."""
+        return len(self._at)
+
+    def set(self, subscriber_id: str, at_us: int) -> None:
+        """Look at this subscriber then, and not at any time said before; 0 for not at all."""
+        if not at_us:
+            self._at.pop(subscriber_id, None)
+            return
+        if self._at.get(subscriber_id) == at_us:
+            return
+        self._at[subscriber_id] = at_us
+        heapq.heappush(self._heap, (at_us, subscriber_id))
+        if len(self._heap) > 2 * len(self._at) + _SLACK:
+            self._heap = [(at_us, subscriber_id) for subscriber_id, at_us in self._at.items()]
+            heapq.heapify(self._heap)
+
+    def first(self, until_us: int) -> str | None:
+        """Who is next before `until_us`: the earliest, and of those at one instant the least id. It stays
+        first until it is set anew."""
+        return self._heap[0][1] if self.next_us() < until_us else None
+
+    def next_us(self) -> int:
+        """When the next is to be looked at; NEVER_US if there is none."""
+        heap = self._heap
+        while heap and self._at.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else NEVER_US
+
+
+def pending(revision: Revision, state: SubscriberState) -> list[tuple[int, str]]:
+    """(due, pattern key) of a subscriber's timers, in order. Those of patterns that the revision does not
+    have are left out: their state is dropped sooner or later."""
+    known = revision.patterns_by_key
+    return sorted(
+        (each.due_us, key) for key, each in state.patterns.items() if each.due_us and key in known
+    )
+
+
+# A snapshot, read as far as its timers; what comes before them is passed over undecoded.
+_TIMERS = "patterns"
+_FIELDS = [field.name for field in msgspec.structs.fields(SubscriberState)]
+_Skimmed = msgspec.defstruct(
+    "_Skimmed",
+    [
+        (name, dict[str, PatternState] if name == _TIMERS else msgspec.Raw)
+        for name in _FIELDS[: _FIELDS.index(_TIMERS) + 1]
+    ],
+    array_like=True,
+)
+_skim = msgspec.msgpack.Decoder(_Skimmed)
+
+
+def due_in(snapshot: bytes) -> int:
+    """When the first timer in an encoded state is due; 0 if it has none. Cheaper than decoding it."""
+    patterns: dict[str, PatternState] = getattr(_skim.decode(snapshot), _TIMERS)
+    return min((each.due_us for each in patterns.values() if each.due_us), default=0)

@@ -1,0 +1,107 @@
+"""What callers queue, what they are answered, and what is committed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from opportune_service.app.commit import Batch
+from opportune_service.app.log import Item
+from opportune_service.app.ports import LogKind, Quarantined
+from opportune_service.core.backfill import Fill
+from opportune_service.core.events import ContextRecord, Due, Event, Rejection
+from opportune_service.core.revision import Revision
+from opportune_service.core.verdict import Moment, Verdict
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of one batch. Given out only after everything in it is durable.
+
+    `accepted`: events, context records, fills, timers or triggers that were taken in; timers that fell due
+    among events do not count. `outdated`: context records, among those accepted, that were older than
+    everything they named.
+    """
+
+    accepted: int
+    duplicates: int
+    rejections: list[Rejection]
+    verdicts: list[Verdict]
+    revision: str
+    ignored_attributes: int = 0
+    outdated: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """One queued piece of work: a batch of events, of context, of fills, or of what is due; time to run on;
+    or a revision to close. `now_us` None: each event's own time (replay).
+
+    `run_to_us`: settle timers that are due up to then; with a `now_us`, only a turn's worth, by watermarks.
+    """
+
+    done: asyncio.Future[Receipt]
+    source: str = ""
+    events: Sequence[Event] = ()
+    records: Sequence[ContextRecord] = ()
+    fills: Sequence[Fill] = ()
+    dues: Sequence[Due] = ()
+    run_to_us: int | None = None
+    now_us: int | None = None
+    touch_point: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    retire: Revision | None = None
+    between: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.events) + len(self.records) + len(self.fills) + len(self.dues)
+
+
+@dataclass(slots=True)
+class Group:
+    """What is committed together, with what to answer, and the subscribers it touches. `rejected`: events
+    to keep in quarantine."""
+
+    batches: list[Batch] = field(default_factory=list)
+    rejected: list[Quarantined] = field(default_factory=list)
+    answers: list[tuple[Work, Receipt]] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+    def works(self) -> list[Work]:
+        return [work for work, _ in self.answers]
+
+
+class Draft:
+    """The batches of one piece of work as it is observed. Items of one kind that follow each other share a
+    log position."""
+
+    def __init__(self, work: Work, revision: Revision, position: int) -> None:
+        self.work = work
+        self.revision = revision
+        self.last_position = position
+        self.batches: list[Batch] = []
+        self.receipt = Receipt(0, 0, [], [], revision.id)
+
+    def position(self, kind: LogKind) -> int:
+        """Under which items of this kind, observed now, will be logged."""
+        if self.batches and self.batches[-1].kind is kind:
+            return self.last_position
+        return self.last_position + 1
+
+    def add(self, kind: LogKind, items: Sequence[Item], moments: Sequence[Moment] = ()) -> None:
+        """Keep what was observed under `position(kind)`; that of what came to nothing is free again."""
+        if not items:
+            return
+        position = self.position(kind)
+        if position != self.last_position:
+            source = "" if kind is LogKind.TIMERS else self.work.source
+            now_us = self.work.now_us or 0
+            verdicts = self.receipt.verdicts
+            self.batches.append(Batch(position, kind, source, now_us, self.revision, verdicts))
+            self.last_position = position
+        self.batches[-1].items.extend(items)
+        self.batches[-1].moments.extend(moments)
+        if kind is not LogKind.TIMERS or not self.work.events:
+            self.receipt.accepted += len(items)

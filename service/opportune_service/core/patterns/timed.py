@@ -1,0 +1,161 @@
+"""Absences and stays: something began, and nothing has ended it for a time.
+
+The tip: () if nothing is waited for; (opening,) during the wait, the opening event as [time, digest,
+attributes]; for a stay that has completed and goes on, (opening, True). An entry after the due time ends
+the wait: it has completed. That is given out by the timer alone, and not before; until then a late event
+may still cancel it. What happens at the due time itself counts as within.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from opportune_rulebase.model import AbsencePattern, DwellPattern
+from opportune_rulebase.model import Step as Wanted
+from xxhash import xxh3_64_intdigest
+
+from opportune_service.core.patterns.history import (
+    Step,
+    Tip,
+    again,
+    comes_last,
+    give,
+    horizon_us,
+    insert,
+    prune,
+    state_of,
+    unanswered,
+)
+from opportune_service.core.patterns.sighting import Completion, Found, Sighting, found
+from opportune_service.core.state import Entry, PatternState, SubscriberState
+
+Timed = AbsencePattern | DwellPattern
+
+_AFTER, _ABSENT = 1, 2
+
+
+def take_absence(pattern: AbsencePattern, state: SubscriberState, seen: Sighting) -> None:
+    """An event may be awaited and begin the next wait at once: it ends the one, then begins the other. One
+    at the time of the opening event does not end the wait."""
+    what = (_AFTER if _is(pattern.after, seen) else 0) | (_ABSENT if _is(pattern.absent, seen) else 0)
+    if what:
+        attributes = seen.attributes if what & _AFTER else None
+        entry = Entry(seen.at_us, seen.digest, what, attributes or None)
+        _advance(pattern, state_of(state, pattern.key), entry, horizon_us(state, seen.at_us))
+
+
+def _is(wanted: Wanted, seen: Sighting) -> bool:
+    return seen.type in wanted.of and (wanted.where is None or seen.holds(wanted.where))
+
+
+def take_dwell(pattern: DwellPattern, state: SubscriberState, seen: Sighting) -> None:
+    """Entries are told apart by time and cell: two events at one cell at one instant say the same."""
+    if not seen.cell_id:
+        return
+    inside = seen.place is not None and pattern.category in seen.place.categories
+    kept = state.patterns.get(pattern.key)
+    if kept is None:
+        if not inside:
+            return  # as long as nothing is kept the subscriber was elsewhere, or not seen at all
+        kept = state.patterns[pattern.key] = PatternState(recent=_elsewhere(state, seen))
+    horizon = horizon_us(state, seen.at_us)
+    _advance(pattern, kept, Entry(seen.at_us, _cell_digest(seen.cell_id), inside), horizon)
+    if not (kept.tip or kept.base or kept.given or any(entry.what for entry in kept.recent)):
+        del state.patterns[pattern.key]
+
+
+def _elsewhere(state: SubscriberState, seen: Sighting) -> list[Entry]:
+    """Where the subscriber was before and after the first event inside, if that comes late."""
+    if state.cells is None:
+        return []
+    cells = dict.fromkeys(zip(state.cells.at, map(_cell_digest, state.cells.amount), strict=True))
+    cells.pop((seen.at_us, _cell_digest(seen.cell_id)), None)
+    return [Entry(at_us, digest, False) for at_us, digest in sorted(cells)]
+
+
+def _cell_digest(cell_id: str) -> int:
+    return xxh3_64_intdigest(cell_id.encode())
+
+
+def resolve_timed(pattern: Timed, state: SubscriberState, due_us: int, fired: bool) -> Completion | None:
+    kept = state.patterns.get(pattern.key)
+    if kept is None:
+        return None
+    waits = _unsettled(pattern, kept, _step_of(pattern))
+    due = [each for each in waits if each.completion.at_us == due_us]
+    # One that is dropped is settled as well: nobody will ask again.
+    completions = give(kept, due)
+    kept.due_us = min((each.completion.at_us for each in waits if each not in due), default=0)
+    return completions[0] if completions and fired else None
+
+
+def _advance(pattern: Timed, kept: PatternState, entry: Entry, horizon: int) -> None:
+    step = _step_of(pattern)
+    prune(kept, horizon, step)
+    if not comes_last(kept, entry):
+        if insert(kept, entry):
+            _set_timer(pattern, kept, step)
+        return
+    kept.recent.append(entry)
+    if kept.given:
+        _set_timer(pattern, kept, step)
+        return
+    # Nothing was given out of late, so all that has completed and the wait that goes on have timers.
+    before = kept.tip
+    kept.tip, fell = step(before, entry)
+    if fell is not None:
+        entry.found = fell.completion.digest
+    if kept.tip is before:
+        return
+    if fell is None and len(before) == 1 and kept.due_us == before[0][0] + pattern.for_us:
+        kept.due_us = 0
+    if len(kept.tip) == 1 and not kept.due_us:
+        kept.due_us = kept.tip[0][0] + pattern.for_us
+
+
+def _set_timer(pattern: Timed, kept: PatternState, step: Step) -> None:
+    waits = _unsettled(pattern, kept, step)
+    kept.due_us = min((each.completion.at_us for each in waits), default=0)
+
+
+def _unsettled(pattern: Timed, kept: PatternState, step: Step) -> list[Found]:
+    """All waits that have completed, or will unless something comes, and were not given out."""
+    waits = again(kept, step)
+    if len(kept.tip) == 1:
+        waits.append(_wait(pattern, kept.tip[0]))
+    return unanswered(kept, waits)
+
+
+def _wait(pattern: Timed, opening: list[Any]) -> Found:
+    at_us, digest, attributes = opening
+    due_us = at_us + pattern.for_us
+    return found(pattern.name, pattern.key, [digest], due_us, at_us, attributes, due_us=due_us)
+
+
+def _step_of(pattern: Timed) -> Step:
+    if isinstance(pattern, AbsencePattern):
+        return partial(_absence_step, pattern)
+    return partial(_dwell_step, pattern)
+
+
+def _absence_step(pattern: AbsencePattern, tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+    fell = None
+    if tip:
+        opened_us = tip[0][0]
+        if entry.at_us > opened_us + pattern.for_us:
+            fell, tip = _wait(pattern, tip[0]), ()
+        elif entry.what & _ABSENT and entry.at_us > opened_us:
+            tip = ()
+    if not tip and entry.what & _AFTER:
+        tip = ([entry.at_us, entry.digest, entry.attributes],)
+    return tip, fell
+
+
+def _dwell_step(pattern: DwellPattern, tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+    fell = None
+    if len(tip) == 1 and entry.at_us > tip[0][0] + pattern.for_us:
+        fell, tip = _wait(pattern, tip[0]), (tip[0], True)
+    if not entry.what:
+        return (), fell
+    return tip or ([entry.at_us, entry.digest, None],), fell
