@@ -60,7 +60,7 @@ def test_send_tail_explain_advise_and_reload(tmp_path: Path, town: Path, target:
     assert summary["accepted"] == 4
     assert summary["rejected"] == {"unknown_type": 1}
     rejected = json.loads(ask("quarantine", "--json"))
-    assert (rejected["event"]["id"], rejected["reason"]) == ("e9", "unknown_type")
+    assert (rejected["event"]["type"], rejected["reason"]) == ("parcel_sent", "unknown_type")
 
     tailed = [json.loads(line) for line in ask("tail", "--no-follow", "--json").splitlines()]
     assert [(each["campaign"], each["reason"]) for each in tailed] == [

@@ -134,7 +134,6 @@ async def test_repeating_an_activation_by_its_request_id_succeeds() -> None:
         ({"mode": types.ACTIVATION_MODE_SHADOW}, grpc.StatusCode.UNIMPLEMENTED),
         ({"mode": 9}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"canary_share": 0.1}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"backfill": True}, grpc.StatusCode.UNIMPLEMENTED),
         ({"comment": "x" * 2_001}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"request_id": "x" * 65}, grpc.StatusCode.INVALID_ARGUMENT),
     ],

@@ -176,6 +176,20 @@ def test_before_it_is_filled_a_metric_is_not_covered() -> None:
     in_loop(body)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_who_does_not_ask_for_it_gets_none(asked: bool) -> None:
+    async def body() -> None:
+        async with running(files=files(OLD), people=(), now_us=START_US) as app:
+            await know(app)
+            await publish(app, history(0, 50))
+            rulebase, _ = await app.rulebases.upload(BOTH, "test", "")
+            await app.rulebases.activate(rulebase.revision, None, "test", "", backfill=asked)
+            await app.backfill.wait()
+            assert (await readings(app, NOON_US))[ANNE]["charges_2d"][1] is asked
+
+    in_loop(body)
+
+
 def test_events_stream_in_meanwhile() -> None:
     """Those that come before, during and after the swap count once each."""
     before = history(1, 150)

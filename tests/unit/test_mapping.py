@@ -145,7 +145,7 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("interaction,direction,correspondent,datetime,call_duration,antenna_id\n")
     with pytest.raises(EventFileError, match=r"no column 'correspondent_id'; did you mean 'correspondent'"):
-        read_mapped(path, load_mapping(MAPPINGS / "bandicoot_ego.yaml"), Faults())
+        read_mapped(path, load_mapping(MAPPINGS / "bandicoot_antennas.yaml"), Faults())
     path.write_text("a,b\n1,2\n")
     with pytest.raises(EventFileError, match="2 columns"):
         read_mapped(path, load_mapping(MAPPINGS / "vast2008.yaml"), Faults())

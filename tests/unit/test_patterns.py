@@ -277,6 +277,15 @@ def test_a_fall_that_later_events_bring_nearer_is_not_missed() -> None:
     assert changes(change("amount", 2, None, 0.5, 1), regained) == [4]
 
 
+def test_a_fall_that_is_due_is_not_lost_to_an_event_that_comes_before_its_timer() -> None:
+    pattern = change("amount", 1, None, 0.5, 2)
+    one = Subscriber(pattern, random.Random(0), since_us=START_US - 9 * DAY_US)
+    for each in (at(0, amount=4), at(1440), at(2161, amount=-1)):
+        one.take(each)
+    one.settle(FOREVER_US)
+    assert [each.at_us for each in one.given] == [at(2160).at_us]
+
+
 @pytest.mark.parametrize("zone", ["Africa/Cairo", "America/Santiago", "Asia/Beirut", "Pacific/Apia"])
 def test_falls_move_on_where_the_clock_skips_midnight(zone: str) -> None:
     """Every day of two years, and no timer that comes back to its own time."""

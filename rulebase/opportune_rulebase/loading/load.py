@@ -36,13 +36,13 @@ from opportune_rulebase.loading.matrix import (
 from opportune_rulebase.loading.policies import Names, cap_names, read_policies
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import (
-    MAX_YAML_BYTES,
     Budget,
     Node,
     ScalarNode,
     SourceFile,
     decode,
     documents,
+    yaml_source,
 )
 from opportune_rulebase.loading.tables import MAX_TABLE_BYTES, read_cells, read_terminals
 from opportune_rulebase.loading.triggers import with_triggers
@@ -192,7 +192,7 @@ class _Loader:
                     Position(path), Code.UNKNOWN_FILE, "this file has no place in a rulebase", hint
                 )
                 continue
-            source = decode(path, self.files[path], MAX_YAML_BYTES, self.report)
+            source = yaml_source(path, self.files[path], budget, self.report)
             nodes = None
             if source is not None:
                 self.sources[path] = source

@@ -26,6 +26,9 @@ MAX_FILE_NODES = 50_000
 MAX_NODES = 200_000
 """Nodes of all files together: three thousand campaigns need about two thirds of it."""
 
+MAX_YAML_IN_ALL = 16 << 20
+"""Bytes of all YAML files together: three thousand campaigns have about one megabyte and a half."""
+
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _BLANK_ESCAPES = frozenset("nrt ")  # after a backslash in double quotes: these stand for white space
 
@@ -60,8 +63,8 @@ class ScalarNode:
         space only; escapes other than quotes, backslashes and white space make it approximate.
         """
         start = self.at.column - 1 + (self.style in {"'", '"'})
-        line = self.source.lines[self.at.line - 1] if self.at.line <= len(self.source.lines) else ""
-        if line.startswith(self.text, start) and self.style not in {"|", ">"}:
+        raw = self.source.lines[self.at.line - 1] if self.at.line <= len(self.source.lines) else ""
+        if raw.startswith(self.text, start) and self.style not in {"|", ">"}:
             return Position(self.at.file, self.at.line, start + offset + 1)
         before = sum(not c.isspace() for c in self.text[:offset])
         total = sum(not c.isspace() for c in self.text)
@@ -115,10 +118,11 @@ Node = ScalarNode | ListNode | MapNode
 
 
 class Budget:
-    """How many nodes may still be read, over all files of a load."""
+    """How many nodes, and bytes of text, may still be read over all files of a load."""
 
     def __init__(self, nodes: int = MAX_NODES) -> None:
         self.nodes = nodes
+        self.bytes = MAX_YAML_IN_ALL
 
 
 class _GivenUpError(Exception):
@@ -147,6 +151,16 @@ def decode(name: str, data: bytes, limit: int, report: Report) -> SourceFile | N
         )
         return None
     return SourceFile(name, text, _LINE_BREAK.split(text))
+
+
+def yaml_source(name: str, data: bytes, budget: Budget, report: Report) -> SourceFile | None:
+    """Like `decode`, for a YAML file: within what is left for all of them."""
+    budget.bytes -= len(data)
+    if budget.bytes < 0:
+        message = f"the YAML files have more than {MAX_YAML_IN_ALL} bytes in all, this one included"
+        report.error(Position(name), Code.TOO_LARGE, message, "make them smaller")
+        return None
+    return decode(name, data, MAX_YAML_BYTES, report)
 
 
 def documents(source: SourceFile, budget: Budget, report: Report) -> list[Node] | None:

@@ -222,7 +222,7 @@ def reload_command(
         except RequestError as error:
             stop(ExitCode.NO, f"The service refuses the rulebase: {error}")
         if revision != current:
-            client.activate(revision, expected_current=current, comment=comment)
+            client.activate(revision, expected_current=current, comment=comment, backfill=True)
     if json:
         print_json({"revision": revision, "previous": current, "changed": revision != current})
     elif revision == current:
