@@ -19,7 +19,7 @@ from opportune.v1.rulebase_service_pb2_grpc import RulebaseServiceStub
 
 from opportune_client.errors import translated
 from opportune_client.times import to_timestamp
-from opportune_client.words import Reason
+from opportune_client.words import Reason, RejectionReason
 
 MAX_ARCHIVE_BYTES: Final = 16 << 20
 """What the service takes."""
@@ -32,7 +32,7 @@ Source = Path | str | bytes
 
 
 class OperatorClient:
-    """Rulebases and decisions over one channel. Thread-safe. Errors: `OpportuneError`.
+    """Rulebases, decisions and rejected events over one channel. Thread-safe. Errors: `OpportuneError`.
 
     A rulebase is given as its directory, a zip file, or a zip's bytes. Answers are the messages of
     the contract (`opportune.v1`), in which each field is documented.
@@ -66,6 +66,7 @@ class OperatorClient:
         revision: str,
         *,
         expected_current: str = "",
+        backfill: bool = False,
         comment: str = "",
         request_id: str = "",
         timeout: float | None = None,
@@ -73,14 +74,16 @@ class OperatorClient:
         """Lets a stored revision decide for everybody; answers when it is in force.
 
         `expected_current` is the revision that the caller believes to be in force, empty if none is:
-        ConflictError if it is another. On any error what was in force still is, except DeadlineError
-        and UnavailableError, after which `get` tells. Not repeated by itself; with a `request_id` it
-        may be repeated safely.
+        ConflictError if it is another. `backfill`: whether metrics that are new with it are filled from
+        the service's log of events; it answers without waiting for that. On any error what was in force
+        still is, except DeadlineError and UnavailableError, after which `get` tells. Not repeated by
+        itself; with a `request_id` it may be repeated safely.
         """
         request = pb.ActivateRulebaseRequest(
             revision=revision,
             expected_current_revision=expected_current,
             mode=types_pb2.ACTIVATION_MODE_FULL,
+            backfill=backfill,
             comment=comment,
             request_id=request_id,
         )
@@ -148,6 +151,38 @@ class OperatorClient:
             with translated():
                 page = self._insight.ListDecisions(request, timeout=timeout)
             yield from page.decisions
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def list_quarantine(
+        self,
+        *,
+        source: str = "",
+        reasons: Collection[RejectionReason] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page_size: int = 50,
+        timeout: float | None = None,
+    ) -> Iterator[insight_pb.QuarantinedEvent]:
+        """Rejected events that are kept, newest first, fetched page by page as they are read.
+
+        All conditions that are given must hold; `since` is inclusive, `until` exclusive, both by time of
+        receipt. `timeout` is that of one page. The events hold people's numbers as they were sent.
+        """
+        request = insight_pb.ListQuarantineRequest(
+            source=source,
+            reasons=[cast("types_pb2.RejectionReason.ValueType", int(reason)) for reason in reasons],
+            page_size=page_size,
+        )
+        if since is not None:
+            request.since.CopyFrom(to_timestamp(since))
+        if until is not None:
+            request.until.CopyFrom(to_timestamp(until))
+        while True:
+            with translated():
+                page = self._insight.ListQuarantine(request, timeout=timeout)
+            yield from page.events
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -15,10 +15,11 @@ from opportune_rulebase.network import NetworkEngine
 from opportune_service.app.backfill import Backfill
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
 from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.log import events_of
 from opportune_service.app.ports import LogKind
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
-from opportune_service.core.backfill import Fill
+from opportune_service.core.backfill import Aside, Fill
 from opportune_service.core.events import MAX_SKEW_US, Encoding, Event, ImportMode
 from support.applications import activate, in_loop, running
 from support.rebuilt import live_and_rebuilt
@@ -221,6 +222,32 @@ def test_events_stream_in_meanwhile() -> None:
             assert strip(await readings(app, now_us)) == strip(await always([*before, *published], now_us))
             live, rebuilt = await live_and_rebuilt(app, PEOPLE)
             assert live == rebuilt
+
+    in_loop(body)
+
+
+@pytest.mark.parametrize("up_to_the_boundary", [True, False])
+def test_control_without_the_boundary_events_count_twice(up_to_the_boundary: bool) -> None:
+    """What came after the swap was folded live: a fill must not hold it as well."""
+    events = [Event(f"e{n}", ANNE, "charge", NOON_US + n, b'{"amount": 1}') for n in range(6)]
+
+    async def body() -> None:
+        async with running(files=files(OLD), people=(), now_us=NOON_US) as app:
+            await know(app)
+            await publish(app, events[:4])
+            app.rulebases._on_activated = lambda: None
+            await activate(app, BOTH)
+            await publish(app, events[4:])
+            live = app.live.current
+            metric = live.rulebase.metrics["charges_2d"]
+            boundary = live.births[metric.key]
+            aside = Aside(live, [metric])
+            for row in await app.thread.run(lambda: list(app.ledger.read_log(0))):
+                if row.kind is LogKind.EVENTS and (row.position <= boundary or not up_to_the_boundary):
+                    aside.fold(row.source, events_of(row), {})
+            await app.ingest.fill(aside.fills(boundary, 10))
+            counted = (await readings(app, NOON_US))[ANNE]["charges_2d"][0]
+            assert counted == (6 if up_to_the_boundary else 8)
 
     in_loop(body)
 

@@ -63,10 +63,8 @@ def test_a_distinct_count_tells_values_apart_by_type_too() -> None:
     assert when(pattern, at(0, who=1), at(1, who=2), at(2, who=2), at(3, who=3)) == [3]
     assert when(pattern, at(0, who=1), at(1, who="1"), at(2, who=True)) == [2]
     assert when(pattern, at(0, who=1), at(1), at(2, who=2)) == [], "an event without it does not take part"
-
-
-def test_of_equal_values_the_newest_counts() -> None:
-    assert when(count(A, "who", 2, 10), at(0, who=1), at(9, who=1), at(15, who=2)) == [15]
+    newest = [at(0, who=1), at(9, who=1), at(15, who=2)]
+    assert when(count(A, "who", 2, 10), *newest) == [15], "of equal values the newest counts"
 
 
 # Sequences
@@ -169,10 +167,8 @@ def test_a_timer_that_is_dropped_gives_nothing_and_is_settled() -> None:
 
 
 def test_a_timer_that_is_none_gives_nothing() -> None:
-    state = SubscriberState()
-    assert resolve(SILENT, state, at(10).at_us, True, ZONE, 0) is None
-    assert resolve(count(A, None, 2, 10), state, at(10).at_us, True, ZONE, 0) is None
-    assert not state.patterns
+    for pattern in (SILENT, STAY, count(A, None, 2, 10), change(None, 1, None, 0.5, 2)):
+        assert resolve(pattern, SubscriberState(), at(10).at_us, True, ZONE, 0) is None
 
 
 # Stays
@@ -193,10 +189,8 @@ def test_off_the_map_is_elsewhere_and_no_cell_says_nothing() -> None:
 def test_who_is_never_in_such_a_place_leaves_nothing_behind() -> None:
     one = Subscriber(STAY, random.Random(0)).feed([at(0, cell="mall"), at(5), at(9, cell="nowhere")])
     assert not one.state.patterns
-    one.feed([at(10, cell="gate"), at(11, cell="mall")])
-    assert one.state.patterns
-    one.feed([at(80, cell="mall")])
-    assert not one.state.patterns, "and an hour after nothing is left"
+    assert one.feed([at(10, cell="gate"), at(11, cell="mall")]).state.patterns
+    assert not one.feed([at(80, cell="mall")]).state.patterns, "and an hour after nothing is left"
 
 
 def test_a_late_stay_is_ended_by_what_came_in_time() -> None:
@@ -365,8 +359,7 @@ def test_what_was_given_out_is_kept_for_an_hour(pattern: Pattern) -> None:
 
 @pytest.mark.parametrize("pattern", [count(LOUD_A, None, 2, 10), sequence(LOUD_A, LOUD_A, minutes=10)])
 def test_what_takes_no_part_leaves_nothing_behind(pattern: Pattern) -> None:
-    one = Subscriber(pattern, random.Random(0)).feed([at(0, loud=False), at(1, "z")])
-    assert not one.state.patterns
+    assert not Subscriber(pattern, random.Random(0)).feed([at(0, loud=False), at(1, "z")]).state.patterns
 
 
 @pytest.mark.parametrize("pattern", [count(AB, None, 3, 10), sequence(A, B, C, minutes=10), SILENT])

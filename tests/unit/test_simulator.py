@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import msgspec
 import pytest
@@ -215,6 +215,75 @@ def test_some_ride_through_many_cells_in_ten_minutes(two_days: list[Event]) -> N
     assert 0.05 < len(riders) / PEOPLE < 0.5
 
 
+def test_some_handsets_restart_again_and_again(two_days: list[Event]) -> None:
+    off: dict[str, int] = {}
+    restarts: Counter[str] = Counter()
+    for event in two_days:
+        if event.type == "power_off":
+            off[event.subscriber_id] = event.occurred_at_us
+        elif event.type == "power_on" and event.subscriber_id in off:
+            restarts[event.subscriber_id] += event.occurred_at_us - off[event.subscriber_id] < HOUR_US // 6
+    failing = [who for who, count in restarts.items() if count >= 3]
+    assert 0 < len(failing) < PEOPLE / 10
+
+
+def test_some_call_back_whom_they_missed_while_the_phone_was_off(two_days: list[Event]) -> None:
+    missed: set[tuple[str, object]] = set()
+    called_back = 0
+    for event in two_days:
+        if event.type == "call_missed" and attributes(event)["cause"] == "powered_off":
+            missed.add((event.subscriber_id, attributes(event)["peer"]))
+        elif event.type == "call_made":
+            pair = (event.subscriber_id, attributes(event)["peer"])
+            called_back += pair in missed
+            missed.discard(pair)
+    assert called_back > 10
+
+
+def test_some_wait_half_an_hour_at_the_airport(two_days: list[Event]) -> None:
+    since: dict[str, int] = {}
+    waited = set()
+    for event in two_days:
+        if event.cell_id.startswith("airport"):
+            since.setdefault(event.subscriber_id, event.occurred_at_us)
+            if event.occurred_at_us - since[event.subscriber_id] > HOUR_US // 2:
+                waited.add(event.subscriber_id)
+        elif event.cell_id:
+            since.pop(event.subscriber_id, None)
+    assert waited
+
+
+def test_calls_abroad_are_charged_by_other_networks(two_days: list[Event]) -> None:
+    """They come with their minutes, and only of people who are out of the province."""
+    abroad = {event.subscriber_id for event in two_days if event.type == "roaming_call"}
+    assert abroad
+    gone = {event.subscriber_id for event in two_days if event.cell_id.startswith("airport")}
+    assert abroad <= gone
+
+
+def test_some_run_out_of_money_for_a_day_and_some_weeks_cost_far_more() -> None:
+    low: dict[str, int] = {}
+    late = set()
+    spent: Counter[tuple[str, int]] = Counter()
+    people = 150
+    for event in province(people=people).events(MONDAY_US + 28 * DAY_US):
+        who = event.subscriber_id
+        if event.type == "low_balance":
+            low[who] = event.occurred_at_us
+        elif event.type == "recharge" and event.occurred_at_us - low.pop(who, MONDAY_US * 2) > DAY_US:
+            late.add(who)
+        elif event.type == "charge":
+            amount = attributes(event)["amount"]
+            assert isinstance(amount, int)
+            spent[who, (event.occurred_at_us - MONDAY_US) // (7 * DAY_US)] += amount
+    assert 0.1 < len(late) / people < 0.9
+    changes = [
+        spent[who, week + 1] / before for (who, week), before in spent.items() if before > 300 and week < 3
+    ]
+    assert 0.02 < sum(change > 3 for change in changes) / len(changes) < 0.2
+    assert 0.02 < sum(change < 1 / 3 for change in changes) / len(changes) < 0.3
+
+
 def test_imeis_are_valid_and_new_handsets_appear() -> None:
     handsets: dict[str, list[str]] = defaultdict(list)
     for event in province(people=100).events(MONDAY_US + 10 * DAY_US):
@@ -244,6 +313,22 @@ def test_context_is_typed_alike_for_everybody_and_misses_a_few() -> None:
     assert len(shapes) == 1
     assert records == dict(people.context())
     assert {record["segment"] for record in records.values()} == {s.name for s in simulator.habits.SEGMENTS}
+
+
+def test_dates_are_those_of_the_start() -> None:
+    start = datetime.fromtimestamp(MONDAY_US / 1e6, ZONE).date()
+    months = 0
+    for known in (record for _, record in province(people=500).context()):
+        dates = {
+            name: date.fromisoformat(str(known[name]))
+            for name in ("birthday", "contract_end", "points_expire_on")
+        }
+        assert (start - dates["birthday"]).days // 365 == known["age"]
+        left = (dates["contract_end"] - start).days
+        assert (left > 0) is bool(known["contract_months_left"])
+        months += 0 < left <= 60
+        assert 0 < (dates["points_expire_on"] - start).days <= 60
+    assert months > 20
 
 
 def test_the_clocks_may_change_without_a_gap() -> None:

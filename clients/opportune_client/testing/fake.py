@@ -13,6 +13,7 @@ from grpc import aio
 from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import delivery_service_pb2 as delivery_pb
 from opportune.v1 import event_service_pb2 as event_pb
+from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as rulebase_pb
 from opportune.v1 import subscriber_service_pb2 as subscriber_pb
 from opportune.v1 import types_pb2
@@ -39,8 +40,8 @@ class FakeOpportune:
 
     Use it in a `with` statement. It knows no rulebase: every event is accepted unless the test says
     otherwise, an event known by source and id is a duplicate. The properties return what clients sent
-    so far; `advices`, `problems` and `decisions` are lists to put answers into before they are asked
-    for. Methods that clients of this package do not call answer UNIMPLEMENTED.
+    so far; `advices`, `problems`, `decisions` and `quarantine` are lists to put answers into before they
+    are asked for. Methods that clients of this package do not call answer UNIMPLEMENTED.
 
     `window` and `max_batch_size` go into the welcome of an event stream, `max_credit` and
     `lease_seconds` into that of a channel. Leases do not expire by themselves; see `expire_leases`.
@@ -281,3 +282,8 @@ class FakeOpportune:
     def decisions(self) -> list[types_pb2.Decision]:
         """What can be listed and explained, in order of recording."""
         return self._state.decisions
+
+    @property
+    def quarantine(self) -> list[insight_pb.QuarantinedEvent]:
+        """The rejected events that can be listed, in order of receipt."""
+        return self._state.quarantine

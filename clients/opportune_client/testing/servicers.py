@@ -269,6 +269,24 @@ class Insight(InsightServiceServicer):
             cursor=str(len(decisions)),
         )
 
+    def ListQuarantine(
+        self, request: insight_pb.ListQuarantineRequest, context: Any
+    ) -> insight_pb.ListQuarantineResponse:
+        self._state.enter("ListQuarantine", context)
+        with self._state.changed:
+            rejected = [each for each in reversed(self._state.quarantine) if _kept(each, request)]
+        start = int(request.page_token or 0)
+        end = start + (request.page_size or 50)
+        return insight_pb.ListQuarantineResponse(
+            events=rejected[start:end], next_page_token=str(end) if end < len(rejected) else ""
+        )
+
+
+def _kept(rejected: insight_pb.QuarantinedEvent, request: insight_pb.ListQuarantineRequest) -> bool:
+    return request.source in {"", rejected.source} and (
+        not request.reasons or rejected.reason in request.reasons
+    )
+
 
 def _wanted(decision: types_pb2.Decision, request: insight_pb.ListDecisionsRequest) -> bool:
     return (

@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import delivery_service_pb2 as delivery_pb
 from opportune.v1 import event_service_pb2 as event_pb
+from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as rulebase_pb
 from opportune.v1 import subscriber_service_pb2 as subscriber_pb
 from opportune.v1 import types_pb2
@@ -83,6 +84,7 @@ class State:
     archives: dict[str, bytes] = field(default_factory=dict)
     active_revision: str = ""
     decisions: list[types_pb2.Decision] = field(default_factory=list)
+    quarantine: list[insight_pb.QuarantinedEvent] = field(default_factory=list)
 
     failures: dict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[str] = field(default_factory=list)

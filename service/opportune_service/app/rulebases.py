@@ -102,23 +102,28 @@ class Rulebases:
         with self._ledger.transaction() as tx:
             tx.save_rulebase(row, archive)
 
-    async def activate(self, revision: str, expected: str | None, by: str, comment: str) -> str:
+    async def activate(
+        self, revision: str, expected: str | None, by: str, comment: str, *, backfill: bool = True
+    ) -> str:
         """Make an uploaded revision live for every batch from now on; returns the one it replaces.
 
         `expected` is the revision that the caller believes to be active ("" for none); None means
-        whichever is. All or nothing: on any error the live revision stays. Raises
-        `UnknownRevisionError`, `StoreConflictError` (another one is active), `RulebaseRefusedError`,
-        `StoreUnavailableError`.
+        whichever is. `backfill`: whether metrics that become live with it are filled from the log, in the
+        background; without, they are covered from now on only. All or nothing: on any error the live
+        revision stays. Raises `UnknownRevisionError`, `StoreConflictError` (another one is active),
+        `RulebaseRefusedError`, `StoreUnavailableError`.
         """
         # A caller that goes away in the middle must not leave the store and the live revision apart.
         return await asyncio.shield(
-            asyncio.create_task(self._try_activate(revision, expected, by, comment))
+            asyncio.create_task(self._try_activate(revision, expected, by, comment, backfill))
         )
 
-    async def _try_activate(self, revision: str, expected: str | None, by: str, comment: str) -> str:
+    async def _try_activate(
+        self, revision: str, expected: str | None, by: str, comment: str, backfill: bool
+    ) -> str:
         at_us = self._clock.now_us()
         try:
-            previous = await self._swap(revision, expected, by, comment)
+            previous = await self._swap(revision, expected, by, comment, backfill)
         except OpportuneError as error:
             problems = error.problems if isinstance(error, RulebaseRefusedError) else ()
             self.last_attempt = Attempt(revision, at_us, str(error), problems)
@@ -126,7 +131,9 @@ class Rulebases:
         self.last_attempt = Attempt(revision, at_us)
         return previous
 
-    async def _swap(self, revision: str, expected: str | None, by: str, comment: str) -> str:
+    async def _swap(
+        self, revision: str, expected: str | None, by: str, comment: str, backfill: bool
+    ) -> str:
         async with self._activating:
             try:
                 rulebase = await self._thread.run(stored_rulebase, self._ledger, revision)
@@ -136,7 +143,7 @@ class Rulebases:
             try:
                 # Made before the ledger calls it active: nothing that may fail comes after.
                 ready = Revision(rulebase, engine, {})
-                previous = await self._put_in_place(ready, expected, by, comment)
+                previous = await self._put_in_place(ready, expected, by, comment, backfill)
             except BaseException:
                 engine.close()
                 raise
@@ -147,20 +154,22 @@ class Rulebases:
             return previous.id
 
     async def _put_in_place(
-        self, ready: Revision, expected: str | None, by: str, comment: str
+        self, ready: Revision, expected: str | None, by: str, comment: str, backfill: bool
     ) -> Revision | None:
         """Between two commit groups: what the log holds by then was folded before, all that comes after it
         is folded under this revision. Returns the one that was live before."""
         replaced: list[Revision | None] = []
 
         async def swap() -> None:
-            await self._thread.run(self._activate, ready, expected, by, comment)
+            await self._thread.run(self._activate, ready, expected, by, comment, backfill)
             replaced.append(self._live.swap(ready))
 
         await self._ingest.between(swap)
         return replaced[0]
 
-    def _activate(self, revision: Revision, expected: str | None, by: str, comment: str) -> None:
+    def _activate(
+        self, revision: Revision, expected: str | None, by: str, comment: str, backfill: bool
+    ) -> None:
         rulebase = revision.rulebase
         with self._ledger.transaction() as tx:
             active, now_us = self._ledger.active_revision(), self._clock.now_us()
@@ -173,7 +182,7 @@ class Rulebases:
                 by,
                 comment,
                 dict.fromkeys(revision.keys, since_us) | dict.fromkeys(from_now, now_us),
-                {metric.key for metric in rulebase.metrics.values()},
+                {metric.key for metric in rulebase.metrics.values()} if backfill else (),
             )
             revision.live_since(self._ledger.coverage(), self._ledger.births())
 

@@ -5,7 +5,12 @@ and the same events, byte for byte, in any process. Nobody in it is real: number
 that starts at 8613800000001 (numbers of other networks from 8613900000000), IMEIs are invented around
 the TACs that the caller passes in, web sites end in `.example`.
 
-Money is in fen (int). Event types and their attributes, as a vocabulary should declare them:
+Things that happen over time happen here, too: people ride to work and to town through many cells, wait
+at the airport, call back whom they missed, run out of money and recharge late, have handsets that
+restart, and weeks in which they spend several times as much as in others.
+
+Money is in fen (int). `peer` is a subscriber id: the other party. Event types and their attributes, as a
+vocabulary should declare them:
 
 | event type      | attributes |
 |-----------------|------------|
@@ -31,8 +36,8 @@ Money is in fen (int). Event types and their attributes, as a vocabulary should 
 | recharge        | amount int, channel string |
 | charge          | amount int, kind string (voice, sms, mms, data) |
 | low_balance     | balance int |
-| spend_changed   | direction string (surge, drop), percent int |
 | data_threshold  | percent int (80, 90, 100) |
+| roaming_call    | minutes int |
 | hotline_inquiry | topic string |
 | complaint       | topic string, channel string |
 | counter_visit   | topic string |
@@ -40,7 +45,7 @@ Money is in fen (int). Event types and their attributes, as a vocabulary should 
 | app_visit       | page string |
 
 `handset_changed` is never sent: whoever receives the events sees it in the IMEI.
-Topics: tariff, billing, network, data, value_added, handset, roaming, points, contract.
+Topics: tariff, billing, network, data, value_added, handset, roaming, points, contract, finance.
 Data categories: finance, games, maps, music, news, reading, shopping, social, sports, travel, video,
 weather.
 Pages: home, bill, usage, tariffs, products, points, handsets, help.

@@ -28,6 +28,7 @@ Cell and IMEI of such an event are looked up when it is due: by then the person 
 
 _encode = msgspec.json.Encoder().encode
 _LOW_BALANCE = 1_000
+_CALLED_BACK = 0.4
 _CHARGED = 0.3
 """Share of calls and messages outside a bundle."""
 
@@ -48,6 +49,7 @@ def _foreign(rng: Random) -> str:
 def _charge(pending: Pending, person: Person, at_us: int, kind: str, amount: int) -> None:
     """Take money off the account; a low balance is told once and sooner or later mended."""
     rng = person.rng
+    amount = max(1, round(amount * person.spending))
     at_us += rng.randrange(SECOND_US, 20 * SECOND_US)
     _by_network(pending, person, at_us, "charge", amount=amount, kind=kind)
     above = person.balance >= _LOW_BALANCE
@@ -128,9 +130,12 @@ def _mms_in(pending: Pending, person: Person, at_us: int) -> None:
 
 
 def _call(pending: Pending, caller: Person, at_us: int) -> None:
+    _ring(pending, caller, caller.rng.choice(caller.contacts), at_us)
+
+
+def _ring(pending: Pending, caller: Person, other: str | Person, at_us: int) -> None:
     """A call, known when it ends; missed at a phone that is off, or when nobody answers."""
     rng = caller.rng
-    other = rng.choice(caller.contacts)
     callee = other if isinstance(other, Person) else None
     peer = callee.number if callee else str(other)
     fate = rng.random()
@@ -144,15 +149,30 @@ def _call(pending: Pending, caller: Person, at_us: int) -> None:
             cause = "powered_off" if off else "busy" if fate < 0.05 else "no_answer"
             tell = _by_network if off else _emit
             tell(pending, callee, at_us, "call_missed", peer=caller.number, cause=cause)
+            _call_back(pending, callee, caller, at_us)
         return
     ends_us = at_us + _talk_s(rng) * SECOND_US
     ends_us = min(ends_us, caller.next_off(at_us) - 1, callee.next_off(at_us) - 1 if callee else NEVER_US)
     seconds = max(1, (ends_us - at_us) // SECOND_US)
     _emit(pending, caller, ends_us, "call_made", peer=peer, duration_s=seconds, ringback_heard=ringback)
+    if not caller.cell_at(at_us):
+        _by_network(pending, caller, ends_us, "roaming_call", minutes=1 + seconds // 60)
     if callee:
         _emit(pending, callee, ends_us, "call_received", peer=caller.number, duration_s=seconds)
     if rng.random() < _CHARGED:
         _charge(pending, caller, ends_us, "voice", 25 * (1 + seconds // 60))
+
+
+def _call_back(pending: Pending, person: Person, other: str | Person, at_us: int) -> None:
+    """Who missed a call often calls back within the hour, or as soon as the phone is on again."""
+    rng = person.rng
+    if rng.random() < _CALLED_BACK:
+        # Not much later: after midnight the times off of the new day are not laid out yet.
+        off = person.is_off(at_us)
+        back_us = rng.randrange(60 * SECOND_US, (600 if off else 2_400) * SECOND_US)
+        back_us += person.off_until(at_us) if off else at_us
+        if not person.is_off(back_us):
+            _ring(pending, person, other, back_us)
 
 
 def _talk_s(rng: Random) -> int:
@@ -168,6 +188,7 @@ def _call_in(pending: Pending, person: Person, at_us: int) -> None:
         _emit(
             pending, person, at_us, "call_missed", peer=peer, cause="busy" if fate < 0.03 else "no_answer"
         )
+        _call_back(pending, person, peer, at_us)
     elif fate < 0.18:
         _emit(pending, person, at_us, "call_refused", peer=peer)
     else:
@@ -261,17 +282,10 @@ def _cancel(pending: Pending, person: Person, at_us: int) -> None:
         )
 
 
-def _spend(pending: Pending, person: Person, at_us: int) -> None:
-    """Spending well above or below that of the months before, as billing sees it."""
-    direction = person.rng.choice(("surge", "drop"))
-    percent = person.rng.randint(50, 300) if direction == "surge" else person.rng.randint(40, 90)
-    _by_network(pending, person, at_us, "spend_changed", direction=direction, percent=percent)
-
-
 ACTS: dict[str, Callable[[Pending, Person, int], None]] = {
     "text": _text, "text_in": _text_in, "call": _call, "call_in": _call_in, "mms": _mms, "mms_in": _mms_in,
     "data": _data, "balance": _balance, "bill": _bill, "usage": _usage, "ringtone": _ringtone,
     "hotline": _hotline, "complaint": _complaint, "counter": _counter, "web": _web, "app": _app,
-    "order": _order, "cancel": _cancel, "spend": _spend,
+    "order": _order, "cancel": _cancel,
 }  # fmt: skip
 """Kind of act, as in `Segment.per_day` -> what it does."""

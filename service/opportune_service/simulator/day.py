@@ -34,6 +34,7 @@ def plan_day(person: Person, midnight_us: int, weekend: bool, atlas: Atlas, shop
         days = person.segment.weekend if weekend else person.segment.weekday
         day = rng.choices([letters for _, letters in days], [weight for weight, _ in days])[0]
         off.extend(_ordinary_gaps(person, midnight_us))
+        off.extend(_restarts(person, midnight_us))
         if rng.random() < _SWAP_CHANCE:
             off.append(_swap(person, midnight_us, shop))
     person.off = _merged(off)
@@ -63,6 +64,14 @@ def _ordinary_gaps(person: Person, midnight_us: int) -> list[tuple[int, int]]:
         if rng.random() < (0.5 if often else 0.06)
     )
     return gaps
+
+
+def _restarts(person: Person, midnight_us: int) -> list[tuple[int, int]]:
+    """A failing handset is off for a few minutes, several times a day."""
+    rng = person.rng
+    if "restarts" not in person.habits:
+        return []
+    return [_gap(rng, midnight_us, rng.randint(10 * 60, 21 * 60), 8) for _ in range(rng.randint(2, 5))]
 
 
 def _swap(person: Person, midnight_us: int, shop: Shop) -> tuple[int, int]:
@@ -104,8 +113,9 @@ def _travel(person: Person, goal: str, begin_us: int) -> None:
     if not goal or not person.anchor:  # by air, the phone is off meanwhile
         person.times, person.cells = [begin_us], [goal]
         return
-    if person.home in {goal, person.anchor} and person.work in {goal, person.anchor}:
-        path = person.route if goal == person.work else person.route[::-1]
+    to_work = person.home in {goal, person.anchor} and person.work in {goal, person.anchor}
+    if to_work or (person.by_train and person.home in {goal, person.anchor} and rng.random() < 0.5):
+        path = person.route[::-1] if goal == person.home else person.route
     else:
         path = person.route[:2]
     at = begin_us + rng.randrange(2 * MINUTE_US, 20 * MINUTE_US)

@@ -54,7 +54,7 @@ class Segment:
 _BASE = {
     "text": 7.0, "text_in": 4.0, "call": 5.0, "call_in": 2.5, "mms": 0.25, "mms_in": 0.35, "data": 18.0,
     "balance": 0.15, "bill": 0.06, "usage": 0.08, "ringtone": 0.03, "hotline": 0.04, "complaint": 0.004,
-    "counter": 0.02, "web": 0.25, "app": 1.2, "order": 0.02, "cancel": 0.006, "spend": 0.008,
+    "counter": 0.02, "web": 0.25, "app": 1.2, "order": 0.02, "cancel": 0.006,
 }  # fmt: skip
 
 
@@ -221,6 +221,7 @@ HABITS = (
     Habit("queries_balance", 110, {"balance": 9.0, "usage": 4.0, "bill": 3.0}),
     Habit("changes_ringtone", 70, {"ringtone": 10.0}),
     Habit("surfs", 150, {"data": 2.5}),
+    Habit("restarts", 30, {}),
     Habit("light", 120, {"text": 0.1, "data": 0.15, "call": 0.5, "call_in": 0.6, "app": 0.2, "mms": 0.2}),
 )
 
@@ -241,12 +242,16 @@ PRODUCTS = (
 
 BRANCHES = ("binhai", "donghu", "linjiang", "xishan")
 
-TOPICS = ("tariff", "billing", "network", "data", "value_added", "handset", "roaming", "points", "contract")
+TOPICS = ("tariff", "billing", "network", "data", "value_added", "handset", "roaming", "points", "contract",
+          "finance")  # fmt: skip
 PAGES = ("home", "bill", "usage", "tariffs", "products", "points", "handsets", "help")
 QUERY_CHANNELS = ("sms", "sms", "hotline", "app", "ussd", "web")
 SALES_CHANNELS = ("sms", "app", "counter", "web", "hotline")
 GENRES = ("pop", "folk", "rock", "opera", "comedy", "children")
 RECHARGES = (1_000, 2_000, 3_000, 3_000, 5_000, 5_000, 10_000, 20_000)
+
+WEEKS = ((12, 1.0), (1, 5.0), (1, 0.1))
+"""Weighted weeks: how many times as much as usual somebody spends."""
 
 DATA_CATEGORIES = (
     "finance", "games", "maps", "music", "news", "reading", "shopping", "social", "sports", "travel",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from datetime import date, timedelta
 from itertools import accumulate
 from random import Random
 from typing import Protocol
@@ -69,8 +70,8 @@ class Person:
     __slots__ = (
         "anchor", "away_days", "balance", "brand", "bundle_kb", "by_train", "cell", "cells", "contacts",
         "cumulative", "favourites", "goals", "habits", "home", "imei", "index", "kinds", "next_imei",
-        "number", "off", "products", "rate", "recharge_us", "rng", "route", "segment", "swap_us", "tariff",
-        "times", "used_kb", "work",
+        "number", "off", "products", "rate", "recharge_us", "rng", "route", "segment", "spending",
+        "swap_us", "tariff", "times", "used_kb", "work",
     )  # fmt: skip
 
     def __init__(self, index: int, seed: int, atlas: Atlas, shop: Shop) -> None:
@@ -95,6 +96,8 @@ class Person:
         self.favourites = rng.sample(DATA_CATEGORIES, 4)
         self.balance = rng.randrange(500, 8_000)
         self.recharge_us = NEVER_US
+        self.spending = 1.0
+        """What things cost this week, as a multiple of the usual."""
         self.bundle_kb = rng.choice((10_240, 30_720, 71_680, 153_600))
         self.used_kb = int(self.bundle_kb * rng.random())
         self.off: list[tuple[int, int]] = []
@@ -163,8 +166,9 @@ class Person:
         return self.work if letter == "W" else atlas.pick(self.rng, PLACE_KINDS[letter])
 
 
-def describe(person: Person, seed: int) -> dict[str, object]:
-    """The person's context attributes, as BASS, BOSS and CRM would know them. The same at every call."""
+def describe(person: Person, seed: int, today: date) -> dict[str, object]:
+    """The person's context attributes, as BASS, BOSS and CRM would know them on that day. The same at every
+    call."""
     rng = Random(f"{seed}/context/{person.index}")  # noqa: S311 - a simulation, nothing secret
     habits = person.habits
     arpu = int(rng.triangular(*person.segment.arpu, person.segment.arpu[0] * 1.3))
@@ -184,10 +188,19 @@ def describe(person: Person, seed: int) -> dict[str, object]:
     def score(liking: bool) -> float:
         return round(rng.betavariate(5, 4) if liking else rng.betavariate(1.2, 8), 3)
 
+    def in_days(days: int) -> str:
+        return str(today + timedelta(days=days))
+
+    age = rng.randint(*person.segment.ages)
+    born = today - timedelta(days=365 * age + rng.randint(10, 364))
+    months_left = rng.choices((0, rng.randint(1, 2), rng.randint(3, 24)), (50, 10, 40))[0]
+    # Without a contract: when the last one ended.
+    contract_days = 30 * months_left - rng.randrange(30) if months_left else -rng.randint(30, 2_000)
+
     return {
-        "age": rng.randint(*person.segment.ages),
+        "age": age,
         "gender": rng.choice(("female", "male")),
-        "birthday": f"{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}",
+        "birthday": str(born),
         "brand": person.brand,
         "brand_name": BRAND_NAMES[person.brand],
         "segment": person.segment.name,
@@ -208,9 +221,12 @@ def describe(person: Person, seed: int) -> dict[str, object]:
         "sms_partners_30d": len({str(getattr(c, "number", c)) for c in person.contacts}),
         "sms_silent_days": rng.randint(30, 200) if "light" in habits else rng.randint(0, 5),
         "days_since_joined": int(rng.triangular(1, 3_650, 400)),
-        "contract_months_left": rng.choices((0, rng.randint(1, 2), rng.randint(3, 24)), (50, 10, 40))[0],
+        "contract_months_left": months_left,
+        "contract_end": in_days(contract_days),
         "points": rng.randrange(0, 20_000, 10),
         "points_expiring": rng.choices((0, rng.randrange(100, 5_000, 10)), (80, 20))[0],
+        "points_expire_on": in_days(rng.randint(1, 60)),
+        "behaviour.night_owl": person.segment.name == "night_worker" or rng.random() < 0.05,
         "score_mms": score("sends_mms" in habits),
         "score_music_club": score("changes_ringtone" in habits),
         "score_missed_call_alert": score("often_off" in habits),

@@ -13,7 +13,7 @@ import msgspec
 from opportune_service.core.events import Event
 from opportune_service.simulator.acts import ACTS, Pending
 from opportune_service.simulator.day import HOUR_US, SECOND_US, move, plan_day
-from opportune_service.simulator.habits import RECHARGES, SALES_CHANNELS
+from opportune_service.simulator.habits import RECHARGES, SALES_CHANNELS, WEEKS
 from opportune_service.simulator.handsets import Shop
 from opportune_service.simulator.people import NEVER_US, Atlas, Person, Place, describe
 
@@ -62,11 +62,13 @@ class Province:
     def context(self) -> Iterator[tuple[str, dict[str, object]]]:
         """(subscriber id, context attributes) of everybody that the analysis system knows: 99 in 100.
 
-        Holdings and handset are as they are when this is called.
+        Holdings and handset are as they are when this is called, dates as seen from the day of the start.
+        Imported behaviours are named as expressions do: ``behaviour.night_owl``.
         """
+        today = datetime.fromtimestamp(self._start_us / SECOND_US, self._zone).date()
         for person in self._people:
             if (person.index * 7919 + self._seed) % 1_000 >= _UNKNOWN_PER_MILLE:
-                yield person.number, describe(person, self._seed)
+                yield person.number, describe(person, self._seed, today)
 
     def events(self, until_us: int) -> Iterator[Event]:
         """Events before `until_us` in time order, from where the last call stopped.
@@ -109,6 +111,9 @@ class Province:
         for person in self._people:
             if local.day == 1 and local.hour == 0:
                 person.used_kb = 0
+            if local.weekday() == 0:
+                weights, times = zip(*WEEKS, strict=True)
+                person.spending = person.rng.choices(times, weights)[0]
             plan_day(person, _to_us(midnight), local.weekday() >= 5, self._atlas, self._shop)
 
     def _hour(self, pending: Pending, begin_us: int, local: datetime) -> None:

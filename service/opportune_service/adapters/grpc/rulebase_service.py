@@ -81,7 +81,11 @@ class RulebaseService:
         expected = request.expected_current_revision
         try:
             previous = await self._rulebases.activate(
-                request.revision, expected, caller_name(context), request.comment
+                request.revision,
+                expected,
+                caller_name(context),
+                request.comment,
+                backfill=request.backfill,
             )
         except RulebaseRefusedError as error:
             raise NotReadyError(
@@ -158,8 +162,6 @@ def _check_mode(request: pb.ActivateRulebaseRequest) -> None:
         raise UnsupportedError(types.ActivationMode.Name(request.mode))
     if request.canary_share:
         raise InvalidRequestError("canary_share", "canary_share is for mode CANARY only")
-    if request.backfill:
-        raise UnsupportedError("ActivateRulebaseRequest.backfill")
     if not request.revision:
         raise UnknownRevisionError("revision is empty; name one that was uploaded")
 

@@ -69,7 +69,9 @@ def take_change(
     newest = kept.days.at[-1]
     # Any other event only puts a fall off, and the timer finds that out.
     if not kept.due_us or amount < 0 or day < newest:
-        kept.due_us = _next_fall(pattern, kept, newest + 1, zone, since_us)
+        next_us = _next_fall(pattern, kept, newest + 1, zone, since_us)
+        # One that is set may be due already and not settled yet; to look too early does no harm.
+        kept.due_us = min(next_us, kept.due_us) if next_us and kept.due_us else next_us or kept.due_us
     return []
 
 
