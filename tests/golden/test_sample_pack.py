@@ -123,7 +123,13 @@ def test_its_cases_cover_all_of_it() -> None:
         for name, campaign in RULEBASE.campaigns.items()
         if not result.seen.types.isdisjoint(campaign.on) and name not in result.seen.decided
     }
-    assert held_back == RULEBASE.campaigns.keys()
+    # Without a condition it is the pattern or the date that holds back.
+    unconditional = {
+        name
+        for name, campaign in RULEBASE.campaigns.items()
+        if campaign.when is None and all(RULEBASE.vocabulary.events[each].derived for each in campaign.on)
+    }
+    assert RULEBASE.campaigns.keys() - held_back <= unconditional
 
 
 def test_labels_are_bilingual() -> None:

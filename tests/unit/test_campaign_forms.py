@@ -82,7 +82,7 @@ def test_what_is_inherited_stays_where_it_is_written() -> None:
     assert found.when is not None
     assert str(found.when.position) == "campaigns/t.yaml:5:7"
     assert str(found.content["sms"].position) == "campaigns/a.yaml:1:43"
-    assert str(found.content["push"].position) == "campaigns/t.yaml:8:31"
+    assert str(found.content["push"].position) == "campaigns/t.yaml:8:29"
     assert str(found.position) == "campaigns/a.yaml:1:12"
 
 
@@ -115,7 +115,8 @@ def test_twenty_campaigns_are_twenty_short_documents() -> None:
 
 WITHOUT_ON = {
     "campaigns/a.yaml": LONG.replace(b"on: called\n", b"").replace(b"event.seconds > 5", b"sub.age < 99"),
-    "campaigns/b.yaml": b"{campaign: second, product: two, mode: automatic, channels: push, content: {push: x}}",
+    "campaigns/b.yaml": b"{campaign: second, product: two, mode: automatic, channels: push, "
+    b"content: {push: x}}",
 }
 ROWS = [["behaviour", "called", "charged"], ["often", "first; second", ""], ["seldom", "", "first"]]
 IN_YAML = b"""

@@ -29,8 +29,8 @@ terminals: {table: tac.csv, attributes: {brand: string, model: string}}
 """,
     "places.csv": CELLS,
     "tac.csv": b"tac,brand,model\n35675904,Oppo,N1\n",
-    "campaigns/alert.yaml": b"{campaign: alert, product: alert, on: called, mode: automatic, channels: sms, "
-    b"content: {sms: x}}",
+    "campaigns/alert.yaml": b"{campaign: alert, product: alert, on: called, mode: automatic, "
+    b"channels: sms, content: {sms: x}}",
 }
 
 

@@ -25,7 +25,7 @@ def plan_day(person: Person, midnight_us: int, weekend: bool, atlas: Atlas, shop
         day = "O" * 24
         if not person.away_days:
             day = FLIGHT_BACK
-            off.append(_gap(rng, midnight_us, 17 * 60 + 55, 135))
+            off.append(_gap(rng, midnight_us, 18 * 60 + 40, 135))
     elif not weekend and rng.random() < person.segment.trips:
         person.away_days = rng.randint(1, 3)
         day = FLIGHT_OUT

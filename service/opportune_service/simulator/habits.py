@@ -23,9 +23,9 @@ PLACE_KINDS: dict[str, tuple[str, ...]] = {
 }
 """Letter of a schedule -> place categories, the first that the province has is used."""
 
-FLIGHT_OUT = "HHHHHHHAAAOOOOOOOOOOOOOO"
-FLIGHT_BACK = "OOOOOOOOOOOOOOOOOOOAAHHH"
-"""The phone is off in the air: 9:55 to 12:05 out, 17:55 to 20:10 back."""
+FLIGHT_OUT = "HHHHHHHHAAOOOOOOOOOOOOOO"
+FLIGHT_BACK = "OOOOOOOOOOOOOOOOOOOOAHHH"
+"""The phone is off in the air: 9:55 to 12:05 out, 18:40 to 20:55 back."""
 
 
 @dataclass(frozen=True, slots=True)
