@@ -24,7 +24,7 @@ from opportune_client.words import Reason, RejectionReason
 MAX_ARCHIVE_BYTES: Final = 16 << 20
 """What the service takes."""
 
-_SUFFIXES: Final = frozenset({".yaml", ".yml", ".csv"})
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".csv", ".xlsx"})
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: equal files, equal bytes
 
 Source = Path | str | bytes

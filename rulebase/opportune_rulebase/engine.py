@@ -114,6 +114,10 @@ class Engine(Protocol):
         """The value of a boolean expression of this rulebase."""
         ...
 
+    def test(self, expression: Expression) -> Callable[[Facts], bool]:
+        """A function that says whether `truth` would be True: for conditions that many events are asked."""
+        ...
+
     def value(self, expression: Expression, facts: Facts) -> object:
         """The value of any expression of this rulebase; None for unknown."""
         ...

@@ -29,11 +29,17 @@ _PARTS_OF_TIME = {
     "getDayOfYear": (0, 365),
 }
 
+MAX_LITERALS = 200
+"""The same for an alternative that is longer."""
+
 Literal = tuple[Node, bool]
 """A node that is no `&&`, `||` or `!`, and whether it must be true or false."""
 
-Definitions = Mapping[str, Node]
-"""Qualified name of a definition -> its condition."""
+Alternatives = tuple[tuple[Literal, ...], ...]
+
+Opened = Mapping[tuple[str, bool], Alternatives | None]
+"""(Qualified name of a definition, whether it must be true or false) -> its alternatives; None if there are
+too many."""
 
 
 @dataclass(slots=True)
@@ -85,29 +91,33 @@ class Possible:
         )
 
 
+def open_definitions(definitions: Mapping[str, Node]) -> Opened:
+    """What definitions come to. `definitions`: name -> condition, each after all that it reads."""
+    opened: dict[tuple[str, bool], Alternatives | None] = {}
+    for name, condition in definitions.items():
+        for positive in (True, False):
+            inner = _alternatives(condition, positive, opened)
+            # The definition's own literal stays: with it and its contrary nothing is possible.
+            own: Literal = (Variable(name, "bool"), positive)
+            opened[name, positive] = None if inner is None else _joined(((own,),), inner)
+    return opened
+
+
 def satisfiable(
-    conditions: Iterable[Node], definitions: Definitions, domain: Callable[[str], Possible | None]
+    conditions: Iterable[Node], opened: Opened, domain: Callable[[str], Possible | None]
 ) -> bool:
     """Whether all of `conditions` can be true together. False is certain.
 
     `domain` says what a variable may be at all, by qualified name; None for anything.
     """
-    alternatives: list[list[Literal]] | None = [[]]
+    alternatives: Alternatives = ((),)
     for condition in conditions:
-        more = _alternatives(condition, True, definitions)
-        alternatives = None if more is None else _joined(alternatives or [], more)
-        if alternatives is None:
+        more = _alternatives(condition, True, opened)
+        joined = None if more is None else _joined(alternatives, more)
+        if joined is None:
             return True
-    return any(_possible(each, domain) for each in alternatives or ())
-
-
-def implied(conditions: Iterable[Node], by: Iterable[Node], key: Callable[[Node], str | None]) -> bool:
-    """Whether each conjunct of `conditions` is, word for word, among those of `by`. True is certain.
-
-    `key` gives equal text for equal conditions, None for one that cannot be compared.
-    """
-    known = {key(part) for condition in by for part in conjuncts(condition)} - {None}
-    return all(key(part) in known for condition in conditions for part in conjuncts(condition))
+        alternatives = joined
+    return any(_possible(each, domain) for each in alternatives)
 
 
 def conjuncts(node: Node) -> list[Node]:
@@ -117,36 +127,38 @@ def conjuncts(node: Node) -> list[Node]:
     return [node]
 
 
-def _joined(left: list[list[Literal]], right: list[list[Literal]]) -> list[list[Literal]] | None:
+def _joined(left: Alternatives, right: Alternatives) -> Alternatives | None:
+    """Every alternative of one with every one of the other; None if they are too many, or too long."""
     if len(left) * len(right) > MAX_ALTERNATIVES:
         return None
-    return [[*one, *other] for one in left for other in right]
+    found = tuple(_once((*one, *other)) for one in left for other in right)
+    return None if any(len(each) > MAX_LITERALS for each in found) else found
 
 
-def _alternatives(node: Node, positive: bool, definitions: Definitions) -> list[list[Literal]] | None:
-    """The alternatives of a condition; None if there are too many."""
+def _once(literals: tuple[Literal, ...]) -> tuple[Literal, ...]:
+    """Without those that a definition which is read twice brings twice: the very same nodes."""
+    return tuple({(id(node), positive): (node, positive) for node, positive in literals}.values())
+
+
+def _alternatives(node: Node, positive: bool, opened: Opened) -> Alternatives | None:
+    """The alternatives of a condition; None if they are too many."""
     if isinstance(node, Call) and node.function == "!_":
-        return _alternatives(node.args[0], not positive, definitions)
-    if isinstance(node, Variable) and node.name in definitions:
-        opened = _alternatives(definitions[node.name], positive, definitions)
-        # The definition's own literal stays: with it and its contrary nothing is possible.
-        return None if opened is None else [[(node, positive), *each] for each in opened]
+        return _alternatives(node.args[0], not positive, opened)
+    if isinstance(node, Variable) and (node.name, positive) in opened:
+        return opened[node.name, positive]
     if isinstance(node, Call) and node.function in ("_&&_", "_||_"):
-        parts = [_alternatives(operand, positive, definitions) for operand in node.args]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        if (node.function == "_||_") is positive:
-            found = [each for part in known for each in part]
-            return found if len(found) <= MAX_ALTERNATIVES else None
-        joined: list[list[Literal]] | None = [[]]
-        for part in known:
-            joined = None if joined is None else _joined(joined, part)
-        return joined
-    return [[(node, positive)]]
+        together = (node.function == "_&&_") is positive
+        found: Alternatives | None = ((),) if together else ()
+        for operand in node.args:
+            part = _alternatives(operand, positive, opened)
+            if part is None or found is None:
+                return None
+            found = _joined(found, part) if together else (*found, *part)
+        return found if found is None or len(found) <= MAX_ALTERNATIVES else None
+    return (((node, positive),),)
 
 
-def _possible(literals: list[Literal], domain: Callable[[str], Possible | None]) -> bool:
+def _possible(literals: tuple[Literal, ...], domain: Callable[[str], Possible | None]) -> bool:
     things: dict[str, Possible] = {}
     for node, positive in literals:
         if isinstance(node, Constant):
@@ -157,7 +169,7 @@ def _possible(literals: list[Literal], domain: Callable[[str], Possible | None])
             name = thing.name if isinstance(thing, Variable) else repr(thing)
             if name not in things:
                 things[name] = _known_of(thing, domain)
-            things[name].narrow(function, constants, whole=thing.type == "int")
+            things[name].narrow(function, constants, whole=thing.type in ("int", "uint"))
     return not any(each.nothing for each in things.values())
 
 
@@ -169,6 +181,8 @@ def _comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[obje
         left, right = node.args
         if node.function in _MIRRORED:
             function = node.function if positive else _CONTRARY[node.function]
+            if left.type != right.type or left.type == "dyn":
+                return []  # what CEL makes of values of different types is left to CEL
             if left.type == "double" and not positive:
                 return []  # for NaN, neither a comparison nor its contrary holds
             if isinstance(right, Constant):
@@ -177,7 +191,9 @@ def _comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[obje
                 return [(right, _MIRRORED[function], (left.value,))]
             return []
         if node.function == "@in" and isinstance(right, ListLiteral):
-            items = [each.value for each in right.items if isinstance(each, Constant)]
+            items = [
+                each.value for each in right.items if isinstance(each, Constant) and each.type == left.type
+            ]
             if len(items) == len(right.items):
                 return [(left, "@in" if positive else "_!=_", tuple(items))]
     return [(node, "_==_", (positive,))] if node.type == "bool" else []
@@ -186,7 +202,8 @@ def _comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[obje
 def _known_of(thing: Node, domain: Callable[[str], Possible | None]) -> Possible:
     if isinstance(thing, Variable):
         return domain(thing.name) or Possible()
-    if isinstance(thing, Call) and thing.function in _PARTS_OF_TIME:
+    if isinstance(thing, Call) and thing.function in _PARTS_OF_TIME and thing.args[0].type == "timestamp":
+        # Of a duration these are the whole of it in hours, minutes or seconds.
         least, most = _PARTS_OF_TIME[thing.function]
         return Possible(least, most)
     if isinstance(thing, Call) and thing.function == "size":
@@ -194,4 +211,12 @@ def _known_of(thing: Node, domain: Callable[[str], Possible | None]) -> Possible
     return Possible()
 
 
-__all__ = ["MAX_ALTERNATIVES", "Possible", "conjuncts", "implied", "satisfiable"]
+__all__ = [
+    "MAX_ALTERNATIVES",
+    "MAX_LITERALS",
+    "Opened",
+    "Possible",
+    "conjuncts",
+    "open_definitions",
+    "satisfiable",
+]

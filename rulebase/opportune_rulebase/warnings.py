@@ -5,7 +5,8 @@ Every warning is certain of what it says: it may miss something, but does not cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 from opportune_rulebase.errors import Position, Problem, Severity
@@ -20,17 +21,20 @@ from opportune_rulebase.model import (
     ChangePattern,
     CountPattern,
     DwellPattern,
+    Mode,
     Pattern,
     Rulebase,
     SequencePattern,
     Step,
 )
-from opportune_rulebase.nodes import Node
-from opportune_rulebase.satisfiable import Possible, implied, satisfiable
+from opportune_rulebase.satisfiable import Opened, Possible, conjuncts, open_definitions, satisfiable
 from opportune_rulebase.unparse import unparse
 
 CALENDAR_NOTICE = timedelta(days=60)
 """A calendar that ends within this time is worth a warning: campaigns for then are being written now."""
+
+MAX_COMPARED = 200_000
+"""Pairs of campaigns that are compared in search of one that always loses: a second or so."""
 
 
 def warnings_of(rulebase: Rulebase) -> list[Problem]:
@@ -66,9 +70,9 @@ def _warning(at: Position, code: Code, message: str, hint: str) -> Problem:
 
 
 def _dead_definitions(rulebase: Rulebase) -> Iterator[Problem]:
-    trees, domain = _trees(rulebase), _domain(rulebase)
+    opened, domain = _opened(rulebase), _domain(rulebase)
     for definition in rulebase.definitions.values():
-        if not satisfiable([definition.when.tree], trees, domain):
+        if not satisfiable([definition.when.tree], opened, domain):
             hint = "its conditions contradict each other, or a definition that it reads is never true"
             yield _warning(
                 definition.when.position, Code.NEVER_TRUE, f"{definition.name!r} is never true", hint
@@ -76,7 +80,7 @@ def _dead_definitions(rulebase: Rulebase) -> Iterator[Problem]:
 
 
 def _dead_campaigns(rulebase: Rulebase) -> Iterator[Problem]:
-    trees, anything = _trees(rulebase), _domain(rulebase)
+    opened, anything = _opened(rulebase), _domain(rulebase)
     idle = _idle_patterns(rulebase)
     for campaign in rulebase.campaigns.values():
         types = set(campaign.on)
@@ -85,18 +89,15 @@ def _dead_campaigns(rulebase: Rulebase) -> Iterator[Problem]:
             return Possible(values=set(types)) if name == "event.type" else anything(name)
 
         conditions = [each for each in (campaign.when, campaign.target) if each is not None]
-        for each, what in ((campaign.when, "when"), (campaign.target, "target")):
-            if each is not None and not satisfiable([each.tree], trees, domain):
-                message = f"{what!r} of campaign {campaign.name!r} is never true"
-                hint = "its conditions contradict each other, or a definition that it reads is never true"
-                yield _warning(each.position, Code.NEVER_TRUE, message, hint)
-                break
-        else:
-            if len(conditions) == 2 and not satisfiable([each.tree for each in conditions], trees, domain):
-                message = f"'when' and 'target' of campaign {campaign.name!r} are never true together"
-                yield _warning(
-                    conditions[1].position, Code.NEVER_TRUE, message, "they contradict each other"
-                )
+        if not satisfiable([each.tree for each in conditions], opened, domain):
+            dead = [each for each in conditions if not satisfiable([each.tree], opened, domain)]
+            what = (
+                "'when' and 'target'" if not dead else "'when'" if dead[0] is campaign.when else "'target'"
+            )
+            are = "is never true" if dead else "are never true together"
+            message = f"{what} of campaign {campaign.name!r} {are}"
+            hint = "the conditions contradict each other, or a definition that they read is never true"
+            yield _warning((dead or conditions[-1:])[0].position, Code.NEVER_TRUE, message, hint)
         if types and types <= idle:
             never = ", ".join(sorted(types))
             message = f"campaign {campaign.name!r} can never be triggered: {never} never completes"
@@ -105,11 +106,11 @@ def _dead_campaigns(rulebase: Rulebase) -> Iterator[Problem]:
 
 def _idle_patterns(rulebase: Rulebase) -> set[str]:
     """Patterns that can never complete, because a step's condition can never be true."""
-    trees, domain = _trees(rulebase), _domain(rulebase)
+    opened, domain = _opened(rulebase), _domain(rulebase)
     idle: set[str] = set()
     for pattern in rulebase.patterns.values():
         for step in _needed(pattern):
-            dead = step.where is not None and not satisfiable([step.where.tree], trees, domain)
+            dead = step.where is not None and not satisfiable([step.where.tree], opened, domain)
             if dead or set(step.of) <= idle:
                 idle.add(pattern.name)
     return idle
@@ -128,8 +129,10 @@ def _needed(pattern: Pattern) -> tuple[Step, ...]:
             return ()
 
 
-def _trees(rulebase: Rulebase) -> Mapping[str, Node]:
-    return {name: definition.when.tree for name, definition in rulebase.definitions.items()}
+def _opened(rulebase: Rulebase) -> Opened:
+    return open_definitions(
+        {name: definition.when.tree for name, definition in rulebase.definitions.items()}
+    )
 
 
 def _domain(rulebase: Rulebase) -> Callable[[str], Possible | None]:
@@ -174,32 +177,61 @@ def _wider(known: Attribute | None, other: Attribute) -> Attribute:
 # -- what another one always takes --------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Rival:
+    """A campaign with the conditions that it joins, word for word; `comparable` if all have words."""
+
+    campaign: Campaign
+    conditions: frozenset[str]
+    comparable: bool
+
+
 def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
     """Campaigns for the same product that lose every arbitration to one that is there whenever they are."""
-    rivals: dict[tuple[str, str], list[Campaign]] = {}
-    for campaign in rulebase.campaigns.values():
-        rivals.setdefault((campaign.product, campaign.mode), []).append(campaign)
-    slots = {"automatic": rulebase.policies.max_automatic, "manual": rulebase.policies.max_prompts}
-    for (_, mode), campaigns in rivals.items():
-        if slots[mode] != 1:
+    slots = {Mode.AUTOMATIC: rulebase.policies.max_automatic, Mode.MANUAL: rulebase.policies.max_prompts}
+    rivals: dict[tuple[str, Mode, str], list[_Rival]] = {}
+    by_priority = sorted(rulebase.campaigns.values(), key=lambda campaign: -campaign.priority)
+    compared = 0
+    for campaign in by_priority:
+        if slots[campaign.mode] != 1:
             continue
-        for campaign in campaigns:
-            for other in campaigns:
-                if other is not campaign and _always_before(other, campaign):
-                    message = f"campaign {campaign.name!r} always loses to {other.name!r}"
-                    hint = (
-                        f"{other.name!r} has the higher priority and holds whenever this one does: "
-                        "raise the priority, or narrow the other"
-                    )
-                    yield _warning(campaign.position, Code.OUTRANKED, message, hint)
-                    break
+        rival = _rival(campaign)
+        # Whoever holds whenever this one does is triggered by the first of its events too.
+        for other in rivals.get((campaign.product, campaign.mode, min(campaign.on, default="")), ()):
+            compared += 1
+            if compared > MAX_COMPARED:
+                return
+            if _always_before(other, rival):
+                message = f"campaign {campaign.name!r} always loses to {other.campaign.name!r}"
+                hint = (
+                    f"{other.campaign.name!r} has the higher priority and holds whenever this one does: "
+                    "raise the priority, or narrow the other"
+                )
+                yield _warning(campaign.position, Code.OUTRANKED, message, hint)
+                break
+        else:
+            if rival.comparable:
+                for name in campaign.on:
+                    rivals.setdefault((campaign.product, campaign.mode, name), []).append(rival)
 
 
-def _always_before(first: Campaign, second: Campaign) -> bool:
+def _rival(campaign: Campaign) -> _Rival:
+    parts = [
+        unparse(part)
+        for each in (campaign.when, campaign.target)
+        if each is not None
+        for part in conjuncts(each.tree)
+    ]
+    known = frozenset(part for part in parts if part is not None)
+    return _Rival(campaign, known, None not in parts)
+
+
+def _always_before(one: _Rival, other: _Rival) -> bool:
+    first, second = one.campaign, other.campaign
     return (
         first.priority > second.priority
+        and one.conditions <= other.conditions
         and set(first.on) >= set(second.on)
-        and implied(_conditions(first), _conditions(second), unparse)
         and (not first.branches or (bool(second.branches) and first.branches >= second.branches))
         and (first.valid_from_us or 0) <= (second.valid_from_us or 0)
         and (
@@ -210,10 +242,6 @@ def _always_before(first: Campaign, second: Campaign) -> bool:
         and (first.allow_unknown or not second.allow_unknown)
         and first.exempt >= second.exempt
     )
-
-
-def _conditions(campaign: Campaign) -> list[Node]:
-    return [each.tree for each in (campaign.when, campaign.target) if each is not None]
 
 
 # -- what is not known --------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """How long checking a rulebase takes, by phase: 3,000 campaigns and 500 definitions.
 
 Rows are `check/3000/<phase>` in seconds, the median of some runs: `yaml` (text to nodes), `expressions`
-(each different one compiled by Google's CEL), `load` (the whole of it: those two and all the rest), `engine`
-(the network engine made of what was loaded), and `all`, which is `load` and `engine`: what an operator waits
-for. What was loaded is counted: only right answers count.
+(each different one compiled by Google's CEL), `load` (the whole of it: those two and all the rest),
+`engine` (the network engine made of what was loaded), and `all`, which is `load` and `engine`: what an
+operator waits for. What was loaded is counted: only right answers count.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import jsonschema
@@ -23,6 +23,15 @@ SHIPPED = ROOT / "rulebase/schema"
 
 def files_of(path: str) -> list[Path]:
     return sorted(PACK.glob(path))
+
+
+def as_text(value: object) -> object:
+    """Dates come as dates from this reader; a schema knows text."""
+    if isinstance(value, dict):
+        return {str(key): as_text(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_text(each) for each in value]
+    return str(value) if isinstance(value, date) else value
 
 
 def errors(name: str, document: object) -> Iterator[str]:
@@ -48,9 +57,7 @@ def test_the_sample_rulebase_keeps_to_it(path: str) -> None:
     yaml.version = (1, 2)
     for file in files_of(path):
         for document in yaml.load_all(file):
-            # Dates come as dates; a schema knows text.
-            text = YAML(typ="safe").load(json.dumps(document, default=str))
-            assert list(errors(schema_name(path), text)) == []
+            assert list(errors(schema_name(path), as_text(document))) == []
 
 
 @pytest.mark.parametrize(

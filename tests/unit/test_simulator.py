@@ -327,7 +327,7 @@ def test_dates_are_those_of_the_start() -> None:
         left = (dates["contract_end"] - start).days
         assert (left > 0) is bool(known["contract_months_left"])
         months += 0 < left <= 60
-        assert 0 < (dates["points_expire_on"] - start).days <= 60
+        assert 0 < (dates["points_expire_on"] - start).days <= 30
     assert months > 20
 
 

@@ -11,7 +11,7 @@ CEL evaluates the atoms and the three-valued structure is computed over them, de
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from opportune_rulebase.durable.plan import Plan, plans
 from opportune_rulebase.engine import Facts, Truth
@@ -54,6 +54,9 @@ class DurableEngine:
         truth = self._truth(expression, facts, missing)
         self._unknowns.update(missing)
         return truth
+
+    def test(self, expression: Expression) -> Callable[[Facts], bool]:
+        return lambda facts: self.truth(expression, facts) is True
 
     def value(self, expression: Expression, facts: Facts) -> object:
         if expression.type == "bool":

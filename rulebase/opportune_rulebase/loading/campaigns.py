@@ -11,6 +11,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from opportune_rulebase.expressions import Expression
+from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.common import refuse_slow
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields
@@ -30,27 +31,6 @@ DEFAULT_FRESH_DUE_US: Final = 12 * HOUR_US
 DEFAULT_EXPIRES_US: Final = 2 * HOUR_US
 MAX_LIFE_US: Final = 400 * DAY_US
 
-KEYS: Final = (
-    "campaign",
-    "like",
-    "label",
-    "product",
-    "on",
-    "when",
-    "target",
-    "mode",
-    "channels",
-    "content",
-    "priority",
-    "value",
-    "propensity",
-    "valid",
-    "fresh_for",
-    "expires_after",
-    "allow_unknown",
-    "exempt",
-    "branches",
-)
 LATER: Final = dict.fromkeys(
     ["control_group", "quota", "conversion", "remember", "exclusive_group", "settle", "otherwise"],
     "leave it out",
@@ -74,7 +54,7 @@ def read_campaign(
     name: ScalarNode, node: MapNode, known: Known, conditions: Conditions, report: Report
 ) -> Campaign | None:
     """One campaign; None if it is too wrong to go on with. Errors go to `report`."""
-    fields = Fields(report, node, f"campaign {name.text!r}", KEYS, later=LATER, at=name.at)
+    fields = Fields(report, node, f"campaign {name.text!r}", keys_in("campaign"), later=LATER, at=name.at)
     fields.require("product", "mode", "channels", "content")
     words = known.vocabulary
     product = words.products.get(fields.choice("product", "product", words.products) or "")
@@ -258,7 +238,7 @@ def _validity(fields: Fields, zone: ZoneInfo, report: Report) -> tuple[int | Non
     node = fields.node("valid")
     if node is None:
         return None, None
-    valid = Fields(report, node, "valid", ("from", "to"))
+    valid = Fields(report, node, "valid", keys_in("valid"))
     first, last = _date(valid, "from", report), _date(valid, "to", report)
     if first and last and last < first:
         message = f"the campaign is never valid: {last} is before {first}"

@@ -84,9 +84,9 @@ def inherit(
             found[name] = (at, node)
         elif base := whole.of(node):
             found[name] = (at, _fitting(_merged(node, base), node))
-    for name, at in whole.unused():
-        message = f"no campaign is like the template {name!r}"
-        report.warning(at, Code.UNUSED, message, "use it or remove it")
+    for unused, place in whole.unused():
+        message = f"no campaign is like the template {unused!r}"
+        report.warning(place, Code.UNUSED, message, "use it or remove it")
     return found
 
 

@@ -14,7 +14,7 @@ from opportune_rulebase.expressions import Scope
 from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.archive import check_files
 from opportune_rulebase.loading.calendars import read_calendar
-from opportune_rulebase.loading.campaigns import KEYS, LATER, Known, read_campaign
+from opportune_rulebase.loading.campaigns import LATER, Known, read_campaign
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.definitions import (
     Definitions,
@@ -136,7 +136,12 @@ class _Loader:
         triggers: dict[str, Trigger] = {}
         known = Known(vocabulary, cap_names(policies_node), cells, zone, triggers)
         whole = inherit(
-            nodes, templates, keys=KEYS, later=LATER, channels=vocabulary.channels, report=report
+            nodes,
+            templates,
+            keys=keys_in("campaign"),
+            later=LATER,
+            channels=vocabulary.channels,
+            report=report,
         )
         read = {n: read_campaign(key, node, known, conditions, report) for n, (key, node) in whole.items()}
         campaigns = {n: campaign for n, campaign in sorted(read.items()) if campaign is not None}

@@ -79,7 +79,7 @@ class Report:
 
     def __init__(self) -> None:
         self._problems: set[Problem] = set()
-        self._full = False
+        self._full: set[Severity] = set()
         self._suggestions = 0
 
     def error(self, at: Position, code: Code, message: str, hint: str = "") -> None:
@@ -121,14 +121,16 @@ class Report:
         """Report a problem that is made already."""
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.add(problem)
-        elif not self._full:
-            self._full = True
+        elif problem.severity not in self._full:
+            self._full.add(problem.severity)
             self._problems.add(
                 Problem(
                     Position(""),
                     Code.TOO_MANY_PROBLEMS,
                     f"more than {MAX_PROBLEMS} problems; the rest is not listed",
                     "mend these first",
+                    # Warnings alone never refuse a rulebase, however many they are.
+                    severity=problem.severity,
                 )
             )
 

@@ -229,7 +229,7 @@ def _unfit(rulebase: Rulebase, moment: Moment, candidate: Candidate, channel: st
     if candidate.terminal_ok[channel] is not True:
         return "the terminal cannot show it, or is unknown"
     if candidate.content[channel] is None:
-        return "the content needs a value that is unknown"
+        return "the content needs a value that is unknown, or is too long"
     for suppression in _suppressions(rulebase, candidate):
         if channel in suppression.applies_to.channels:
             return f"suppressed by {suppression.name}"
