@@ -67,6 +67,11 @@ def by_name(shape: Shape) -> Shape:
     return Shape({"type": "object", "additionalProperties": shape.schema}, f"name: {shape.words}")
 
 
+def several(shape: Shape) -> Shape:
+    """A list, even of one."""
+    return Shape({"type": "array", "items": shape.schema}, f"list of {shape.words}")
+
+
 def either(*shapes: Shape) -> Shape:
     """One of several shapes."""
     return Shape({"anyOf": [each.schema for each in shapes]}, "; or ".join(each.words for each in shapes))
@@ -93,6 +98,12 @@ TYPE: Final = Shape(
     {"enum": [*ValueType, "map<string,bool>"]}, ", ".join(f"`{each}`" for each in ValueType)
 )
 LABEL: Final = Key(TEXT, "for people, in any language", default="the name")
+INSTANT: Final = Shape({"type": "string"}, "instant with its offset")
+INSTANT_OR_AFTER: Final = either(INSTANT, DURATION)
+ATTRIBUTES: Final = Shape({"type": "object"}, "name: value")
+EVENT: Final = Shape(
+    {"type": "object", "required": ["type"], "properties": {"type": NAME.schema}}, "`type`, attributes"
+)
 STEP: Final = either(EVENT_TYPES, section("step"))
 
 
@@ -196,7 +207,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "count": Key(EVENT_TYPES, "so many events within a time"),
         "distinct": Key(ATTRIBUTE_NAME, "count different values, not events"),
         "at_least": Key(NUMBER, "how many; of a change: what the earlier period must come to"),
-        "sequence": Key(Shape({"type": "array", "items": STEP.schema}, "list of steps"), "steps in order"),
+        "sequence": Key(several(STEP), "steps in order"),
         "without": Key(STEP, "what must not come between the steps"),
         "within": Key(DURATION, "from the first to the last, up to `7d`"),
         "after": Key(STEP, "what opens the wait"),
@@ -336,6 +347,42 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "channels": _selected("channels"),
         "modes": Key(listed(one_of(*Mode)), "only these modes", default="any"),
     },
+    "test_file": {
+        "now": Key(INSTANT, "when its cases take place"),
+        "cases": Key(several(section("case")), "the cases", required=True),
+    },
+    "case": {
+        "name": Key(TEXT, "what it shows", required=True),
+        "now": Key(INSTANT, "when it takes place", default="the file's"),
+        "subscriber": Key(ATTRIBUTES, "what is known: context attributes, `id`, `known`"),
+        "given": Key(ATTRIBUTES, "metrics, facts and the handset before the first event"),
+        "peers": Key(by_name(ATTRIBUTES), "other subscribers: number: attributes"),
+        "history": Key(section("history"), "earlier contacts and answers"),
+        "events": Key(several(EVENT), "what happens"),
+        "until": Key(INSTANT_OR_AFTER, "how long time goes on, so that timers and dates fall due"),
+        "expect": Key(several(section("expectation")), "all that is decided, nothing else", required=True),
+    },
+    "history": {
+        "contacts": Key(several(section("past_contact")), "who contacted the customer"),
+        "outcomes": Key(several(section("past_outcome")), "what the customer answered"),
+    },
+    "past_contact": {
+        "campaign": Key(NAME, "of which campaign", required=True),
+        "channel": Key(NAME, "on which channel", default="its first"),
+        "before": Key(DURATION, "how long before `now`", required=True),
+    },
+    "past_outcome": {
+        "campaign": Key(NAME, "to which campaign", required=True),
+        "outcome": Key(one_of(*OutcomeKind), "what was answered", required=True),
+        "before": Key(DURATION, "how long before `now`", required=True),
+    },
+    "expectation": {
+        "campaign": Key(NAME, "which campaign", required=True),
+        "reason": Key(TEXT, "how it ends", default="`decided`"),
+        "mode": Key(one_of(*Mode), "who carries it"),
+        "channel": Key(NAME, "on which channel"),
+        "content": Key(TEXT, "part of what is said"),
+    },
 }
 
 FILES: Final[Mapping[str, str]] = {
@@ -346,6 +393,7 @@ FILES: Final[Mapping[str, str]] = {
     "matrix.yaml": "matrix",
     "policies.yaml": "policies",
     "campaigns/*.yaml": "campaign",
+    "tests/*_test.yaml": "test_file",
 }
 """File -> the section that it holds. A file of campaigns holds one, a list of them, or several documents; a
 document may be a template, which has all keys of a campaign but its name."""

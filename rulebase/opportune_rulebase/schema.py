@@ -22,7 +22,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 def schema_name(path: str) -> str:
     """The schema of a file of a rulebase: `vocabulary.yaml` -> `vocabulary.schema.json`."""
-    return f"{path.removesuffix('.yaml').removesuffix('/*')}.schema.json"
+    return f"{path.removesuffix('.yaml').partition('/')[0]}.schema.json"
 
 
 def schema_text(schema: Mapping[str, Any]) -> str:

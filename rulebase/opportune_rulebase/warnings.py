@@ -19,14 +19,17 @@ from opportune_rulebase.model import (
     Bound,
     Campaign,
     ChangePattern,
+    CoolDownScope,
     CountPattern,
     DwellPattern,
     Mode,
     Pattern,
+    Policies,
     Rulebase,
     SequencePattern,
     Step,
 )
+from opportune_rulebase.never_sent import never_sent
 from opportune_rulebase.satisfiable import Opened, Possible, conjuncts, open_definitions, satisfiable
 from opportune_rulebase.unparse import unparse
 
@@ -44,6 +47,7 @@ def warnings_of(rulebase: Rulebase) -> list[Problem]:
         *_dead_campaigns(rulebase),
         *_outranked(rulebase),
         *_suppressing_at_first(rulebase),
+        *never_sent(rulebase),
     ]
     if rulebase.vocabulary.sources:
         found += _without_source(rulebase)
@@ -187,21 +191,25 @@ class _Rival:
 
 
 def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
-    """Campaigns for the same product that lose every arbitration to one that is there whenever they are."""
-    slots = {Mode.AUTOMATIC: rulebase.policies.max_automatic, Mode.MANUAL: rulebase.policies.max_prompts}
-    rivals: dict[tuple[str, Mode, str], list[_Rival]] = {}
+    """Automatic campaigns for the same product that lose every arbitration to one that is there whenever
+    they are. Of prompts nothing is certain: a campaign is out of the race while a prompt of it is open."""
+    policies = rulebase.policies
+    alone = any(each.scope is CoolDownScope.CAMPAIGN for each in policies.cool_downs)
+    if policies.max_automatic != 1 or alone:
+        return
+    rivals: dict[tuple[str, str], list[_Rival]] = {}
     by_priority = sorted(rulebase.campaigns.values(), key=lambda campaign: -campaign.priority)
     compared = 0
     for campaign in by_priority:
-        if slots[campaign.mode] != 1:
+        if campaign.mode is not Mode.AUTOMATIC:
             continue
         rival = _rival(campaign)
         # Whoever holds whenever this one does is triggered by the first of its events too.
-        for other in rivals.get((campaign.product, campaign.mode, min(campaign.on, default="")), ()):
+        for other in rivals.get((campaign.product, min(campaign.on, default="")), ()):
             compared += 1
             if compared > MAX_COMPARED:
                 return
-            if _always_before(other, rival):
+            if _always_before(other, rival, policies):
                 message = f"campaign {campaign.name!r} always loses to {other.campaign.name!r}"
                 hint = (
                     f"{other.campaign.name!r} has the higher priority and holds whenever this one does: "
@@ -212,7 +220,7 @@ def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
         else:
             if rival.comparable:
                 for name in campaign.on:
-                    rivals.setdefault((campaign.product, campaign.mode, name), []).append(rival)
+                    rivals.setdefault((campaign.product, name), []).append(rival)
 
 
 def _rival(campaign: Campaign) -> _Rival:
@@ -226,7 +234,7 @@ def _rival(campaign: Campaign) -> _Rival:
     return _Rival(campaign, known, None not in parts)
 
 
-def _always_before(one: _Rival, other: _Rival) -> bool:
+def _always_before(one: _Rival, other: _Rival, policies: Policies) -> bool:
     first, second = one.campaign, other.campaign
     return (
         first.priority > second.priority
@@ -240,7 +248,10 @@ def _always_before(one: _Rival, other: _Rival) -> bool:
         and set(first.channels) >= set(second.channels)
         and first.fresh_for_us >= second.fresh_for_us
         and (first.allow_unknown or not second.allow_unknown)
-        and first.exempt >= second.exempt
+        and not any(
+            first.name in each.applies_to.campaigns and second.name not in each.applies_to.campaigns
+            for each in policies.suppressions
+        )
     )
 
 
@@ -248,7 +259,7 @@ def _always_before(one: _Rival, other: _Rival) -> bool:
 
 
 def _suppressing_at_first(rulebase: Rulebase) -> Iterator[Problem]:
-    """Suppressions that are unknown, and so suppress everybody, until a metric's window is covered."""
+    """Suppressions that may be unknown, and then suppress, until a metric's window is covered."""
     for suppression in rulebase.policies.suppressions:
         read = sorted(suppression.when.reads & rulebase.definitions.keys())
         trees = [suppression.when.tree, *(rulebase.definitions[name].when.tree for name in read)]
@@ -256,8 +267,8 @@ def _suppressing_at_first(rulebase: Rulebase) -> Iterator[Problem]:
             for atom in atoms(tree):
                 for metric, _, _ in metric_sides(atom):
                     message = (
-                        f"suppression {suppression.name!r} is unknown until metric.{metric} was folded for "
-                        "its whole window, and unknown suppresses everybody"
+                        f"suppression {suppression.name!r} may be unknown until metric.{metric} was folded "
+                        "for its whole window, and unknown suppresses"
                     )
                     hint = (
                         "use an imported attribute, or let the metric be backfilled before this is active"
@@ -273,7 +284,9 @@ def _without_source(rulebase: Rulebase) -> Iterator[Problem]:
     for campaign in rulebase.campaigns.values():
         for name in campaign.on if sent else ():
             if not words.events[name].derived and name not in sent and name != "handset_changed":
-                message = f"campaign {campaign.name!r} is triggered by {name!r}, which no source sends"
+                message = (
+                    f"campaign {campaign.name!r} is triggered by {name!r}, which no declared source sends"
+                )
                 yield _warning(
                     campaign.position, Code.NO_SOURCE, message, "add it to the events of a source"
                 )
@@ -285,7 +298,7 @@ def _without_source(rulebase: Rulebase) -> Iterator[Problem]:
             space, _, rest = name.partition(".")
             if space in ("sub", "peer") and rest not in filled | defaults:
                 hint = "add it to the subscriber attributes of a source, or give it a default"
-                message = f"{what} reads {name}, which no source fills"
+                message = f"{what} reads {name}, which no declared source fills"
                 yield _warning(expression.position, Code.NO_SOURCE, message, hint)
 
 

@@ -287,3 +287,30 @@ def test_only_the_very_node_is_a_part() -> None:
 
     with pytest.raises(ValueError, match="not a node"):
         whole.part(Constant(3, "int"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[event.name]{'.map(a, a + a)' * 28} == []",
+        f"[sub.products]{'.map(a, [dyn(a), a])' * 28} == []",
+        f"[sub.products]{'.map(a, a.map(b, dyn(a)))' * 4} == []",
+    ],
+)
+def test_what_doubles_its_values_again_and_again_is_refused(text: str) -> None:
+    """CEL's budget of iterations does not see it: 28 iterations make gigabytes of a short list."""
+    with pytest.raises(ExpressionError, match="multiply"):
+        SCOPE.compile(text, HERE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sub.products.map(p, p + p).exists(p, p == 'aa')",
+        f"sub.products{'.filter(p, p != event.name && size(p) > 1)' * 10}.size() > 0",
+        "sub.products.all(p, sub.products.exists(q, p + q == q + p))",
+        f"[sub.products]{'.map(a, a + a)' * 9}[0].size() > 1",
+    ],
+)
+def test_what_people_write_is_not(text: str) -> None:
+    assert SCOPE.compile(text, HERE).evaluate({"event.name": "a", "sub.products": ["a"]}) is not None

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from opportune_rulebase.model import AbsencePattern, DwellPattern, Pattern, Step
 from opportune_service.core.calendars import instant_of, local_day
-from opportune_service.core.patterns import forget_idle, resolve, take, take_handset
+from opportune_service.core.patterns import forget_idle, resolve
 from opportune_service.core.state import SubscriberState, encode_state
 from support.pattern_oracle import LOUD, SAME_CALLER, ZONE, Happening
 from support.pattern_subscriber import (
@@ -24,9 +24,9 @@ from support.pattern_subscriber import (
     Subscriber,
     change,
     count,
-    link,
     sequence,
-    sighting,
+    take,
+    tell,
 )
 
 SILENT = AbsencePattern("p", "key", "", A, B, 10 * MINUTE_US)
@@ -292,7 +292,7 @@ def test_falls_move_on_where_the_clock_skips_midnight(zone: str) -> None:
             due_us = state.due_us
             resolve(pattern, state, due_us, True, local, 0)
             assert state.due_us == 0 or state.due_us > due_us
-        take(pattern, state, sighting(each), link, local, 0)
+        take(pattern, state, each, local, 0)
 
 
 def test_sums_of_doubles_do_not_depend_on_the_order() -> None:
@@ -313,7 +313,7 @@ def test_sums_of_doubles_do_not_depend_on_the_order() -> None:
 def test_software_versions_are_no_other_handset() -> None:
     state = SubscriberState(context={"imei": "3582400511111101"})
     given = [
-        take_handset(state, sighting(at(i)), imei)
+        tell(state, at(i), imei)
         for i, imei in enumerate(["358240051111119", "3582400511111102", "860123042222223"])
     ]
     assert [len(each) for each in given] == [0, 0, 1]
@@ -324,11 +324,11 @@ def test_software_versions_are_no_other_handset() -> None:
 
 def test_a_handset_told_late_is_not_the_newest() -> None:
     state = SubscriberState()
-    assert take_handset(state, sighting(at(0)), "1" * 15) == []
-    assert len(take_handset(state, sighting(at(10)), "2" * 15)) == 1
-    assert take_handset(state, sighting(at(8)), "2" * 15) == [], "given out already"
+    assert not tell(state, at(0), "1" * 15)
+    assert len(tell(state, at(10), "2" * 15)) == 1
+    assert not tell(state, at(8), "2" * 15), "given out already"
     assert state.imei == "2" * 15
-    late = take_handset(state, sighting(at(9)), "3" * 15)
+    late = tell(state, at(9), "3" * 15)
     told = [(each.at_us, each.attributes["imei"]) for each in late]
     assert told == [(at(8).at_us, "2" * 15), (at(9).at_us, "3" * 15)], "and back, which was given out"
     assert state.imei == "2" * 15
@@ -338,7 +338,7 @@ def test_one_handset_all_the_time_takes_little_room() -> None:
     state = SubscriberState()
     for i in range(10_000):
         state.latest_us = at(i).at_us
-        take_handset(state, sighting(at(i)), "358240051111119")
+        tell(state, at(i), "358240051111119")
     assert state.handset is not None
     assert len(state.handset.recent) == 1
     assert len(encode_state(state)) < 200

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 
 import msgspec
@@ -202,17 +203,25 @@ def test_both_sides_of_a_call_agree(two_days: list[Event]) -> None:
         assert (event.occurred_at_us, told["peer"], event.subscriber_id, told["duration_s"]) in made
 
 
-def test_some_ride_through_many_cells_in_ten_minutes(two_days: list[Event]) -> None:
+def riders_of(events: Iterable[Event]) -> set[str]:
+    """Who passed six cells within ten minutes."""
     passed: dict[str, list[tuple[int, str]]] = defaultdict(list)
     riders = set()
-    for event in two_days:
+    for event in events:
         if event.type == "cell_changed":
             trail = passed[event.subscriber_id]
             trail.append((event.occurred_at_us, event.cell_id))
             recent = {cell for at_us, cell in trail[-8:] if at_us > event.occurred_at_us - 10 * 60_000_000}
             if len(recent) >= 6:
                 riders.add(event.subscriber_id)
-    assert 0.05 < len(riders) / PEOPLE < 0.5
+    return riders
+
+
+def test_some_ride_to_work_and_fewer_to_town(two_days: list[Event]) -> None:
+    assert 0.05 < len(riders_of(two_days)) / PEOPLE < 0.5
+    saturday_us = MONDAY_US + 5 * DAY_US
+    weekend = list(province(start_us=saturday_us).events(saturday_us + 2 * DAY_US))
+    assert 0 < len(riders_of(weekend)) < len(riders_of(two_days))
 
 
 def test_some_handsets_restart_again_and_again(two_days: list[Event]) -> None:

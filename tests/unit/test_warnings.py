@@ -14,7 +14,8 @@ events:
   charge: {attributes: {amount: {type: int, min: 0}, kind: {type: string, values: [voice, data]}}}
   power_on: {}
 subscriber:
-  {age: int, brand: {type: string, values: [gold, blue]}, score: double, vip: bool, flags: list<string>}
+  {age: int, brand: {type: string, values: [gold, blue]}, score: double, vip: bool, flags: list<string>,
+  since: timestamp}
 channels: {sms: {mode: automatic}}
 products: {p: {category: c}, q: {category: c}}
 """
@@ -91,6 +92,9 @@ def test_a_contradiction_is_seen(when: str) -> None:
         "sub.score > 0.1 && sub.score < 0.1000001",
         "!(sub.score < 0.5) && sub.score < 0.5 || sub.vip",
         "sub.age + 1 < 5 && sub.age + 2 > 5",
+        "(now - sub.since).getHours() >= 48",  # of a duration, all of it
+        "uint(sub.age) > 9007199254740993u && uint(sub.age) < 9007199254740995u",
+        "dyn(sub.age) == 1 && dyn(sub.age) != true",
         "sub.flags.exists(f, f == 'a') && !sub.flags.exists(f, f == 'b')",
         "now.getHours(zone) == 23 && now.getMinutes(zone) == 59",
         'event.type == "charge"',
@@ -136,6 +140,26 @@ def test_a_campaign_that_may_win_is_not_complained_of(higher: str) -> None:
     assert said(loaded(campaign("lower", priority=1, when="sub.vip"), higher)) == []
 
 
+@pytest.mark.parametrize(
+    "policies",
+    [
+        "cool_downs: {no: {after: refused, for: 90d, scope: campaign}}",  # who refused the higher one
+        "suppress: {not_young: {when: behaviour.young, applies_to: {campaigns: [higher]}}}",
+    ],
+)
+def test_a_campaign_that_wins_when_policies_stop_the_other(policies: str) -> None:
+    two = campaign("lower", priority=1), campaign("higher", priority=2)
+    assert [code for code, _ in said(loaded(*two))] == ["outranked"]
+    assert said(loaded(*two, policies=policies)) == []
+
+
+def test_prompts_give_way_while_they_are_open() -> None:
+    manual = VOCABULARY.replace("mode: automatic", "mode: manual")
+    two = [campaign(name, priority=n).replace("automatic", "manual") for n, name in enumerate("ab")]
+    policies = "arbitration: {max_prompts: 1}"
+    assert said(loaded(*two, policies=policies, vocabulary=manual)) == []
+
+
 def test_a_suppression_by_a_metric_suppresses_everybody_at_first() -> None:
     policies = "suppress: {busy: {when: metric.charges_7d > 5}}"
     [(code, message)] = said(loaded(campaign("a"), policies=policies))
@@ -149,8 +173,8 @@ def test_what_no_source_sends_or_fills() -> None:
         campaign("a", on="power_on", when="sub.vip && sub.age > 3"), vocabulary=VOCABULARY + sources
     )
     assert [message for code, message in said(rulebase) if code == "no-source"] == [
-        "campaign 'a' is triggered by 'power_on', which no source sends",
-        "campaign 'a' reads sub.vip, which no source fills",
+        "campaign 'a' is triggered by 'power_on', which no declared source sends",
+        "campaign 'a' reads sub.vip, which no declared source fills",
     ]
     assert said(loaded(campaign("a", on="power_on", when="sub.vip"))) == []
 
@@ -169,3 +193,37 @@ def test_a_calendar_that_ends_soon() -> None:
     assert "2026-12-31" in problem.message
     assert calendar_warnings(rulebase, date(2026, 6, 1)) == []
     assert calendar_warnings(loaded(campaign("a")), date(2026, 11, 22)) == []
+
+
+def test_a_campaign_that_is_due_in_quiet_hours_only() -> None:
+    quiet = (
+        "quiet_hours: {night: {from: '21:00', to: '08:00'}, "
+        "sunday: {from: '08:00', to: '10:00', days: sun}}\n"
+    )
+    early = campaign("early", on='{schedule: daily, at: "07:59"}')
+    sunday = campaign("sunday", product="q", on='{schedule: daily, at: "08:00"}')
+    both = campaign("both", on='{schedule: daily, at: "23:00"}, charge')
+    found = said(loaded(early, sunday, both, policies=quiet))
+    assert [message for code, message in found if code == "always-quiet"] == [
+        "campaign 'early' is due at 07:59 only, when all its channels are quiet"
+    ]
+    assert said(loaded(early)) == []
+
+
+def test_a_fall_completes_at_midnight_which_is_quiet() -> None:
+    more = "patterns: {drop: {change: count, of: charge, days: 7, falls_to: 0.5, at_least: 3}}\n"
+    quiet = "quiet_hours: {night: {from: '21:00', to: '08:00'}}\n"
+    [(code, message)] = said(loaded(campaign("a", on="drop"), policies=quiet, more=more))
+    assert code == "always-quiet"
+    assert "00:00" in message
+
+
+def test_content_that_shows_a_figure_which_is_unknown_at_first() -> None:
+    shown = campaign("a", content='{sms: "{{metric.charges_7d}} charges"}')
+    assert [code for code, _ in said(loaded(shown))] == ["unknown-at-first"]
+
+
+def test_who_has_two_weeks_to_compare_has_one_to_show() -> None:
+    more = "patterns: {surge: {change: count, of: charge, days: 7, rises_to: 2, at_least: 3}}\n"
+    shown = campaign("a", on="surge", content='{sms: "{{metric.charges_7d}} charges"}')
+    assert said(loaded(shown, more=more)) == []

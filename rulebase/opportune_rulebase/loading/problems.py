@@ -69,6 +69,8 @@ class Code(StrEnum):
     OUTRANKED = "outranked"
     NO_SOURCE = "no-source"
     SUPPRESSES_AT_FIRST = "suppresses-at-first"
+    UNKNOWN_AT_FIRST = "unknown-at-first"
+    ALWAYS_QUIET = "always-quiet"
     CALENDAR_ENDS = "calendar-ends"
     # the report itself
     TOO_MANY_PROBLEMS = "too-many-problems"

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import msgspec
 from opportune_rulebase.errors import Position, RulebaseError
+from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.fields import Fields, keys_of
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import (
@@ -122,15 +123,14 @@ class _Reader:
         self.count = 0
 
     def file(self, node: Node) -> Iterator[Case]:
-        fields = Fields(self.report, node, "the test file", ("now", "cases"))
+        fields = Fields(self.report, node, "the test file", keys_in("test_file"))
         fields.require("cases")
         now_us = self.instant(fields, "now")
         for item in items(self.report, fields, "cases"):
             yield self.case(item, now_us)
 
     def case(self, node: Node, now_us: int | None) -> Case:
-        keys = ("name", "now", "subscriber", "given", "peers", "history", "events", "until", "expect")
-        fields = Fields(self.report, node, "the case", keys)
+        fields = Fields(self.report, node, "the case", keys_in("case"))
         fields.require("name", "expect")
         if fields.node("until") is None:
             fields.require("events")
@@ -217,8 +217,7 @@ class _Reader:
         return event
 
     def expected(self, node: Node) -> Expected:
-        keys = ("campaign", "reason", "mode", "channel", "content")
-        fields = Fields(self.report, node, "the expectation", keys)
+        fields = Fields(self.report, node, "the expectation", keys_in("expectation"))
         fields.require("campaign")
         mode = fields.choice("mode", "mode", [mode.value for mode in Mode])
         reason = fields.choice("reason", "reason", [reason.value for reason in Reason])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import ListNode, Node, ScalarNode
@@ -141,11 +142,11 @@ class PastReader:
         return value
 
     def history(self, node: Node | None, now_us: int) -> tuple[list[Contact], list[Outcome]]:
-        fields = Fields(self.report, node, "the history", ("contacts", "outcomes"))
+        fields = Fields(self.report, node, "the history", keys_in("history"))
         campaigns = self.rulebase.campaigns
         contacts, outcomes = [], []
         for number, item in enumerate(items(self.report, fields, "contacts")):
-            each = Fields(self.report, item, "the contact", ("campaign", "channel", "before"))
+            each = Fields(self.report, item, "the contact", keys_in("past_contact"))
             each.require("campaign", "before")
             campaign = campaigns.get(each.choice("campaign", "campaign", campaigns) or "")
             at_us = now_us - each.duration("before", 1, most=MOST_US)
@@ -163,7 +164,7 @@ class PastReader:
                     )
                 )
         for number, item in enumerate(items(self.report, fields, "outcomes")):
-            each = Fields(self.report, item, "the outcome", ("campaign", "outcome", "before"))
+            each = Fields(self.report, item, "the outcome", keys_in("past_outcome"))
             each.require("campaign", "outcome", "before")
             campaign = campaigns.get(each.choice("campaign", "campaign", campaigns) or "")
             at_us = now_us - each.duration("before", 1, most=MOST_US)

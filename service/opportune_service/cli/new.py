@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from opportune_rulebase.schema import schema_text, schemas
 
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.cli.options import rulebase_directory
 from opportune_service.cli.terminal import ExitCode, out, stop
 
 _STARTER = "starter"
+_SCHEMAS = "schema"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -27,7 +29,7 @@ def new_command(
         ),
     ] = "",
 ) -> None:
-    """Write a small rulebase to begin with: one campaign, one pattern, and their tests.
+    """Write a small rulebase to begin with: one campaign, one pattern, their tests, and schemas for editors.
 
     Every file explains itself in comments. It checks clean and its tests pass; change it from there.
     Nothing is written into a directory that has something in it.
@@ -45,16 +47,25 @@ def new_command(
         if directory.exists() and any(directory.iterdir()):
             stop(ExitCode.NO, f"{directory} is not empty; nothing was written.")
         for path, content in files.items():
-            if path == "rulebase.yaml":
-                content = content.replace(f"rulebase: {_STARTER}".encode(), f"rulebase: {chosen}".encode())  # noqa: PLW2901
-            target = directory / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            _write(directory / path, _own(content, chosen))
+        for path, schema in schemas().items():
+            _write(directory / _SCHEMAS / path, schema_text(schema).encode())
     except OSError as error:
         stop(ExitCode.NO, f"{directory} cannot be written: {error.strerror or error}")
     out().print(f"{chosen}: {len(files)} files in {directory}. Look around, then:", markup=False)
     for command in ("check", "test", "dev --rulebase"):
         out().print(f"  opportune {command} {directory}", markup=False)
+
+
+def _own(content: bytes, name: str) -> bytes:
+    """A file of the starter with the rulebase's name, which finds its schema beside it."""
+    named = content.replace(f"rulebase: {_STARTER}".encode(), f"rulebase: {name}".encode())
+    return named.replace(f"../../{_SCHEMAS}/".encode(), f"{_SCHEMAS}/".encode())
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
 
 
 def _as_name(directory: Path) -> str:

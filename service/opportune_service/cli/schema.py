@@ -36,7 +36,7 @@ def schema_command(
             (directory / name).write_text(schema_text(schema), encoding="utf-8")
         out().print(f"{len(made)} schemas written to {directory}", markup=False)
         return
-    wanted = schema_name("campaigns/*.yaml" if file.startswith("campaigns/") else file)
+    wanted = schema_name(file)
     if wanted not in made:
         files = ", ".join(name.removesuffix(".schema.json") + ".yaml" for name in made)
         stop(ExitCode.USAGE, f"There is no schema for {file!r}. Name one of {files}, or use --out DIR.")

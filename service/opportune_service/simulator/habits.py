@@ -221,7 +221,7 @@ HABITS = (
     Habit("queries_balance", 110, {"balance": 9.0, "usage": 4.0, "bill": 3.0}),
     Habit("changes_ringtone", 70, {"ringtone": 10.0}),
     Habit("surfs", 150, {"data": 2.5}),
-    Habit("restarts", 30, {}),
+    Habit("restarts", 50, {}),
     Habit("light", 120, {"text": 0.1, "data": 0.15, "call": 0.5, "call_in": 0.6, "app": 0.2, "mms": 0.2}),
 )
 

@@ -193,7 +193,7 @@ def describe(person: Person, seed: int, today: date) -> dict[str, object]:
 
     age = rng.randint(*person.segment.ages)
     born = today - timedelta(days=365 * age + rng.randint(10, 364))
-    months_left = rng.choices((0, rng.randint(1, 2), rng.randint(3, 24)), (50, 10, 40))[0]
+    months_left = rng.choices((0, rng.randint(1, 2), rng.randint(3, 24)), (45, 20, 35))[0]
     # Without a contract: when the last one ended.
     contract_days = 30 * months_left - rng.randrange(30) if months_left else -rng.randint(30, 2_000)
 
@@ -225,7 +225,7 @@ def describe(person: Person, seed: int, today: date) -> dict[str, object]:
         "contract_end": in_days(contract_days),
         "points": rng.randrange(0, 20_000, 10),
         "points_expiring": rng.choices((0, rng.randrange(100, 5_000, 10)), (80, 20))[0],
-        "points_expire_on": in_days(rng.randint(1, 60)),
+        "points_expire_on": in_days(rng.randint(1, 30)),
         "behaviour.night_owl": person.segment.name == "night_worker" or rng.random() < 0.05,
         "score_mms": score("sends_mms" in habits),
         "score_music_club": score("changes_ringtone" in habits),
