@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import count
+from math import prod
 from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
@@ -219,9 +220,7 @@ def tree(checked: Any, declared: frozenset[str]) -> Node:
         identity = expr.id
         kind = expr.WhichOneof(_EXPR_KINDS)
         if kind == "const_expr":
-            which = expr.const_expr.WhichOneof("constant_kind")
-            value = None if which == "null_value" else getattr(expr.const_expr, which)
-            return Constant(value, _CONSTANTS[which])
+            return _constant(expr.const_expr)
         type_ = type_name(types[identity]) if identity in types else "dyn"
         if kind == "ident_expr" and expr.ident_expr.name in declared:
             return Variable(expr.ident_expr.name, type_)
@@ -251,6 +250,65 @@ def presence_tests(checked: Any, text: str, declared: frozenset[str]) -> Iterato
         at = places.get(ident.id, -1)
         if ident.ident_expr.name in declared and 0 <= at < len(text) and text[at] == "(":
             yield text.rfind("has", 0, at), ident.ident_expr.name
+
+
+def last_operands(serialized: bytes) -> Iterator[tuple[str, int, Constant | str, int]]:
+    """Every call with operands, wherever it stands: (function, how many operands it has, the last one, its
+    offset in the text). The last one is a constant, the name of a variable, or else empty."""
+    checked = parse(serialized)
+    places = {entry.key: entry.value for entry in checked.source_info.positions}
+    variables = {ident.id: ident.ident_expr.name for ident in _idents(checked.expr)}
+    for expr in _everything(checked.expr):
+        operands = _operands(expr) if expr.WhichOneof(_EXPR_KINDS) == "call_expr" else []
+        if operands:
+            last = operands[-1]
+            constant = last.WhichOneof(_EXPR_KINDS) == "const_expr"
+            value = _constant(last.const_expr) if constant else variables.get(last.id, "")
+            yield expr.call_expr.function, len(operands), value, places.get(last.id, 0)
+
+
+def _constant(constant: Any) -> Constant:
+    which = constant.WhichOneof("constant_kind")
+    return Constant(None if which == "null_value" else getattr(constant, which), _CONSTANTS[which])
+
+
+def growth(checked: Any) -> int:
+    """How many times over the values of an expression may come to hold what went into them, roughly: a
+    comprehension that uses its variable twice doubles it, and a chain of those doubles it every time. CEL
+    bounds how often a comprehension runs, but not what it builds."""
+    fixed = {entry.key for entry in checked.type_map if _is_of_fixed_size(entry.value)}
+
+    def uses(expr: Any, name: str) -> int:
+        if expr.id in fixed:
+            return 0
+        kind = expr.WhichOneof(_EXPR_KINDS)
+        if kind == "ident_expr":
+            return int(expr.ident_expr.name == name)
+        if kind != "comprehension_expr":
+            return sum(uses(below, name) for below in _below(expr, kind))
+        loop = expr.comprehension_expr
+        inside = 0 if name in (loop.iter_var, loop.accu_var) else uses(loop.loop_step, name)
+        return uses(loop.iter_range, name) + _REPEATED * inside
+
+    loops = (e.comprehension_expr for e in _everything(checked.expr) if e.HasField("comprehension_expr"))
+    return prod(max(1, uses(loop.loop_step, loop.iter_var)) for loop in loops)
+
+
+_REPEATED = 10
+"""What using a variable of an outer comprehension in an inner one counts."""
+
+
+def _is_of_fixed_size(type_: Any) -> bool:
+    return type_name(type_) in (
+        "bool",
+        "int",
+        "uint",
+        "double",
+        "timestamp",
+        "duration",
+        "null_type",
+        "type",
+    )
 
 
 def _idents(expr: Any, local: frozenset[str] = frozenset()) -> Iterator[Any]:

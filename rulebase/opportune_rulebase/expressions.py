@@ -22,6 +22,7 @@ from opportune_rulebase.errors import ExpressionError, Position
 from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Opaque, Variable, reads, walk
 
 __all__ = [
+    "MAX_GROWTH",
     "MAX_LENGTH",
     "Call",
     "Constant",
@@ -37,6 +38,9 @@ __all__ = [
 
 MAX_LENGTH = 10_000
 """Code points an expression may have. Far above what a person writes, far below what could hurt."""
+
+MAX_GROWTH = 1_000
+"""How many times over an expression may build what it is given: see `checked.growth`."""
 
 _MAX_SUGGESTIONS = 100  # each compares a name with every known one
 _MAX_SUGGESTED_LENGTH = 80
@@ -241,6 +245,7 @@ class Scope:
             serialized = compiled.serialize()
             parsed = checked.parse(serialized)
             tree = checked.tree(parsed, self._names)
+            growth = checked.growth(parsed)
         except DecodeError:
             fault = "this expression is nested too deeply: name parts of it as behaviours or scenes"
             raise ExpressionError(text, ((1, 1, fault),)) from None
@@ -250,6 +255,9 @@ class Scope:
             _presence_fault(text, *each) for each in checked.presence_tests(parsed, text, self._names)
         ):
             raise ExpressionError(text, tuple(sorted(faults)))
+        if growth > MAX_GROWTH:
+            fault = "its comprehensions multiply what they are given too often: use their variables less"
+            raise ExpressionError(text, ((1, 1, fault),))
         self.size += len(parsed.type_map)
         return tree, reads(tree), _Program(self._environment, compiled, serialized, tree)
 

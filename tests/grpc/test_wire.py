@@ -23,7 +23,7 @@ WORKING = {
     "RulebaseService": {
         "CheckRulebase", "UploadRulebase", "ActivateRulebase", "GetRulebase", "ListRulebases",
     },
-    "InsightService": {"ExplainDecision", "ListDecisions"},
+    "InsightService": {"ExplainDecision", "ListDecisions", "ListQuarantine"},
 }  # fmt: skip
 INFRASTRUCTURE = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opportune_rulebase.model import AbsencePattern, DwellPattern, Pattern, Step
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
-from opportune_service.core.patterns import MAX_RECENT, Completion, forget_idle, resolve, take_handset
+from opportune_service.core.patterns import MAX_RECENT, Completion, forget_idle, resolve
 from opportune_service.core.patterns import history as machinery
 from opportune_service.core.patterns.sequence import MAX_LINKED
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
@@ -39,7 +39,7 @@ from support.pattern_subscriber import (
     change,
     count,
     sequence,
-    sighting,
+    tell,
 )
 
 EVENT_PATTERNS = [
@@ -319,7 +319,7 @@ def told_handsets(
     given = []
     for each in arrivals:
         state.latest_us = max(state.latest_us, each.at_us)
-        given += take_handset(state, sighting(each), each.imei)
+        given += tell(state, each, each.imei)
         if rng.random() < 0.2:
             state = decode_state(encode_state(state))
     return state, given
@@ -348,6 +348,6 @@ def test_late_handsets_leave_the_newest_and_nothing_is_told_twice(
     if history and expected_handsets(history, known):
         assert given
     later = Happening("a", START_US + 100 * DAY_US, 1, imei="99")
-    last = take_handset(state, sighting(later), later.imei)
+    last = tell(state, later, later.imei)
     before = history[-1].imei if history else known
     assert [each.attributes["previous_imei"] for each in last] == ([before] if before else [])

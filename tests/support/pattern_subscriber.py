@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import tzinfo
 
 import msgspec
+from opportune_rulebase.engine import Facts
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.model import (
     AbsencePattern,
@@ -18,9 +20,21 @@ from opportune_rulebase.model import (
     Step,
 )
 from opportune_service.core.cells import see_cell
-from opportune_service.core.patterns import MAX_RECENT, Completion, Sighting, resolve, take
+from opportune_service.core.patterns import (
+    MAX_RECENT,
+    Compilers,
+    Completion,
+    Link,
+    Sighting,
+    horizon_us,
+    resolve,
+    take_handset,
+    taker,
+)
+from opportune_service.core.patterns.sighting import Told
 from opportune_service.core.state import PatternState, SubscriberState, decode_state, encode_state
 from support.pattern_oracle import LOUD, PLACES, SAME_CALLER, ZONE, Expected, Happening
+from support.rulebases import make_facts
 
 START_US = 1_795_147_200_000_000
 MINUTE_US = 60_000_000
@@ -81,9 +95,7 @@ class Subscriber:
         self.state.latest_us = max(self.state.latest_us, each.at_us)
         if each.cell:
             see_cell(self.state, each.at_us, each.cell)
-        if wants(self.pattern, each.type):
-            seen = sighting(each)
-            self.given += take(self.pattern, self.state, seen, link, ZONE, self.since_us)
+        self.given += take(self.pattern, self.state, each, ZONE, self.since_us)
 
     def settle(self, until_us: int) -> None:
         """Settle what was due before then."""
@@ -108,11 +120,31 @@ class Subscriber:
         return msgspec.json.decode(msgspec.json.encode((tip, buckets)))
 
 
-def sighting(each: Happening) -> Sighting:
-    place = PLACES.get(each.cell)
-    return Sighting(
-        each.type, each.at_us, each.digest, each.attributes, each.cell, place, lambda _: each.loud
+def take(
+    pattern: Pattern, state: SubscriberState, each: Happening, zone: tzinfo, since_us: int | None
+) -> Sequence[Completion]:
+    """Let an event take part."""
+    if not wants(pattern, each.type):
+        return ()
+    facts = make_facts(each.type, each.attributes, place=PLACES.get(each.cell))
+    seen = Sighting(
+        state,
+        facts,
+        each.at_us,
+        each.digest,
+        each.attributes,
+        each.cell,
+        horizon_us(state, each.at_us),
+        PLACES.get(each.cell),
+        zone,
+        {} if since_us is None else {pattern.key: since_us},
     )
+    return taker(pattern, each.type, _CARRIED, _COMPILERS)(seen)
+
+
+def tell(state: SubscriberState, each: Happening, imei: str) -> Sequence[Completion]:
+    """Let an event tell its handset."""
+    return take_handset(state, each.at_us, each.digest, each.cell, imei)
 
 
 def wants(pattern: Pattern, type_: str) -> bool:
@@ -123,6 +155,18 @@ def wants(pattern: Pattern, type_: str) -> bool:
             return True
 
 
-def link(expression: Expression, own: Mapping[str, object], earlier: Mapping[str, object]) -> bool:
-    name = "first.who" if expression is SAME_CALLER else "previous.who"
-    return "who" in own and own["who"] == earlier.get(name)
+def _is_loud(_: Expression) -> Callable[[Facts], bool]:
+    return lambda facts: facts.event["loud"] is True
+
+
+def _same_who(expression: Expression) -> Link:
+    of_first = expression is SAME_CALLER
+
+    def link(own: Told, first: Told, previous: Told) -> bool:
+        return "who" in own and own["who"] == (first if of_first else previous).get("who")
+
+    return link
+
+
+_COMPILERS = Compilers(_is_loud, _same_who)
+_CARRIED = frozenset({"loud", "amount", "who"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -139,9 +140,13 @@ def check_reads(
 
 
 def content_key(*content: object) -> str:
-    """What state is kept under: a hash of all that it depends on."""
+    """What state is kept under: a hash of all that it depends on, in ten letters, digits, `-` and `_`.
+
+    Snapshots of every subscriber hold dozens of them, so they are short: 60 bits. Among 10,000 definitions,
+    those of all revisions that an operator ever has, two are alike with a chance of 1 in 20 billion.
+    """
     canonical = json.dumps(content, ensure_ascii=False).encode()
-    return hashlib.sha256(canonical).hexdigest()[:32]
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest())[:10].decode()
 
 
 def refuse_same(kind: str, keys: Mapping[str, str], at: Mapping[str, Position], report: Report) -> None:

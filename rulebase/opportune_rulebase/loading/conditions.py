@@ -7,6 +7,7 @@ from typing import Final
 
 from opportune_rulebase.errors import ExpressionError, Position
 from opportune_rulebase.expressions import Expression, Scope
+from opportune_rulebase.loading.constants import Constants
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import ScalarNode
 
@@ -26,6 +27,7 @@ class Conditions:
     def __init__(self, report: Report, scope: Scope) -> None:
         self._report = report
         self._scope = scope
+        self._constants = Constants()
         self._count = self._faulty = 0
         self._given_up = False
         self.read: set[str] = set()
@@ -77,7 +79,16 @@ class Conditions:
                 f"{what} must be of type {' or '.join(expect)}, this is {expression.type}",
             )
             return None
-        return expression if self._allowed(expression, what, may_read) else None
+        refused = sorted(set(self._constants.refused(expression)))
+        for index, fault, hint in refused:
+            self._report.error(
+                node.locate(offset + index),
+                Code.BAD_EXPRESSION,
+                fault,
+                hint,
+            )
+        self._faulty += bool(refused)
+        return expression if self._allowed(expression, what, may_read) and not refused else None
 
     def derived(self, text: str, at: Position) -> Expression | None:
         """A condition that the loader put together of parts that are right by themselves.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -57,6 +57,9 @@ class Watcher:
 
     def truth(self, expression: Expression, facts: Facts) -> Truth:
         return self._engine.truth(expression, facts)
+
+    def test(self, expression: Expression) -> Callable[[Facts], bool]:
+        return self._engine.test(expression)
 
     def value(self, expression: Expression, facts: Facts) -> object:
         return self._engine.value(expression, facts)

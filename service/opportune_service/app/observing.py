@@ -26,14 +26,23 @@ from opportune_service.app.recover import LOG_KEY, Recovered
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.timers import Timers, pending
 from opportune_service.app.works import Draft, Group, Work
-from opportune_service.core.admit import Attributes
+from opportune_service.core.admit import Attributes, mask
 from opportune_service.core.backfill import renew, take_fill
 from opportune_service.core.context import apply_context
 from opportune_service.core.events import Due, Event, Rejection
 from opportune_service.core.observe import observe, observe_due
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.watermarks import Horizon, Watermarks, Word, awaited_by
+from opportune_service.core.watermarks import (
+    CELL,
+    IMEI,
+    Horizon,
+    Watermarks,
+    Word,
+    awaited_by,
+    awaited_types,
+    known_from_us,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +56,8 @@ _Ask = Callable[[str, int], Word]
 """(pattern key, due) -> what becomes of the timer."""
 
 States = Mapping[str, SubscriberState]
+
+_WAITS = AbsencePattern | DwellPattern
 
 
 @dataclass(slots=True)
@@ -108,37 +119,51 @@ class Observer:
 
     async def _take_events(self, draft: Draft, group: Group) -> None:
         work = draft.work
-        admitted = self._admit(draft, group)
-        subscriber_ids = {event.subscriber_id for event, _ in admitted}
+        outcomes = self._admit(draft, group)
+        events = [event for event, outcome in outcomes if not isinstance(outcome, Rejection)]
+        subscriber_ids = {event.subscriber_id for event in events}
         group.touched |= subscriber_ids
-        if work.now_us is not None:
-            self._observe(draft, admitted, await self._load(draft, subscriber_ids))
-        else:
-            for each in admitted:
-                await self._settle_earlier(draft, each[0].occurred_at_us, group.touched)
-                # Loaded one by one: what was loaded before the timers were settled may be gone.
-                self._observe(draft, [each], await self._load(draft, [each[0].subscriber_id]))
-        events = [event for event, _ in admitted]
+        admitted: list[tuple[Event, Attributes]] = []
+        for event, outcome in outcomes:
+            if not isinstance(outcome, Rejection):
+                admitted.append((event, outcome))
+            elif event.subscriber_id in subscriber_ids or event.subscriber_id in self.timers:
+                # In its place: what comes of a batch must not depend on where it was cut.
+                await self._take_admitted(draft, admitted, group.touched)
+                admitted = []
+                await self._miss_event(draft, event, group.touched)
+        await self._take_admitted(draft, admitted, group.touched)
         if work.now_us is not None and work.events:
             self.watermarks.hear(work.source, events, work.now_us)
         elif events:
             self.watermarks.hear(work.source, events, max(event.occurred_at_us for event in events))
 
-    def _admit(self, draft: Draft, group: Group) -> list[tuple[Event, Attributes]]:
+    async def _take_admitted(
+        self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], touched: set[str]
+    ) -> None:
+        if draft.work.now_us is not None:
+            states = await self._load(draft, {event.subscriber_id for event, _ in admitted})
+            self._observe(draft, admitted, states)
+            return
+        for each in admitted:
+            await self._settle_earlier(draft, each[0].occurred_at_us, touched)
+            # Loaded one by one: what was loaded before the timers were settled may be gone.
+            self._observe(draft, [each], await self._load(draft, [each[0].subscriber_id]))
+
+    def _admit(self, draft: Draft, group: Group) -> list[tuple[Event, Attributes | Rejection]]:
         work, receipt = draft.work, draft.receipt
         admission, lateness_us = draft.revision.admission, draft.revision.lateness_us(work.source)
         ignored_before = admission.ignored.total
-        admitted: list[tuple[Event, Attributes]] = []
+        outcomes: list[tuple[Event, Attributes | Rejection]] = []
         for index, event in enumerate(work.events):
             now_us = event.occurred_at_us if work.now_us is None else work.now_us
             outcome = admission.admit(event, index, now_us, lateness_us)
+            outcomes.append((event, outcome))
             if isinstance(outcome, Rejection):
                 receipt.rejections.append(outcome)
                 group.rejected.append(quarantined(work.source, event, outcome, now_us))
-            else:
-                admitted.append((event, outcome))
         receipt.ignored_attributes = admission.ignored.total - ignored_before
-        return admitted
+        return outcomes
 
     def _observe(
         self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], states: States
@@ -209,22 +234,23 @@ class Observer:
             log.warning(
                 "dropped %d timers, for data may be missing; sources furthest behind: %s",
                 dropped,
-                ", ".join(lagging) or "none",
+                mask(", ".join(lagging)) or "none",
             )
 
     def _by_watermarks(self, draft: Draft, horizons: dict[str, Horizon], now_us: int) -> _Ask:
         """How far the sources have come is asked once a turn and pattern, and put in `horizons`."""
         revision, watermarks = draft.revision, self.watermarks
 
-        whole_us = revision.coverage.get(LOG_KEY, 0)
+        rulebase, coverage = revision.rulebase, revision.coverage
+        known_us: dict[str, int] = {}
 
         def ask(key: str, due_us: int) -> Word:
             pattern = revision.patterns_by_key[key]
-            if isinstance(pattern, AbsencePattern | DwellPattern) and due_us - pattern.for_us < whole_us:
-                return Word.DROP  # it began before the service last missed something
             if key not in horizons:
-                awaited = awaited_by(pattern, revision.rulebase)
-                horizons[key] = watermarks.horizon(awaited, revision.rulebase, now_us)
+                horizons[key] = watermarks.horizon(awaited_by(pattern, rulebase), rulebase, now_us)
+                known_us[key] = known_from_us(pattern, rulebase, coverage, coverage.get(LOG_KEY, 0))
+            if isinstance(pattern, _WAITS) and due_us - pattern.for_us < known_us[key]:
+                return Word.DROP  # it began before all that it awaits was folded
             return watermarks.word(horizons[key], due_us, now_us)
 
         return ask
@@ -274,6 +300,31 @@ class Observer:
         if pattern is not None or observed.moments:
             draft.add(LogKind.TIMERS, [due], observed.moments)
         self._schedule(revision, observed.timers, states)
+        if pattern is not None and not due.fired:
+            self._miss(draft, due.subscriber_id, pattern.name, due.at_us, states, touched)
+
+    async def _miss_event(self, draft: Draft, event: Event, touched: set[str]) -> None:
+        """An event was rejected. It is not folded, but what it tells of may have happened."""
+        if event.subscriber_id in self.timers:
+            states = await self._load(draft, [event.subscriber_id])
+            told = (event.type, CELL if event.cell_id else "", IMEI if event.imei else "")
+            for type_ in filter(None, told):
+                self._miss(draft, event.subscriber_id, type_, event.occurred_at_us, states, touched)
+
+    def _miss(
+        self, draft: Draft, subscriber_id: str, type_: str, at_us: int, states: States, touched: set[str]
+    ) -> None:
+        """Something of this type that may have happened then is missing: drop the waits that it may have
+        ended."""
+        revision = draft.revision
+        for due_us, key in pending(revision, states[subscriber_id]):
+            pattern = revision.patterns_by_key[key]
+            if (
+                isinstance(pattern, _WAITS)
+                and due_us - pattern.for_us < at_us <= due_us
+                and type_ in awaited_types(pattern, revision.rulebase)
+            ):
+                self._take_due(draft, Due(subscriber_id, key, due_us, fired=False), states, touched)
 
     def _schedule(self, revision: Revision, subscriber_ids: Collection[str], states: States) -> None:
         for subscriber_id in subscriber_ids:

@@ -7,11 +7,12 @@ look and when. An entry that is out of date costs a look and does no harm.
 from __future__ import annotations
 
 import heapq
+from operator import itemgetter
 
 import msgspec
 
 from opportune_service.core.revision import Revision
-from opportune_service.core.state import PatternState, SubscriberState
+from opportune_service.core.state import SubscriberState
 
 _SLACK = 1_000
 NEVER_US = 2**63 - 1
@@ -28,6 +29,10 @@ class Timers:
     def __len__(self) -> int:
         """Subscribers with a timer."""
         return len(self._at)
+
+    def __contains__(self, subscriber_id: str) -> bool:
+        """Whether this subscriber has a timer."""
+        return subscriber_id in self._at
 
     def set(self, subscriber_id: str, at_us: int) -> None:
         """Look at this subscriber then, and not at any time said before; 0 for not at all."""
@@ -56,29 +61,27 @@ class Timers:
 
 
 def pending(revision: Revision, state: SubscriberState) -> list[tuple[int, str]]:
-    """(due, pattern key) of a subscriber's timers, in order. Those of patterns that the revision does not
-    have are left out: their state is dropped sooner or later."""
-    known = revision.patterns_by_key
-    return sorted(
-        (each.due_us, key) for key, each in state.patterns.items() if each.due_us and key in known
-    )
+    """(due, pattern key) of a subscriber's timers, in order. Of those due at one instant, one whose event
+    another awaits comes before that one: what happens at the due time itself counts as within. Those of
+    patterns that the revision does not have are left out: their state is dropped sooner or later."""
+    kept = state.patterns
+    # The revision has its patterns each after those whose events it takes in.
+    timers = [
+        (kept[key].due_us, key) for key in revision.patterns_by_key if key in kept and kept[key].due_us
+    ]
+    return sorted(timers, key=itemgetter(0))
 
 
-# A snapshot, read as far as its timers; what comes before them is passed over undecoded.
-_TIMERS = "patterns"
-_FIELDS = [field.name for field in msgspec.structs.fields(SubscriberState)]
-_Skimmed = msgspec.defstruct(
-    "_Skimmed",
-    [
-        (name, dict[str, PatternState] if name == _TIMERS else msgspec.Raw)
-        for name in _FIELDS[: _FIELDS.index(_TIMERS) + 1]
-    ],
-    array_like=True,
-)
-_skim = msgspec.msgpack.Decoder(_Skimmed)
+class _Skimmed(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a snapshot, as far as its timers."""
+
+    position: int
+    due_us: int
+
+
+_skim = msgspec.msgpack.Decoder(_Skimmed).decode
 
 
 def due_in(snapshot: bytes) -> int:
     """When the first timer in an encoded state is due; 0 if it has none. Cheaper than decoding it."""
-    patterns: dict[str, PatternState] = getattr(_skim.decode(snapshot), _TIMERS)
-    return min((each.due_us for each in patterns.values() if each.due_us), default=0)
+    return _skim(snapshot).due_us

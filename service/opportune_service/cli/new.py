@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def new_command(
         ),
     ] = "",
 ) -> None:
-    """Write a small rulebase to begin with: one campaign, one pattern, their tests, and schemas for editors.
+    """Write a small rulebase to begin with: a campaign, a pattern, their tests, and schemas for editors.
 
     Every file explains itself in comments. It checks clean and its tests pass; change it from there.
     Nothing is written into a directory that has something in it.
@@ -54,7 +55,7 @@ def new_command(
         stop(ExitCode.NO, f"{directory} cannot be written: {error.strerror or error}")
     out().print(f"{chosen}: {len(files)} files in {directory}. Look around, then:", markup=False)
     for command in ("check", "test", "dev --rulebase"):
-        out().print(f"  opportune {command} {directory}", markup=False)
+        out().print(f"  opportune {command} {shlex.quote(str(directory))}", markup=False)
 
 
 def _own(content: bytes, name: str) -> bytes:

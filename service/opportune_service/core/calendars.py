@@ -38,7 +38,7 @@ def local_us(at_us: int, zone: tzinfo) -> int:
 
 def local_day(at_us: int, zone: tzinfo) -> int:
     """The local day's number, counted from 1970-01-01."""
-    return local_us(at_us, zone) // DAY_US
+    return (at_us + _offset_us(zone, at_us // _QUARTER_US)) // DAY_US  # as `local_us`; every event asks
 
 
 def local_minute(at_us: int, zone: tzinfo) -> int:

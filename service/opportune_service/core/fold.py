@@ -9,7 +9,7 @@ came, so late input converges to what sorted input gives. By kind and window, `S
 | sum | instants, values | days, the day's sum; of doubles as an exact expansion (`exact.py`) |
 | min, max | instants, values | days, the day's least or greatest |
 | latest | instants, values | the same |
-| distinct | instants, hashes of values | days, hashes: each pair once |
+| distinct | instants, values as text, long ones hashed | days, the same: each pair once |
 
 A remembered fact keeps the instants at which it held. LATEST and facts are asked for the newest only: of
 what lies before everything that may still be asked for, the newest is kept and no more.
@@ -25,7 +25,7 @@ from itertools import chain
 from typing import Any
 
 from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_hexdigest
 
 from opportune_service.core.calendars import DAY_US, local_day
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
@@ -35,6 +35,7 @@ from opportune_service.core.state import Seed, Series, SubscriberState
 # Members of an enumeration are slow to look up in its class, and every event asks.
 _COUNT, _SUM, _MIN, _MAX, _LATEST, _DISTINCT = MetricKind
 _MAX_INT = 2**63 - 1
+_TOKEN_LENGTH = 16
 _MAX_DOUBLE = sys.float_info.max
 
 MAX_RETAINED = 10_000
@@ -63,28 +64,32 @@ def fold_metric(
         if value is None:
             return
         if kind is _DISTINCT:
-            value = _hash(value)
+            value = _token(value)
         elif isinstance(value, float):
             value += 0.0  # -0.0 is 0.0: which of them came first must not show
     series = state.series.get(metric.key)
     if series is None:
         series = state.series[metric.key] = Series()
+    at = series.at
     if kind is _LATEST:
         _insert(series, at_us, value)
         _keep_newest(series)
     elif metric.days is not None:
-        _fold_day(series, local_day(at_us, zone), value, metric)
-        _drop(series, series.at[-1] - metric.days - _SLACK_DAYS)
+        day = local_day(at_us, zone)
+        if at and at[-1] == day and kind is not _DISTINCT:  # most: the day is there, nothing to drop
+            series.amount[-1] = _joined(metric, series.amount[-1], value)
+            return
+        _fold_day(series, day, value, metric)
+        _drop(series, at[-1] - metric.days - _SLACK_DAYS)
     else:
         _insert(series, at_us, value)
-        _drop(series, series.at[-1] - (metric.last_us or 0) - _HORIZON_US)
+        _drop(series, at[-1] - (metric.last_us or 0) - _HORIZON_US)
 
 
 def _fold_day(series: Series, day: int, value: Any, metric: Metric) -> None:
     at, amount = series.at, series.amount
-    place = len(at) - 1 if at and at[-1] == day else bisect_left(at, day)
+    place = bisect_left(at, day)
     if metric.kind is _DISTINCT:
-        place = bisect_left(at, day)
         end = bisect_right(at, day, place)
         place = bisect_left(amount, value, place, end)
         if place == end or amount[place] != value:
@@ -155,9 +160,56 @@ def _keep_newest(series: Series) -> None:
         del at[:stale], series.amount[:stale]
 
 
-def _hash(value: object) -> int:
-    """64 bits that tell values apart, also of different types."""
-    return xxh3_64_intdigest(f"{type(value).__name__}:{value}".encode())
+def _token(value: object) -> str:
+    """What tells values of one type apart, and is short: most are."""
+    text = str(value)
+    return text if len(text) <= _TOKEN_LENGTH else xxh3_64_hexdigest(text.encode())
+
+
+def forget_unread(metric: Metric | Fact, series: Series, read_from_us: int) -> bool:
+    """Drop what nobody can read any more as of `read_from_us` or later; whether nothing is left. Folding
+    does the same for its own metric, but nobody folds anything where the events have stopped."""
+    at = series.at
+    if isinstance(metric, Fact):
+        return not at or at[-1] <= read_from_us - metric.for_us
+    if metric.days is not None:
+        # Days of the subscriber begin and end up to a day before or after those of the world.
+        return not at or _day_of(metric, at[-1]) < read_from_us // DAY_US - metric.days - _SLACK_DAYS
+    window_us = metric.last_us or 0
+    if metric.kind is _LATEST:
+        return not at or at[-1] <= read_from_us - window_us
+    stale = bisect_right(at, read_from_us - window_us)
+    del at[:stale], series.amount[:stale]
+    if metric.kind in (_MIN, _MAX, _DISTINCT):
+        _keep_telling(metric, series, bisect_right(at, read_from_us))
+    return not at
+
+
+def _day_of(metric: Metric, at: int) -> int:
+    return at // DAY_US if metric.kind is _LATEST else at
+
+
+def _keep_telling(metric: Metric, series: Series, end: int) -> None:
+    """Of the first `end` items, which all readings see but for the oldest of them, keep those that make a
+    difference: with which no later one of them is equal, or beyond it."""
+    at, amount = series.at, series.amount
+    kept: list[int] = []
+    told: Any = None
+    for place in range(end - 1, -1, -1):
+        value = amount[place]
+        if metric.kind is _DISTINCT:
+            told = told or set()
+            if value in told:
+                continue
+            told.add(value)
+        elif told is not None and (value <= told if metric.kind is _MAX else value >= told):
+            continue
+        else:
+            told = value
+        kept.append(place)
+    if len(kept) < end:
+        kept.reverse()
+        at[:end], amount[:end] = [at[place] for place in kept], [amount[place] for place in kept]
 
 
 def _bounded(figure: int | float) -> int | float:
@@ -238,10 +290,11 @@ def _figure(metric: Metric, series: Series, after: int, until: int) -> Any:
 
 
 def _latest(metric: Metric, series: Series, since_us: int | None, at_us: int, zone: tzinfo) -> Any:
-    place = bisect_right(series.at, at_us) - 1
-    if place < 0:
+    at = series.at
+    if not at or at[0] > at_us:
         return None
-    seen_us = series.at[place]
+    place = -1 if at[-1] <= at_us else bisect_right(at, at_us) - 1
+    seen_us = at[place]
     if since_us is not None and seen_us < since_us - MAX_SKEW_US:
         return None  # it came late, and a newer one may have come before folding began
     if metric.days is None:

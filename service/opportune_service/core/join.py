@@ -7,7 +7,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from opportune_rulebase.engine import Facts, Truth
-from opportune_rulebase.model import Attribute, Campaign, Template, ValueType, Vocabulary
+from opportune_rulebase.model import Attribute, Campaign, Rulebase, Template, ValueType
 from opportune_rulebase.segments import segments
 from opportune_rulebase.variables import lookup
 
@@ -101,16 +101,21 @@ def _held(revision: Revision, campaign: Campaign, facts: Facts, derived: bool) -
             held[name] = revision.engine.truth(definition.when, facts)
             pending.extend(definition.when.reads)
         else:
-            held[name] = _plain(_read(name, facts, revision.rulebase.vocabulary))
+            held[name] = _plain(_read(name, facts, revision.rulebase))
     return dict(sorted(held.items()))
 
 
-def _read(name: str, facts: Facts, vocabulary: Vocabulary) -> object:
+def _read(name: str, facts: Facts, rulebase: Rulebase) -> object:
     space, _, rest = name.partition(".")
-    if space == "metric":
-        return facts.metric(rest)[0]  # also if only so much is known of it
-    value = lookup(facts, name, vocabulary, _no_definition)
+    vocabulary = rulebase.vocabulary
     attribute: Attribute | None = None
+    if space == "metric":
+        value = facts.metric(rest)[0]  # also if only so much is known of it
+        metric = rulebase.metrics[rest]
+        if metric.value is not None:
+            attribute = vocabulary.events[metric.of[0]].attributes.get(metric.value)
+    else:
+        value = lookup(facts, name, vocabulary, _no_definition)
     if space == "event" and facts.type in vocabulary.events:
         attribute = vocabulary.events[facts.type].attributes.get(rest)
     elif space in ("sub", "peer"):

@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from opportune_rulebase.model import Fact, Metric
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.admit import Attributes
 from opportune_service.core.cells import see_cell
 from opportune_service.core.chain import Chain, Peers, no_peer
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Event
+from opportune_service.core.fold import forget_unread
 from opportune_service.core.join import profile_of
+from opportune_service.core.patterns import forget_idle, horizon_us
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import EventKey, Moment
@@ -28,10 +31,9 @@ MAX_SEEN = 20_000
 """Hashes of events that are kept of one subscriber. Whoever sends more in an hour is no person; the oldest
 are then forgotten, and a repetition of those would be taken for new."""
 
-_SEEN_SLACK = 16
-_FORGET_EVERY_US = 600_000_000
-"""Forget old event hashes only now and then: a walk over them at each event would cost the more, the busier
-the subscriber is."""
+_FORGET_EVERY_US = 3_600_000_000
+"""Forget what is old only now and then: a walk over all there is at each event would cost the more, the
+busier the subscriber is."""
 
 CLOCK = "clock"
 """The source of derived events that a timer or a trigger made: the service itself."""
@@ -83,8 +85,8 @@ def observe(
         if at_us > state.latest_us:
             due = at_us // _FORGET_EVERY_US > state.latest_us // _FORGET_EVERY_US
             state.latest_us = at_us
-            if due and len(state.seen) > _SEEN_SLACK:
-                _forget(state)
+            if due:
+                _forget(state, revision)
         if len(state.series) + len(state.patterns) > len(revision.keys):
             _forget_undefined(state, revision)
         observed.events.append(event)
@@ -197,12 +199,24 @@ def _moment(
     )
 
 
-def _forget(state: SubscriberState) -> None:
-    """Drop hashes of events that would be rejected as too late by now."""
+def _forget(state: SubscriberState, revision: Revision) -> None:
+    """Drop what can make no difference any more: hashes of events that would be rejected as too late by
+    now, what is outside of every window, patterns that have come to nothing."""
     state.seen = {digest: until for digest, until in state.seen.items() if until >= state.latest_us}
     if len(state.seen) > MAX_SEEN:
         newest = sorted(state.seen.items(), key=lambda item: item[1])[-MAX_SEEN:]
         state.seen = dict(newest)
+    forget_idle(revision.patterns_by_key, state)
+    # A timer that is not settled yet will be read as of when it was due.
+    due_us = state.due_us or state.latest_us
+    read_from_us = min(horizon_us(state, 0), due_us)
+    series = state.series
+    rulebase = revision.rulebase
+    folded: list[Metric | Fact] = [*rulebase.metrics.values(), *rulebase.facts.values()]
+    for each in folded:
+        kept = series.get(each.key)
+        if kept is not None and forget_unread(each, kept, read_from_us):
+            del series[each.key]
 
 
 def _forget_undefined(state: SubscriberState, revision: Revision) -> None:

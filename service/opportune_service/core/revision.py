@@ -8,6 +8,7 @@ from datetime import tzinfo
 from types import MappingProxyType
 
 from opportune_rulebase.engine import Engine
+from opportune_rulebase.expressions import Expression
 from opportune_rulebase.model import (
     AbsencePattern,
     Campaign,
@@ -26,6 +27,9 @@ from opportune_rulebase.model import (
 from opportune_service.core.admit import Admission
 from opportune_service.core.calendars import zone_named
 from opportune_service.core.events import MAX_LATENESS_US
+from opportune_service.core.links import compilers
+from opportune_service.core.patterns import Compilers, Taker, taker
+from opportune_service.core.patterns.sighting import Holds
 from opportune_service.core.state import SubscriberState
 
 EngineFactory = Callable[[Rulebase], Engine]
@@ -42,10 +46,10 @@ class Plan:
 
     metrics: tuple[Metric, ...]
     facts: tuple[Fact, ...]
-    patterns: tuple[Pattern, ...]
+    patterns: tuple[Taker, ...]
     triggers: bool
     peer: str | None
-    stays: tuple[Pattern, ...] = ()
+    stays: tuple[Taker, ...] = ()
 
     @property
     def slow(self) -> Plan:
@@ -60,8 +64,8 @@ class Revision:
     """One revision, ready to run. Everything that does not depend on an event is computed here, once.
 
     `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
-    sources. `stays` are the patterns that look at every event with a cell; `cell_plan` is the plan of one
-    that nothing else looks at. `coverage` maps the key of a metric, fact or pattern to the instant since
+    sources. `cell_plan` is the plan of an event with a cell that nothing else looks at, if there are stays.
+    `tests` has every filter of metrics and facts as a function. `coverage` maps the key of a metric, fact or pattern to the instant since
     when it has been folded, `births` to the last log position before that; `keys` are all such keys.
     `newest_birth` is the greatest of `births`. `patterns_by_key` finds the pattern of a timer.
     `lookback_us` is how far back any contact policy looks.
@@ -79,10 +83,11 @@ class Revision:
         self.engine = engine
         self.live_since(coverage, births)
         self.admission = Admission(rulebase.vocabulary, rulebase.metrics)
-        self.stays = tuple(p for p in rulebase.patterns.values() if isinstance(p, DwellPattern))
-        self.plans = _plans(rulebase, self.stays)
+        self.tests: Mapping[Expression, Holds] = _Tests(engine)
+        self.plans = _plans(rulebase, compilers(engine))
         self.slow_plans = {name: plan.slow for name, plan in self.plans.items() if plan.slow}
-        self.cell_plan = Plan((), (), (), False, None, self.stays) if self.stays else None
+        stays = _takers(rulebase, compilers(engine), None)
+        self.cell_plan = Plan((), (), (), False, None, stays) if stays else None
         self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
         self.keys = frozenset(
             each.key
@@ -138,14 +143,27 @@ class Revision:
         self.engine.close()
 
 
-def _plans(rulebase: Rulebase, stays: tuple[Pattern, ...]) -> dict[str, Plan]:
+class _Tests(dict[Expression, Holds]):
+    """Expressions as functions, made when first asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def __missing__(self, expression: Expression) -> Holds:
+        test = self[expression] = self._engine.test(expression)
+        return test
+
+
+def _plans(rulebase: Rulebase, compile_: Compilers) -> dict[str, Plan]:
     triggers = {name for campaign in rulebase.campaigns.values() for name in campaign.on}
+    stays = _takers(rulebase, compile_, None)
     plans = {}
     for name, event_type in rulebase.vocabulary.events.items():
         plan = Plan(
             metrics=tuple(m for m in rulebase.metrics.values() if name in m.of),
             facts=tuple(f for f in rulebase.facts.values() if name in f.on),
-            patterns=tuple(p for p in rulebase.patterns.values() if name in types_of(p)),
+            patterns=_takers(rulebase, compile_, name),
             triggers=name in triggers,
             peer=event_type.peer,
             # A derived event is where the event is that it was derived of.
@@ -154,6 +172,21 @@ def _plans(rulebase: Rulebase, stays: tuple[Pattern, ...]) -> dict[str, Plan]:
         if plan:
             plans[name] = plan
     return plans
+
+
+def _takers(rulebase: Rulebase, compile_: Compilers, type_: str | None) -> tuple[Taker, ...]:
+    """Of the patterns that name an event type; None: of those that look at every event with a cell."""
+    events = rulebase.vocabulary.events
+
+    def carried(pattern: Pattern) -> frozenset[str] | None:
+        declared = frozenset(events[pattern.name].attributes)
+        return None if type_ and events[type_].attributes.keys() <= declared else declared
+
+    return tuple(
+        taker(pattern, type_ or "", carried(pattern), compile_)
+        for pattern in rulebase.patterns.values()
+        if (isinstance(pattern, DwellPattern) if type_ is None else type_ in types_of(pattern))
+    )
 
 
 def types_of(pattern: Pattern) -> Iterable[str]:

@@ -29,7 +29,9 @@ from enum import Enum
 import msgspec
 from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern, Pattern, Rulebase
 
+from opportune_service.core.calendars import DAY_US
 from opportune_service.core.events import MAX_LATENESS_US, Event
+from opportune_service.core.patterns.handset import HANDSET_CHANGED
 from opportune_service.core.revision import types_of
 
 GRACE_US = 60_000_000
@@ -47,12 +49,15 @@ MAX_SOURCES = 1_000
 CELL = "*cell"
 """Stands for "any event that tells a cell"; no event type has such a name."""
 
+IMEI = "*imei"
+"""The same for a handset: any of them may show that it is another."""
+
 _ENDLESS = 2**63 - 1
 
 
 class SourceMark(msgspec.Struct, array_like=True):
     """How far one source has come. `shown_us`: the newest event time it has shown. `heard_us`: when it last
-    sent anything, by the service's clock. `types`: the event types it has shown, and CELL."""
+    sent anything, by the service's clock. `types`: the event types it has shown, CELL and IMEI."""
 
     shown_us: int
     heard_us: int
@@ -78,30 +83,66 @@ class Horizon:
 
 
 def awaited_by(pattern: Pattern, rulebase: Rulebase) -> frozenset[str]:
-    """The event types that the timer of a pattern must have seen all of, CELL among them."""
+    """The types that collectors send, CELL and IMEI among them, of which the timer of a pattern must have
+    seen all."""
+    return awaited_types(pattern, rulebase) - rulebase.patterns.keys()
+
+
+def awaited_types(pattern: Pattern, rulebase: Rulebase) -> frozenset[str]:
+    """The same, and the derived types among those."""
     match pattern:
         case AbsencePattern():
-            return _primitive(pattern.absent.of, rulebase)
+            return _with_sources(pattern.absent.of, rulebase)
         case DwellPattern():
             return frozenset((CELL,))
         case ChangePattern():
-            return _primitive(pattern.step.of, rulebase)
+            return _with_sources(pattern.step.of, rulebase)
         case _:
             return frozenset()
 
 
-def _primitive(types: Collection[str], rulebase: Rulebase) -> frozenset[str]:
-    """The types that collectors send, of which these are derived."""
-    found: set[str] = set()
+def _with_sources(types: Collection[str], rulebase: Rulebase) -> frozenset[str]:
+    """The types, and all that they are derived of."""
+    found = set(types)
     for name in types:
         pattern = rulebase.patterns.get(name)
-        if pattern is None:
-            found.add(name)
+        if name == HANDSET_CHANGED:
+            found.add(IMEI)
+            if not any(name in source.events for source in rulebase.vocabulary.sources.values()):
+                found.discard(name)  # whoever sends it tells a handset, too
         elif isinstance(pattern, DwellPattern):
             found.add(CELL)
-        else:
-            found |= _primitive(tuple(types_of(pattern)), rulebase)
+        elif pattern is not None:
+            found |= _with_sources(tuple(types_of(pattern)), rulebase)
     return frozenset(found)
+
+
+def known_from_us(pattern: Pattern, rulebase: Rulebase, coverage: Mapping[str, int], whole_us: int) -> int:
+    """The earliest instant at which a wait of the pattern may have begun and nothing of what it awaits was
+    missed since. `coverage`: pattern key -> since when it has been folded. `whole_us`: since when the
+    service has missed nothing."""
+    known_us = max(whole_us, coverage.get(pattern.key, 0))
+    if not isinstance(pattern, AbsencePattern):
+        return known_us
+    awaited = (rulebase.patterns[name] for name in pattern.absent.of if name in rulebase.patterns)
+    return max([known_us, *(_whole_from_us(each, rulebase, coverage, whole_us) for each in awaited)])
+
+
+def _whole_from_us(pattern: Pattern, rulebase: Rulebase, coverage: Mapping[str, int], whole_us: int) -> int:
+    """From when on every completion of the pattern is seen: as long after the beginning as one may take."""
+    made_of = (rulebase.patterns[name] for name in types_of(pattern) if name in rulebase.patterns)
+    begun = [_whole_from_us(each, rulebase, coverage, whole_us) for each in made_of]
+    return max(whole_us, coverage.get(pattern.key, 0), *begun) + _span_us(pattern)
+
+
+def _span_us(pattern: Pattern) -> int:
+    match pattern:
+        case AbsencePattern() | DwellPattern():
+            return pattern.for_us
+        case ChangePattern():
+            return (2 * pattern.days + 1) * DAY_US
+        case _:
+            return pattern.within_us
 
 
 class Watermarks:
@@ -124,6 +165,10 @@ class Watermarks:
             mark.types.update({event.type for event in events})
             if CELL not in mark.types and any(event.cell_id for event in events):
                 mark.types.add(CELL)
+            if IMEI not in mark.types and any(
+                event.imei or event.type == HANDSET_CHANGED for event in events
+            ):
+                mark.types.add(IMEI)
 
     def marks(self) -> dict[str, SourceMark]:
         """A copy, to be kept."""

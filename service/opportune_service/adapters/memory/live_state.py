@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 
-import msgspec
-
-from opportune_service.core.state import SubscriberState, decode_state, encode_state
+from opportune_service.core.state import KeyTable, SubscriberState, decode_state, encode_state, head_of
 
 MAX_DECODED = 20_000
 """Subscribers who are kept ready to use; all others as bytes, which take a fifth of the memory. Whoever
 does something usually does something again soon; making a state ready costs about as much as an event."""
 
 _STRANGER = SubscriberState()
-
-
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    """The beginning of an encoded state: what can be read of it without the rest."""
-
-    position: int
-    known: bool
-    context: dict[str, object]
-
-
-_head_of = msgspec.msgpack.Decoder(_Head).decode
 
 
 class MemoryLiveState:
@@ -42,7 +29,9 @@ class MemoryLiveState:
     def __init__(self, max_decoded: int = MAX_DECODED) -> None:
         self._max_decoded = max_decoded
         self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
+        # With numbers for keys.
         self._encoded: dict[str, bytes] = {}
+        self._keys = KeyTable()
         # A dictionary for its order: the longest dirty come first.
         self._dirty: dict[str, None] = {}
 
@@ -62,7 +51,7 @@ class MemoryLiveState:
         self._make_room(len(missing), keep=len(found))
         for subscriber_id in missing:
             data = self._encoded.pop(subscriber_id, None)
-            state = SubscriberState() if data is None else decode_state(data)
+            state = SubscriberState() if data is None else decode_state(self._keys.spell_out(data))
             found[subscriber_id] = decoded[subscriber_id] = state
         return found
 
@@ -89,7 +78,7 @@ class MemoryLiveState:
         data = self._encoded.get(subscriber_id)
         if data is None:
             return None
-        head = _head_of(data)
+        head = head_of(data)
         return head.context if head.known else None
 
     def subscribers(self) -> list[str]:
@@ -100,7 +89,8 @@ class MemoryLiveState:
         return [(subscriber_id, context) for subscriber_id, context in peeked if context is not None]
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:
-        self._encoded.update(states)
+        shorten = self._keys.shorten
+        self._encoded.update((subscriber_id, shorten(data)) for subscriber_id, data in states)
 
     def dirty(self) -> Collection[str]:
         return tuple(self._dirty)
@@ -114,7 +104,7 @@ class MemoryLiveState:
             if state is not None:
                 taken.append((subscriber_id, state.position, encode_state(state)))
             elif (data := self._encoded.get(subscriber_id)) is not None:
-                taken.append((subscriber_id, _head_of(data).position, data))
+                taken.append((subscriber_id, head_of(data).position, self._keys.spell_out(data)))
         return taken
 
     def _make_room(self, coming: int, keep: int) -> None:
@@ -123,4 +113,4 @@ class MemoryLiveState:
         for _ in range(min(too_many, len(self._decoded) - keep)):
             subscriber_id, state = self._decoded.popitem(last=False)
             if state != _STRANGER:
-                self._encoded[subscriber_id] = encode_state(state)
+                self._encoded[subscriber_id] = self._keys.shorten(encode_state(state))

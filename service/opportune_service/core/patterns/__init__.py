@@ -25,51 +25,49 @@ from opportune_rulebase.model import (
     SequencePattern,
 )
 
-from opportune_service.core.patterns.change import idle_from_us, resolve_change, take_change
-from opportune_service.core.patterns.count import take_count
+from opportune_service.core.patterns.change import change_taker, idle_from_us, resolve_change
+from opportune_service.core.patterns.count import count_taker
 from opportune_service.core.patterns.handset import take_handset
-from opportune_service.core.patterns.history import MAX_RECENT, horizon_us
-from opportune_service.core.patterns.sequence import take_sequence
-from opportune_service.core.patterns.sighting import Completion, Link, Sighting
-from opportune_service.core.patterns.timed import resolve_timed, take_absence, take_dwell
+from opportune_service.core.patterns.history import MAX_RECENT, horizon_us, settle
+from opportune_service.core.patterns.sequence import sequence_taker
+from opportune_service.core.patterns.sighting import Compilers, Completion, Link, Sighting, Taker
+from opportune_service.core.patterns.timed import absence_taker, dwell_taker, resolve_timed
 from opportune_service.core.state import PatternState, SubscriberState
 
 __all__ = [
     "MAX_RECENT",
+    "Compilers",
     "Completion",
     "Link",
     "Sighting",
+    "Taker",
     "forget_idle",
+    "horizon_us",
     "resolve",
-    "take",
     "take_handset",
+    "taker",
 ]
 
 _NEVER_US = 2**63
 
 
-def take(
-    pattern: Pattern,
-    state: SubscriberState,
-    seen: Sighting,
-    link: Link,
-    zone: tzinfo,
-    since_us: int | None,
-) -> list[Completion]:
-    """Let an event take part; the completions to give out now, in order of time. Timers it starts or ends
-    are in `PatternState.due_us`. `since_us`: since when the pattern has been folded, None for never."""
+def taker(
+    pattern: Pattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
+) -> Taker:
+    """How events of one type take part; made once, for every event asks. Timers that one starts or ends are
+    in `PatternState.due_us`. `carried`: the attributes that the pattern's own events are declared with; None if
+    these are all of the type's."""
     match pattern:
         case CountPattern():
-            return take_count(pattern, state, seen)
+            return count_taker(pattern, carried, compile_)
         case SequencePattern():
-            return take_sequence(pattern, state, seen, link)
+            return sequence_taker(pattern, type_, carried, compile_)
         case ChangePattern():
-            return take_change(pattern, state, seen, zone, since_us)
+            return change_taker(pattern, compile_)
         case AbsencePattern():
-            take_absence(pattern, state, seen)
+            return absence_taker(pattern, type_, carried, compile_)
         case DwellPattern():
-            take_dwell(pattern, state, seen)
-    return []
+            return dwell_taker(pattern)
 
 
 def resolve(
@@ -93,14 +91,17 @@ def resolve(
 
 
 def forget_idle(patterns: Mapping[str, Pattern], state: SubscriberState) -> None:
-    """Drop what can matter no more. `patterns` by key. Changes nothing that can be seen; `take` does the
+    """Drop what can matter no more. `patterns` by key. Changes nothing that can be seen; its taker does the
     same for its own pattern, but nobody takes anything of a pattern whose events have stopped."""
     horizon = horizon_us(state, 0)
-    idle = [
-        key
-        for key, kept in state.patterns.items()
-        if key in patterns and not kept.due_us and _idle_from_us(patterns[key], kept) <= horizon
-    ]
+    idle = []
+    for key, kept in state.patterns.items():
+        pattern = patterns.get(key)
+        if pattern is None:
+            continue
+        settle(kept, horizon)
+        if not kept.due_us and _idle_from_us(pattern, kept) <= horizon:
+            idle.append(key)
     for key in idle:
         del state.patterns[key]
 
@@ -110,9 +111,10 @@ def _idle_from_us(pattern: Pattern, kept: PatternState) -> int:
     newest_us = kept.recent[-1].at_us if kept.recent else 0
     match pattern:
         case CountPattern() | SequencePattern():
-            return newest_us + pattern.within_us
+            # What is summed up, too: the tip is in order of time.
+            return max(newest_us, kept.tip[-1][0] if kept.tip else 0) + pattern.within_us
         case AbsencePattern():
-            return newest_us + pattern.for_us
+            return max(newest_us, kept.tip[0][0] if kept.tip else 0) + pattern.for_us
         case DwellPattern():
             return (
                 _NEVER_US if kept.tip else newest_us

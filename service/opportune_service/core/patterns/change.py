@@ -29,14 +29,20 @@ from opportune_service.core.patterns.history import (
     again,
     comes_last,
     give,
-    horizon_us,
     insert,
     new_among,
     prune,
     state_of,
     unanswered,
 )
-from opportune_service.core.patterns.sighting import Completion, Found, Sighting, found
+from opportune_service.core.patterns.sighting import (
+    Compilers,
+    Completion,
+    Found,
+    Sighting,
+    Taker,
+    found,
+)
 from opportune_service.core.state import Entry, PatternState, Series, SubscriberState
 
 _MARGIN = 2
@@ -47,24 +53,32 @@ _QUARTER_US = 900_000_000
 _LARGEST_EXACT = 2**53
 
 
-def take_change(
-    pattern: ChangePattern, state: SubscriberState, seen: Sighting, zone: tzinfo, since_us: int | None
-) -> list[Completion]:
+def change_taker(pattern: ChangePattern, compile_: Compilers) -> Taker:
     """An event without the attribute does not take part."""
-    where = pattern.step.where
-    if where is not None and not seen.holds(where):
-        return []
-    amount: object = 1 if pattern.value is None else seen.attributes.get(pattern.value)
-    if not isinstance(amount, int | float):
-        return []
-    kept = state_of(state, pattern.key)
+    where = compile_.test(pattern.step.where) if pattern.step.where else None
+    value = pattern.value
+
+    def take(seen: Sighting) -> Sequence[Completion]:
+        if where is not None and not where(seen.facts):
+            return ()
+        amount: object = 1 if value is None else seen.attributes.get(value)
+        if not isinstance(amount, int | float):
+            return ()
+        return _take(pattern, seen, amount)
+
+    return take
+
+
+def _take(pattern: ChangePattern, seen: Sighting, amount: int | float) -> Sequence[Completion]:
+    kept = state_of(seen.state, pattern.key)
     if kept.days is None:
         kept.days = Series()
+    zone, since_us = seen.zone, seen.coverage.get(pattern.key)
     day = local_day(seen.at_us, zone)
     if pattern.rises_to is not None:
         entry = Entry(seen.at_us, seen.digest, [day, amount], None, seen.cell_id)
         since_day = None if since_us is None else local_day(since_us, zone)
-        return _rise(pattern, kept, entry, horizon_us(state, seen.at_us), since_day)
+        return _rise(pattern, kept, entry, seen.horizon_us, since_day)
     _count(pattern, kept.days, day, amount)
     newest = kept.days.at[-1]
     # Any other event only puts a fall off, and the timer finds that out.
@@ -72,7 +86,9 @@ def take_change(
         next_us = _next_fall(pattern, kept, newest + 1, zone, since_us)
         # One that is set may be due already and not settled yet; to look too early does no harm.
         kept.due_us = min(next_us, kept.due_us) if next_us and kept.due_us else next_us or kept.due_us
-    return []
+    if kept.due_us:
+        seen.timed = True
+    return ()
 
 
 def resolve_change(

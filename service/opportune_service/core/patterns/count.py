@@ -6,37 +6,53 @@ equal values the newest only, so that there are never more than the pattern need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from opportune_rulebase.model import CountPattern
-from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.patterns.history import Tip, advance, state_of
-from opportune_service.core.patterns.sighting import Completion, Found, Sighting, found
-from opportune_service.core.state import Entry, SubscriberState
+from opportune_service.core.patterns.sighting import (
+    Compilers,
+    Completion,
+    Found,
+    Sighting,
+    Taker,
+    carry,
+    digest_of,
+    found,
+)
+from opportune_service.core.state import Entry
 
 
-def take_count(pattern: CountPattern, state: SubscriberState, seen: Sighting) -> list[Completion]:
-    where = pattern.step.where
-    if where is not None and not seen.holds(where):
-        return []
-    value = 0
-    if pattern.distinct is not None:
-        told = seen.attributes.get(pattern.distinct)
-        if told is None:
-            return []
-        # With the type: 1, true and "1" are three values.
-        value = xxh3_64_intdigest(f"{type(told).__name__}:{told}".encode())
-    entry = Entry(seen.at_us, seen.digest, value, seen.attributes or None, seen.cell_id)
-    return advance(state_of(state, pattern.key), entry, seen, state, partial(_step, pattern))
+def count_taker(pattern: CountPattern, carried: frozenset[str] | None, compile_: Compilers) -> Taker:
+    where = compile_.test(pattern.step.where) if pattern.step.where else None
+    key, distinct = pattern.key, pattern.distinct
+    step = partial(_step, pattern)
+
+    def take(seen: Sighting) -> Sequence[Completion]:
+        if where is not None and not where(seen.facts):
+            return ()
+        value = 0
+        if distinct is not None:
+            told = seen.attributes.get(distinct)
+            if told is None:
+                return ()
+            value = digest_of(told)
+        attributes = carry(seen.attributes, carried)
+        entry = Entry(seen.at_us, seen.digest, value, attributes, seen.cell_id)
+        return advance(state_of(seen.state, key), entry, seen.horizon_us, step)
+
+    return take
 
 
 def _step(pattern: CountPattern, pending: Tip, entry: Entry) -> tuple[Tip, Found | None]:
     after_us = entry.at_us - pattern.within_us
     if pattern.distinct is not None:
-        pending = tuple(each for each in pending if each[0] > after_us and each[2] != entry.what)
+        what = entry.what
+        pending = tuple([each for each in pending if each[0] > after_us and each[2] != what])
     elif pending and pending[0][0] <= after_us:
-        pending = tuple(each for each in pending if each[0] > after_us)
+        pending = tuple([each for each in pending if each[0] > after_us])
     pending = (*pending, [entry.at_us, entry.digest, entry.what])
     if len(pending) < pattern.at_least:
         return pending, None

@@ -7,6 +7,8 @@ turns within the hour and their events come late as well, some of the turns may 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from opportune_service.core.patterns.history import (
     Tip,
     advance,
@@ -15,7 +17,7 @@ from opportune_service.core.patterns.history import (
     place_of,
     prune,
 )
-from opportune_service.core.patterns.sighting import Completion, Found, Sighting, found
+from opportune_service.core.patterns.sighting import Completion, Found, found
 from opportune_service.core.state import Entry, PatternState, SubscriberState
 
 HANDSET_CHANGED = "handset_changed"
@@ -24,7 +26,9 @@ _SERIAL = 14
 """Digits that name the handset; what follows is a check digit, or the version of its software."""
 
 
-def take_handset(state: SubscriberState, seen: Sighting, imei: str) -> list[Completion]:
+def take_handset(
+    state: SubscriberState, at_us: int, digest: int, cell_id: str, imei: str
+) -> Sequence[Completion]:
     """Let an event that told an IMEI take part in the pattern that is always there: a handset that is not
     the one before gives `handset_changed`. `state.imei` is then that of the newest event."""
     kept = state.handset
@@ -33,20 +37,20 @@ def take_handset(state: SubscriberState, seen: Sighting, imei: str) -> list[Comp
         before = (known, 0) if isinstance(known, str) else ()
         kept = state.handset = PatternState(base=before, tip=before)
     recent = kept.recent
-    entry = Entry(seen.at_us, seen.digest, imei, None, seen.cell_id)
+    entry = Entry(at_us, digest, imei, None, cell_id)
     if comes_last(kept, entry):
         state.imei = imei
         if recent and recent[-1].what == imei and _told_before(kept, len(recent) - 1) == imei:
             recent[-1] = entry
-            kept.tip = (imei, seen.at_us)
+            kept.tip = (imei, at_us)
             if len(recent) > 1:
-                prune(kept, horizon_us(state, seen.at_us), _step)
-            return []
+                prune(kept, horizon_us(state, at_us), _step)
+            return ()
     else:
         place = place_of(kept, entry)
         if recent[place].what == imei and _told_before(kept, place) == imei:
-            return []
-    return advance(kept, entry, seen, state, _step)
+            return ()
+    return advance(kept, entry, horizon_us(state, at_us), _step)
 
 
 def _told_before(kept: PatternState, place: int) -> object:

@@ -13,11 +13,11 @@ one.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
-from opportune_service.core.patterns.sighting import Completion, Found, Sighting
+from opportune_service.core.patterns.sighting import Completion, Found
 from opportune_service.core.state import Entry, Given, PatternState, SubscriberState
 
 MAX_RECENT = 2_000
@@ -42,25 +42,24 @@ def state_of(state: SubscriberState, key: str) -> PatternState:
 
 
 def advance(
-    kept: PatternState,
-    entry: Entry,
-    seen: Sighting,
-    state: SubscriberState,
-    step: Step,
-    most: int = MAX_RECENT,
-) -> list[Completion]:
-    """Take in an entry; what to give out now, in order of time. `most`: how many entries are kept."""
-    prune(kept, horizon_us(state, seen.at_us), step, most)
-    if comes_last(kept, entry):
-        kept.recent.append(entry)
-        kept.tip, each = step(kept.tip, entry)
-        if each is None:
-            return []
-        entry.found = each.completion.digest
-        return give(kept, new_among([each], kept))
-    if not insert(kept, entry):
-        return []
-    return give(kept, unanswered(kept, again(kept, step)))
+    kept: PatternState, entry: Entry, horizon: int, step: Step, most: int = MAX_RECENT
+) -> Sequence[Completion]:
+    """Take in an entry; what to give out now, in order of time. `horizon`: no event before it comes any
+    more. `most`: how many entries are kept."""
+    recent = kept.recent
+    if recent:
+        if recent[0].at_us <= horizon or len(recent) >= most:
+            prune(kept, horizon, step, most)
+        if recent and not comes_last(kept, entry):
+            if not insert(kept, entry):
+                return ()
+            return give(kept, unanswered(kept, again(kept, step)))
+    recent.append(entry)
+    kept.tip, each = step(kept.tip, entry)
+    if each is None:
+        return ()
+    entry.found = each.completion.digest
+    return give(kept, new_among([each], kept))
 
 
 def prune(kept: PatternState, horizon: int, step: Step, most: int = MAX_RECENT) -> None:
@@ -68,6 +67,10 @@ def prune(kept: PatternState, horizon: int, step: Step, most: int = MAX_RECENT) 
     settled yet."""
     recent = kept.recent
     if not recent or (recent[0].at_us > horizon and len(recent) < most):
+        return
+    if not kept.due_us and not kept.given and recent[-1].at_us <= horizon:
+        kept.base = kept.tip  # most who come in order: all that went before is long ago
+        recent.clear()
         return
     if kept.due_us:
         horizon = min(horizon, kept.due_us)
@@ -82,6 +85,19 @@ def prune(kept: PatternState, horizon: int, step: Step, most: int = MAX_RECENT) 
     if kept.given:
         _prune_given(kept, [entry.found for entry in recent[:end] if entry.found], horizon)
     del recent[:end]
+
+
+def settle(kept: PatternState, horizon: int) -> None:
+    """Sum up all entries, if no late event can come before any of them; what `prune` does with the next
+    event, without waiting for it."""
+    recent = kept.recent
+    if kept.due_us:
+        horizon = min(horizon, kept.due_us)
+    if recent and recent[-1].at_us <= horizon:
+        kept.base = kept.tip
+        if kept.given:
+            _prune_given(kept, [entry.found for entry in recent if entry.found], horizon)
+        recent.clear()
 
 
 def _prune_given(kept: PatternState, left: list[int], horizon: int) -> None:

@@ -8,15 +8,24 @@ and all runs end; else, if it is a first step, it begins a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from opportune_rulebase.model import SequencePattern
 
 from opportune_service.core.patterns.history import MAX_RECENT, Tip, advance, state_of
-from opportune_service.core.patterns.sighting import Completion, Found, Link, Sighting, found
-from opportune_service.core.state import Entry, SubscriberState
+from opportune_service.core.patterns.sighting import (
+    Compilers,
+    Completion,
+    Found,
+    Link,
+    Sighting,
+    Taker,
+    carry,
+    found,
+)
+from opportune_service.core.state import Entry
 
 MAX_RUNS = 50
 """Runs that a sequence with links keeps of one subscriber; the newest stay. Without links there is never
@@ -28,37 +37,54 @@ MAX_LINKED = 200
 of every run evaluated again."""
 
 
-def take_sequence(
-    pattern: SequencePattern, state: SubscriberState, seen: Sighting, link: Link
-) -> list[Completion]:
-    steps, type_ = pattern.steps, seen.type
-    what, bit = 0, 1
-    for step in steps:
-        if type_ in step.of and (step.where is None or seen.holds(step.where)):
-            what |= bit
-        bit <<= 1
-    without = pattern.without
-    if without is not None and type_ in without.of and (without.where is None or seen.holds(without.where)):
-        what |= bit
-    if not what:
-        return []
-    completes = what & (bit >> 1)
-    attributes = (
-        seen.attributes if completes else _linked(pattern, seen.attributes)
-    )  # no other is asked for
-    entry = Entry(seen.at_us, seen.digest, what, attributes or None, seen.cell_id)
+def sequence_taker(
+    pattern: SequencePattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
+) -> Taker:
+    """For events of one type: which steps they may be is known before they come."""
+    key, last = pattern.key, 1 << (len(pattern.steps) - 1)
+    if carried is not None:
+        carried |= pattern.kept
+    roles = [(1 << n, step) for n, step in enumerate(pattern.steps)]
+    if pattern.without is not None:
+        roles.append((last << 1, pattern.without))
+    always, asked = 0, []
+    for bit, wanted in roles:
+        if type_ in wanted.of:
+            if wanted.where is None:
+                always |= bit
+            else:
+                asked.append((bit, compile_.test(wanted.where)))
+    links = [compile_.link(each.link) if each.link else None for each in pattern.steps]
+    step = partial(_step, pattern, links)
     most = MAX_LINKED if pattern.kept else MAX_RECENT
-    return advance(state_of(state, pattern.key), entry, seen, state, partial(_step, pattern, link), most)
+
+    def take(seen: Sighting) -> Sequence[Completion]:
+        what = always
+        for bit, where in asked:
+            if where(seen.facts):
+                what |= bit
+        if not what:
+            return ()
+        # No other attributes are asked for.
+        if what & last:
+            attributes = carry(seen.attributes, carried)
+        else:
+            attributes = _linked(pattern, seen.attributes) if pattern.kept else None
+        entry = Entry(seen.at_us, seen.digest, what, attributes, seen.cell_id)
+        return advance(state_of(seen.state, key), entry, seen.horizon_us, step, most)
+
+    return take
 
 
-def _step(pattern: SequencePattern, link: Link, runs: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+def _step(
+    pattern: SequencePattern, links: Sequence[Link | None], runs: Tip, entry: Entry
+) -> tuple[Tip, Found | None]:
     what, at_us = entry.what, entry.at_us
-    last = len(pattern.steps) - 1
-    if what >> (last + 1):
+    if what >> len(pattern.steps):
         runs = ()
     done = None
     if runs:
-        runs, done = _move(pattern, link, runs, entry)
+        runs, done = _move(pattern, links, runs, entry)
     if done is not None:
         return (), found(
             pattern.name,
@@ -70,12 +96,16 @@ def _step(pattern: SequencePattern, link: Link, runs: Tip, entry: Entry) -> tupl
             entry.cell_id,
         )
     if what & 1:
-        told = _linked(pattern, entry.attributes)
+        told = _linked(pattern, entry.attributes) if pattern.kept else None
         runs = (*runs, [at_us, 1, [entry.digest], told, told])
-    return (_newest(pattern, runs) if len(runs) > 1 else runs), None
+        if len(runs) > 1:
+            runs = _newest(pattern, runs)
+    return runs, None
 
 
-def _move(pattern: SequencePattern, link: Link, runs: Tip, entry: Entry) -> tuple[Tip, Any]:
+def _move(
+    pattern: SequencePattern, links: Sequence[Link | None], runs: Tip, entry: Entry
+) -> tuple[Tip, Any]:
     """The runs after this event, those that are too old left out, and the newest that it completes."""
     oldest_us = entry.at_us - pattern.within_us
     moved = []
@@ -84,7 +114,10 @@ def _move(pattern: SequencePattern, link: Link, runs: Tip, entry: Entry) -> tupl
         start_us, made, digests, first, previous = run
         if start_us < oldest_us:
             continue
-        if not (entry.what >> made) & 1 or not _links(pattern, link, made, entry, first, previous):
+        link = links[made]
+        if not (entry.what >> made) & 1 or (
+            link is not None and not link(entry.attributes or {}, first or {}, previous or {})
+        ):
             moved.append(run)
         elif made + 1 == len(pattern.steps):
             done = run
@@ -92,22 +125,6 @@ def _move(pattern: SequencePattern, link: Link, runs: Tip, entry: Entry) -> tupl
             told = _linked(pattern, entry.attributes)
             moved.append([start_us, made + 1, [*digests, entry.digest], first, told])
     return tuple(moved), done
-
-
-def _links(
-    pattern: SequencePattern,
-    link: Link,
-    made: int,
-    entry: Entry,
-    first: Mapping[str, Any] | None,
-    previous: Mapping[str, Any] | None,
-) -> bool:
-    expression = pattern.steps[made].link
-    if expression is None:
-        return True
-    earlier = {f"first.{name}": value for name, value in (first or {}).items()}
-    earlier |= {f"previous.{name}": value for name, value in (previous or {}).items()}
-    return link(expression, entry.attributes or {}, earlier)
 
 
 def _newest(pattern: SequencePattern, runs: Tip) -> Tip:
@@ -119,6 +136,6 @@ def _newest(pattern: SequencePattern, runs: Tip) -> Tip:
 
 def _linked(pattern: SequencePattern, attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What links may read of an event."""
-    if not attributes or not pattern.kept:
+    if not pattern.kept or not attributes:
         return None
     return {name: value for name, value in attributes.items() if name in pattern.kept} or None

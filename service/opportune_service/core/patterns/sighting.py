@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
+from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
+from opportune_rulebase.engine import Facts
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.model import Place
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from opportune_service.core.admit import Attributes
+from opportune_service.core.state import SubscriberState
 
-Link = Callable[[Expression, Mapping[str, object], Mapping[str, object]], bool]
-"""(link, the event's kept attributes, ``first.*`` and ``previous.*`` by qualified name) -> whether it
-holds."""
+Told = Mapping[str, object]
+"""Attributes of an event that a sequence has kept."""
+
+Holds = Callable[[Facts], bool]
+"""Whether a `where` is true of an event."""
+
+Link = Callable[[Told, Told, Told], bool]
+"""Whether a link holds: (what was kept of this event, of that of the first step, of that before)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """One event as patterns see it. `digest`: the hash of (source, event id). `cell_id` is the event's own,
-    empty without one; `place` is where that is, None off the map. `holds`: whether a `where` is true of it.
+class Compilers(NamedTuple):
+    """How expressions become functions: `test` those of `where`, `link` those of `link`."""
+
+    test: Callable[[Expression], Holds]
+    link: Callable[[Expression], Link]
+
+
+class Sighting(msgspec.Struct, gc=False):
+    """One event as patterns see it. `facts` are what a `where` is asked of. `digest`: the hash of (source,
+    event id). `cell_id` is the event's own, empty without one; `place` is where that is, None off the map. No event before `horizon_us` comes any
+    more. `coverage`: pattern key -> since when it has been folded. `timed` becomes true when a pattern
+    that waits for something took part.
     """
 
-    type: str
+    state: SubscriberState
+    facts: Facts
     at_us: int
     digest: int
     attributes: Attributes
     cell_id: str
+    horizon_us: int
     place: Place | None
-    holds: Callable[[Expression], bool]
+    zone: tzinfo
+    coverage: Mapping[str, int]
+    timed: bool = False
+
+
+Taker = Callable[[Sighting], "Sequence[Completion]"]
+"""Lets an event of one type take part in one pattern; the completions to give out now, in order of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +97,17 @@ def found(
     made_of = [due_us.to_bytes(8, "little", signed=True), *(each.to_bytes(8, "little") for each in digests)]
     id_ = xxh3_128_hexdigest(key.encode() + b"\0" + b"".join(made_of))
     return Found(Completion(name, id_, int(id_[:16], 16), at_us, attributes or {}, cell_id), since_us)
+
+
+def carry(attributes: Attributes, carried: frozenset[str] | None) -> Attributes | None:
+    """What a derived event has of the event that it was derived of (`carried` None: all); None for
+    nothing."""
+    if carried is None:
+        return attributes or None
+    return {name: value for name, value in attributes.items() if name in carried} or None
+
+
+@lru_cache(maxsize=4096, typed=True)
+def digest_of(value: object) -> int:
+    """64 bits that tell values apart. With the type: 1, true and "1" are three values."""
+    return xxh3_64_intdigest(f"{type(value).__name__}:{value}".encode())

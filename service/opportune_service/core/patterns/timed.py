@@ -8,26 +8,34 @@ may still cancel it. What happens at the due time itself counts as within.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
-from opportune_rulebase.model import Step as Wanted
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.patterns.history import (
+    MAX_RECENT,
     Step,
     Tip,
     again,
     comes_last,
     give,
-    horizon_us,
     insert,
     prune,
     state_of,
     unanswered,
 )
-from opportune_service.core.patterns.sighting import Completion, Found, Sighting, found
+from opportune_service.core.patterns.sighting import (
+    Compilers,
+    Completion,
+    Found,
+    Sighting,
+    Taker,
+    carry,
+    found,
+)
 from opportune_service.core.state import Entry, PatternState, SubscriberState
 
 Timed = AbsencePattern | DwellPattern
@@ -35,34 +43,62 @@ Timed = AbsencePattern | DwellPattern
 _AFTER, _ABSENT = 1, 2
 
 
-def take_absence(pattern: AbsencePattern, state: SubscriberState, seen: Sighting) -> None:
+def absence_taker(
+    pattern: AbsencePattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
+) -> Taker:
     """An event may be awaited and begin the next wait at once: it ends the one, then begins the other. One
     at the time of the opening event does not end the wait."""
-    what = (_AFTER if _is(pattern.after, seen) else 0) | (_ABSENT if _is(pattern.absent, seen) else 0)
-    if what:
-        attributes = seen.attributes if what & _AFTER else None
-        entry = Entry(seen.at_us, seen.digest, what, attributes or None)
-        _advance(pattern, state_of(state, pattern.key), entry, horizon_us(state, seen.at_us))
+    key = pattern.key
+    always, asked = 0, []
+    for bit, wanted in ((_AFTER, pattern.after), (_ABSENT, pattern.absent)):
+        if type_ in wanted.of:
+            if wanted.where is None:
+                always |= bit
+            else:
+                asked.append((bit, compile_.test(wanted.where)))
+    step = _step_of(pattern)
+
+    def take(seen: Sighting) -> Sequence[Completion]:
+        state = seen.state
+        what = always
+        for bit, where in asked:
+            if where(seen.facts):
+                what |= bit
+        if what:
+            attributes = carry(seen.attributes, carried) if what & _AFTER else None
+            entry = Entry(seen.at_us, seen.digest, what, attributes)
+            kept = state_of(state, key)
+            _advance(pattern, step, kept, entry, seen.horizon_us)
+            if kept.due_us:
+                seen.timed = True
+        return ()
+
+    return take
 
 
-def _is(wanted: Wanted, seen: Sighting) -> bool:
-    return seen.type in wanted.of and (wanted.where is None or seen.holds(wanted.where))
-
-
-def take_dwell(pattern: DwellPattern, state: SubscriberState, seen: Sighting) -> None:
+def dwell_taker(pattern: DwellPattern) -> Taker:
     """Entries are told apart by time and cell: two events at one cell at one instant say the same."""
-    if not seen.cell_id:
-        return
-    inside = seen.place is not None and pattern.category in seen.place.categories
-    kept = state.patterns.get(pattern.key)
-    if kept is None:
-        if not inside:
-            return  # as long as nothing is kept the subscriber was elsewhere, or not seen at all
-        kept = state.patterns[pattern.key] = PatternState(recent=_elsewhere(state, seen))
-    horizon = horizon_us(state, seen.at_us)
-    _advance(pattern, kept, Entry(seen.at_us, _cell_digest(seen.cell_id), inside), horizon)
-    if not (kept.tip or kept.base or kept.given or any(entry.what for entry in kept.recent)):
-        del state.patterns[pattern.key]
+    key, category = pattern.key, pattern.category
+    step = _step_of(pattern)
+
+    def take(seen: Sighting) -> Sequence[Completion]:
+        if not seen.cell_id:
+            return ()
+        state, place = seen.state, seen.place
+        inside = place is not None and category in place.categories
+        kept = state.patterns.get(key)
+        if kept is None:
+            if not inside:
+                return ()  # as long as nothing is kept the subscriber was elsewhere, or not seen at all
+            kept = state.patterns[key] = PatternState(recent=_elsewhere(state, seen))
+        _advance(pattern, step, kept, Entry(seen.at_us, _cell_digest(seen.cell_id), inside), seen.horizon_us)
+        if not (kept.tip or kept.base or kept.given or any(entry.what for entry in kept.recent)):
+            del state.patterns[key]
+        if kept.due_us:
+            seen.timed = True
+        return ()
+
+    return take
 
 
 def _elsewhere(state: SubscriberState, seen: Sighting) -> list[Entry]:
@@ -74,6 +110,7 @@ def _elsewhere(state: SubscriberState, seen: Sighting) -> list[Entry]:
     return [Entry(at_us, digest, False) for at_us, digest in sorted(cells)]
 
 
+@lru_cache(maxsize=65_536)
 def _cell_digest(cell_id: str) -> int:
     return xxh3_64_intdigest(cell_id.encode())
 
@@ -90,14 +127,15 @@ def resolve_timed(pattern: Timed, state: SubscriberState, due_us: int, fired: bo
     return completions[0] if completions and fired else None
 
 
-def _advance(pattern: Timed, kept: PatternState, entry: Entry, horizon: int) -> None:
-    step = _step_of(pattern)
-    prune(kept, horizon, step)
-    if not comes_last(kept, entry):
+def _advance(pattern: Timed, step: Step, kept: PatternState, entry: Entry, horizon: int) -> None:
+    recent = kept.recent
+    if recent and (recent[0].at_us <= horizon or len(recent) >= MAX_RECENT):
+        prune(kept, horizon, step)
+    if recent and not comes_last(kept, entry):
         if insert(kept, entry):
             _set_timer(pattern, kept, step)
         return
-    kept.recent.append(entry)
+    recent.append(entry)
     if kept.given:
         _set_timer(pattern, kept, step)
         return
