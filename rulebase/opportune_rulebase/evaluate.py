@@ -112,7 +112,8 @@ def plain(value: object) -> object:
         case list() | tuple():
             return [plain(each) for each in value]
         case dict():
-            return {_key(key): plain(each) for key, each in value.items()}
+            # Sorted: CEL has no order of its own, and gives them in any.
+            return {_key(key): plain(value[key]) for key in sorted(value, key=_key)}
     return _TYPE_NAMES.get(str(value).partition("<")[0], str(value))
 
 

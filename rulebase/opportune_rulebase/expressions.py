@@ -59,6 +59,8 @@ _SIMPLE_TYPES = {
 _FAULT = re.compile(r"^(?:\w+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*?)(?: \[[A-Z_]+\])?$", re.MULTILINE)
 _STATUS = re.compile(r"^[A-Z_]+: (.*?)(?: \[[A-Z_]+\])?$", re.DOTALL)
 _UNDECLARED = re.compile(r"^undeclared reference to '(.*)' \(in container '.*'\)$")
+# The grammar's names of what it expected tell a person nothing.
+_EXPECTED = re.compile(r" expecting (\{.*\}|<EOF>)$")
 _PRESENCE = re.compile(r"\bhas\(\s*([\w.]+)\s*\)")
 _BRACKETS = re.compile(r"\b(list|map)\(([^()]*)\)")
 _NO_OVERLOAD = re.compile(r"^found no matching overload for '(.*)' applied to '\((.*)\)'$")
@@ -265,7 +267,9 @@ class Scope:
         """CEL's report, taken apart: (line, column, message), sorted, without repetition."""
         if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
             return iter([(1, 1, "this is not valid Unicode: remove the lone surrogate")])
-        faults = {self._fault(text, *map(str, each)) for each in _FAULT.findall(report)}
+        found_faults = [tuple(map(str, each)) for each in _FAULT.findall(report)]
+        # What does not fit a thing that is unknown is no fault of its own.
+        faults = {self._fault(text, *each) for each in found_faults if "*error*" not in each[2]}
         # CEL's report on such a thing is about the type that it takes it for.
         faults |= {
             _presence_fault(text, found.start(), found[1])
@@ -289,6 +293,9 @@ class Scope:
             if prefix and source[: column - 1].endswith(prefix):
                 column -= len(prefix)
             return line, column, f"unknown name '{name}'{self._suggestion(name)}"
+        if "input '<EOF>'" in message:
+            return line, column, "the expression ends too early"
+        message = _EXPECTED.sub("", message)
         if overload := _NO_OVERLOAD.match(message):
             operator = overload[1].strip("_@")
             operands = _in_the_language(overload[2])

@@ -69,7 +69,9 @@ def flat(given: Mapping[str, object]) -> Iterator[tuple[str, Bound]]:
     """Qualified names with their values. Raises BindingError."""
     seen: set[str] = set()
     for name, value in given.items():
-        inside = name in SPACES and isinstance(value, Mapping) and not _is_form(value)
+        inside = name in SPACES
+        if inside and (not isinstance(value, Mapping) or _is_form(value)):
+            raise BindingError(f"{name!r} must be an object: names with their values")
         members = cast(Mapping[str, object], value) if inside else {"": value}
         for plain_name, member in members.items():
             qualified = f"{name}.{plain_name}" if inside else name

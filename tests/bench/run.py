@@ -20,7 +20,7 @@ BENCHES = {
     "ingest": "ingest",
     "publish": "ingest",
     "check": "check",
-    "state": "fold",
+    "state": "active",
     "fold_match": "fold",
     "scan": "scan",
 }

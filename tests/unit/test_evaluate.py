@@ -110,6 +110,9 @@ def test_minus_zero_stays() -> None:
         ({"in": 1}, "'in' cannot be the name"),
         ({"a b": 1}, "'a b' cannot be the name"),
         ({"event": {"x": 2}, "event.x": 1}, "'event.x' is bound twice"),
+        ({"event": 5}, "'event' must be an object"),
+        ({"metric": None}, "'metric' must be an object"),
+        ({"sub": {"$missing": "int"}}, "'sub' must be an object"),
         ({"x": 2**63}, "'x' is no int"),
         ({"x": {"$uint": -1}}, "'x' is no uint"),
         ({"x": {"$int": "1.5"}}, "'x' is no int"),
@@ -234,3 +237,10 @@ def test_the_network_path_runs_the_compiled_code(monkeypatch: pytest.MonkeyPatch
 
     assert evaluate("x + 1", {"x": 1}, via="network") == 0
     assert evaluate("x + 1", {"x": 1}, via="cel") == 2
+
+
+def test_a_map_is_said_in_one_order() -> None:
+    """CEL keeps none, and differs from one run to the next."""
+    keys = "abcdefgh"
+    text = "{" + ", ".join(f"'{key}': 1" for key in reversed(keys)) + "}"
+    assert list(plain(evaluate(text, {}))) == list(keys)

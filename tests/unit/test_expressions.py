@@ -314,3 +314,23 @@ def test_what_doubles_its_values_again_and_again_is_refused(text: str) -> None:
 )
 def test_what_people_write_is_not(text: str) -> None:
     assert SCOPE.compile(text, HERE).evaluate({"event.name": "a", "sub.products": ["a"]}) is not None
+
+
+def test_an_unknown_name_is_one_fault() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        SCOPE.compile("event.amuont - 1 > 2 && event.amount - 'a' > 1", HERE)
+    assert [message.split(" ")[0] for _, _, message in caught.value.faults] == ["unknown", "'-'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("event.amount >", "the expression ends too early"),
+        ("event.amount > 1 event.amount", "Syntax error: extraneous input 'event'"),
+        ("event.amount >> 1", "Syntax error: extraneous input '>'"),
+    ],
+)
+def test_a_slip_is_named_without_the_grammar(text: str, says: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        SCOPE.compile(text, HERE)
+    assert [message for _, _, message in caught.value.faults] == [says]

@@ -60,7 +60,7 @@ def test_no_time_zone_opens_a_file(zone: str) -> None:
     """CEL takes a path for a zone and reads that file: it would wait for a pipe for ever."""
     [problem] = problems(f"now.getHours({zone}) == 1")
     assert problem.message == "a time zone is a name, or 'zone'"
-    [problem] = problems(f"[sub.name].exists(zone, now.getHours(zone) == 1) || {zone} == 'a'")
+    [problem] = problems(f"[sub.name].exists(zone, now.getHours(zone) == 1) || ({zone}) == 'a'")
     assert problem.message == "a time zone is a name, or 'zone'"
 
 

@@ -111,6 +111,6 @@ def test_the_reference_has_every_key() -> None:
         f"{section}.{key}"
         for section, keys in SECTIONS.items()
         for key in keys
-        if not re.search(rf"[`{{, (]{key}[`,:}}]", text)
+        if not re.search(rf"(?m)(?:^|[`{{, (]){key}[`,:}}]", text)
     ]
     assert missing == []

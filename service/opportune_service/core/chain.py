@@ -107,9 +107,7 @@ class Chain:
     def see_handset(self, event: Event, digest: int) -> None:
         """Remember the handset; a new one gives `handset_changed`."""
         self._imei = event.imei
-        self._pending += take_handset(
-            self.state, event.occurred_at_us, digest, event.cell_id, event.imei
-        )
+        self._pending += take_handset(self.state, event.occurred_at_us, digest, event.cell_id, event.imei)
 
     def settle(self, due: Due) -> tuple[str, str] | None:
         """Begin with a timer or a trigger that is due: type and id of its event; None if nothing comes of

@@ -166,8 +166,8 @@ _decode_context = msgspec.msgpack.Decoder(dict[str, object]).decode
 head_of = msgspec.msgpack.Decoder(StateHead).decode
 """The head of an encoded state. Raises `msgspec.DecodeError` on anything else."""
 
-_LEVEL = 1
-"""Of the compression. The next ones take half as long again for two bytes in a hundred."""
+_LEVEL = 6
+"""Of the compression. 1 saves a tenth of the time and takes three bytes in a hundred more."""
 
 _FIRST_US, _LAST_US = 2**48, 2**52
 """What lies between is taken for an instant of the years 1978 to 2112. A hash that lies there costs some

@@ -51,9 +51,7 @@ __all__ = [
 _NEVER_US = 2**63
 
 
-def taker(
-    pattern: Pattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
-) -> Taker:
+def taker(pattern: Pattern, type_: str, carried: frozenset[str] | None, compile_: Compilers) -> Taker:
     """How events of one type take part; made once, for every event asks. Timers that one starts or ends are
     in `PatternState.due_us`. `carried`: the attributes that the pattern's own events are declared with; None if
     these are all of the type's."""

@@ -24,6 +24,8 @@ from opportune_service.core.patterns.sighting import (
 )
 from opportune_service.core.state import Entry
 
+_SHORT = 16
+
 
 def count_taker(pattern: CountPattern, carried: frozenset[str] | None, compile_: Compilers) -> Taker:
     where = compile_.test(pattern.step.where) if pattern.step.where else None
@@ -33,12 +35,14 @@ def count_taker(pattern: CountPattern, carried: frozenset[str] | None, compile_:
     def take(seen: Sighting) -> Sequence[Completion]:
         if where is not None and not where(seen.facts):
             return ()
-        value = 0
+        value: object = 0
         if distinct is not None:
             told = seen.attributes.get(distinct)
             if told is None:
                 return ()
-            value = digest_of(told)
+            # Short text as it is: it stands in many other places of the state, and is packed well.
+            short = isinstance(told, str) and len(told) <= _SHORT
+            value = told if short else digest_of(told)
         attributes = carry(seen.attributes, carried)
         entry = Entry(seen.at_us, seen.digest, value, attributes, seen.cell_id)
         return advance(state_of(seen.state, key), entry, seen.horizon_us, step)

@@ -35,10 +35,12 @@ class Compilers(NamedTuple):
 
 
 class Sighting(msgspec.Struct, gc=False):
-    """One event as patterns see it. `facts` are what a `where` is asked of. `digest`: the hash of (source,
-    event id). `cell_id` is the event's own, empty without one; `place` is where that is, None off the map. No event before `horizon_us` comes any
-    more. `coverage`: pattern key -> since when it has been folded. `timed` becomes true when a pattern
-    that waits for something took part.
+    """One event as patterns see it.
+
+    `facts` are what a `where` is asked of. `digest`: the hash of (source, event id). `cell_id` is the
+    event's own, empty without one; `place` is where that is, None off the map. No event before
+    `horizon_us` comes any more. `coverage`: pattern key -> since when it has been folded. `timed` becomes
+    true when a pattern that waits for something took part.
     """
 
     state: SubscriberState

@@ -91,7 +91,8 @@ def dwell_taker(pattern: DwellPattern) -> Taker:
             if not inside:
                 return ()  # as long as nothing is kept the subscriber was elsewhere, or not seen at all
             kept = state.patterns[key] = PatternState(recent=_elsewhere(state, seen))
-        _advance(pattern, step, kept, Entry(seen.at_us, _cell_digest(seen.cell_id), inside), seen.horizon_us)
+        entry = Entry(seen.at_us, _cell_digest(seen.cell_id), inside)
+        _advance(pattern, step, kept, entry, seen.horizon_us)
         if not (kept.tip or kept.base or kept.given or any(entry.what for entry in kept.recent)):
             del state.patterns[key]
         if kept.due_us:
