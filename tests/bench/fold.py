@@ -1,7 +1,7 @@
 """What folding and matching an event cost: 1,000 campaigns, 50 metrics, 50 patterns.
 
-`fold_match/1000` is an admitted event's whole way
-through `observe`; `fold_match/without_folding/1000` the same with nothing to fold but what rules read;
+`fold_match/1000` is an admitted event's whole way through `observe`; `fold_match/without_folding/1000` the
+same with nothing to fold but what rules read;
 `fold_match/durable_rules_direct/1000` is durable_rules matching the same rules, with figures given to it.
 
 `fold_match` is timed on one day: 100 events of each of 2,000 subscribers in random order, spread over
@@ -9,6 +9,7 @@ fourteen hours of event time, 20 types. The first half of it makes the states, t
 that go on from each other, so nothing is later than a collector would be. An event is of 2 to 3 metrics and
 4 to 5 patterns, and 1 in 100 has candidates. Admission and the decoding of attributes come before the clock
 starts; deciding comes after. Processor time; no machine is named, so compare rows of one run.
+
 Answers are compared with an oracle that recomputes each figure that rules read.
 """
 
@@ -40,13 +41,12 @@ __all__ = ["profile", "rows"]
 
 SIZE = 1_000
 PEOPLE = 2_000
-EVENTS_EACH = 40
-"""Events of a subscriber on a weekday."""
 DAILY = 100
 """Events of a subscriber on the day that folding is timed on."""
 BATCH = 500
 ROUNDS = 5
 DIRECT_EVENTS = 500
+
 Admitted = Sequence[tuple[Event, dict[str, Any]]]
 
 

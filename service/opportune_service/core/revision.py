@@ -65,10 +65,10 @@ class Revision:
 
     `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
     sources. `cell_plan` is the plan of an event with a cell that nothing else looks at, if there are stays.
-    `tests` gives the filters of metrics and facts as functions. `coverage` maps the key of a metric, fact or
-    pattern to the instant since when it has been folded, `births` to the last log position before that;
-    `keys` are all such keys. `newest_birth` is the greatest of `births`. `patterns_by_key` finds the pattern
-    of a timer.
+    `tests` gives the filters of metrics and facts as functions. `coverage` maps the key of a metric, fact
+    or pattern to the instant since when it has been folded, `births` to the last log position before that;
+    `keys` are all such keys. `newest_birth` is the greatest of `births`. `patterns_by_key` finds the
+    pattern of a timer.
     `lookback_us` is how far back any contact policy looks.
     Not thread-safe (the engine is not); close it when it is retired.
     """

@@ -230,8 +230,8 @@ def encode_state(state: SubscriberState) -> bytes:
 
 def decode_state(data: bytes) -> SubscriberState:
     """The inverse of `encode_state`. Raises `msgspec.DecodeError` on anything else."""
-    encoded = _decode_encoded(data)
     try:
+        encoded = _decode_encoded(data)
         return _unpacked(encoded, _decode_body(zlib.decompress(encoded.packed, -15)))
     except (zlib.error, LookupError, TypeError, ValueError) as error:
         raise msgspec.DecodeError("not a state") from error

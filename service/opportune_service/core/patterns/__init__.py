@@ -53,8 +53,8 @@ _NEVER_US = 2**63
 
 def taker(pattern: Pattern, type_: str, carried: frozenset[str] | None, compile_: Compilers) -> Taker:
     """How events of one type take part; made once, for every event asks. Timers that one starts or ends are
-    in `PatternState.due_us`. `carried`: the attributes that the pattern's own events are declared with; None if
-    these are all of the type's."""
+    in `PatternState.due_us`. `carried`: the attributes that the pattern's own events are declared with;
+    None if these are all of the type's."""
     match pattern:
         case CountPattern():
             return count_taker(pattern, carried, compile_)
@@ -89,7 +89,7 @@ def resolve(
 
 
 def forget_idle(patterns: Mapping[str, Pattern], state: SubscriberState) -> None:
-    """Drop what can matter no more. `patterns` by key. Changes nothing that can be seen; its taker does the
+    """Drop what can matter no more. `patterns` by key. Changes nothing that can be seen; a taker does the
     same for its own pattern, but nobody takes anything of a pattern whose events have stopped."""
     horizon = horizon_us(state, 0)
     idle = []
