@@ -88,6 +88,7 @@ async def test_an_event_without_a_time_is_too_late() -> None:
         (publish(source=""), "source"),
         (publish(source="x" * 65), "source"),
         (publish(source="advise"), "source"),
+        (publish(source="clock"), "source"),
         (publish(attributes_encoding=99), "attributes_encoding"),
         (publish(request_id="x" * 65), "request_id"),
         (publish(*[event("1")] * (MAX_BATCH_EVENTS + 1)), "events"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opportune_rulebase.model import Calendar, Rulebase
+from opportune_rulebase.model import Calendar, MetricKind, Rulebase
 from opportune_rulebase.network import NetworkEngine
 from opportune_service.core.events import Event
 from opportune_service.core.observe import observe
@@ -19,7 +19,16 @@ def rulebase(when: str) -> Rulebase:
     return make_rulebase(
         events={"call_made": {"callee": "subscriber", "seconds": "int"}},
         subscriber={"friend": "subscriber", "brand": "string", "age": "int"},
-        metrics={"calls": {"of": ("call_made",), "days": 30}},
+        metrics={
+            "calls": {"of": ("call_made",), "days": 30},
+            "last_callee": {
+                "kind": MetricKind.LATEST,
+                "value": "callee",
+                "of": ("call_made",),
+                "days": 30,
+                "type": "string",
+            },
+        },
         facts={"chatty": {"on": ("call_made",), "when": "event.seconds > 60"}},
         imported={"behaviour.owl": DAY_US},
         campaigns={"c1": {"on": ("call_made",), "when": when}},
@@ -40,10 +49,14 @@ def held(when: str, state: SubscriberState | None = None) -> dict[str, object]:
 
 
 def test_no_whole_number_of_a_subscriber_is_shown() -> None:
-    when = "event.callee != '' && peer.friend != '' && sub.friend != '' && event.seconds > 1"
+    when = (
+        "event.callee != '' && peer.friend != '' && sub.friend != '' && event.seconds > 1"
+        " && metric.last_callee != ''"
+    )
     assert held(when, SubscriberState(context={"friend": OTHER})) == {
         "event.callee": "***********02",
         "event.seconds": 90,
+        "metric.last_callee": "***********02",
         "peer.friend": "***********01",
         "sub.friend": "***********02",
     }
