@@ -328,7 +328,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     },
     "suppression": {
         "label": LABEL,
-        "when": Key(CONDITION, "true or unknown suppresses; not over `event`, `place`", required=True),
+        "when": Key(
+            CONDITION, "true or unknown suppresses; not over `event`, `peer`, `place`", required=True
+        ),
         "applies_to": Key(section("selector"), "which contacts", default="all"),
     },
     "consent": {

@@ -30,6 +30,7 @@ from opportune_rulebase.model import (
     Step,
 )
 from opportune_rulebase.never_sent import never_sent
+from opportune_rulebase.nodes import reads
 from opportune_rulebase.satisfiable import Opened, Possible, conjuncts, open_definitions, satisfiable
 from opportune_rulebase.unparse import unparse
 
@@ -263,6 +264,18 @@ def _suppressing_at_first(rulebase: Rulebase) -> Iterator[Problem]:
     for suppression in rulebase.policies.suppressions:
         read = sorted(suppression.when.reads & rulebase.definitions.keys())
         trees = [suppression.when.tree, *(rulebase.definitions[name].when.tree for name in read)]
+        facts = {name for tree in trees for name in reads(tree) if name.startswith("fact.")}
+        for name in sorted(facts):
+            message = (
+                f"suppression {suppression.name!r} may be unknown until {name} was watched for its whole "
+                "time, and unknown suppresses"
+            )
+            yield _warning(
+                suppression.when.position,
+                Code.SUPPRESSES_AT_FIRST,
+                message,
+                "use an imported behaviour or attribute",
+            )
         for tree in trees:
             for atom in atoms(tree):
                 for metric, _, _ in metric_sides(atom):

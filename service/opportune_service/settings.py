@@ -38,8 +38,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30, gt=0)
     """How long a channel client may take over a delivery before it is given to another."""
 
-    checkpoint_seconds: float = Field(default=30, gt=0)
-    """How often changed subscribers are snapshotted; a restart replays the log since then."""
+    checkpoint_seconds: float = Field(default=30, gt=0, le=600)
+    """How often changed subscribers are snapshotted; a restart replays the log since then. The service says at
+    the same time that it lives: whoever is silent for an hour is taken to have missed events."""
 
     timer_seconds: float = Field(default=0.25, gt=0)
     """How often it is looked for timers and triggers that are due."""

@@ -74,7 +74,7 @@ async def _measure(place: Path) -> tuple[dict[str, float], bool]:
     from support.applications import activate
 
     clock = ManualClock(NINE_US - 3_600_000_000)
-    settings = Settings(database=f"sqlite:///{place}/o.db", checkpoint_seconds=3600, timer_seconds=3600)
+    settings = Settings(database=f"sqlite:///{place}/o.db", checkpoint_seconds=600, timer_seconds=3600)
     async with application(settings, clock) as app:
         await activate(app, FILES)
         rng = random.Random(20261120)

@@ -56,6 +56,16 @@ def test_match(each: Case, engine_of: Callable[[Rulebase], Engine]) -> None:
 
 
 @pytest.mark.parametrize("each", ALL_CASES, ids=lambda each: each.what)
+def test_a_test_says_whether_it_is_true(each: Case, engine_of: Callable[[Rulebase], Engine]) -> None:
+    rulebase = build(each)
+    engine = engine_of(rulebase)
+    for campaign in rulebase.campaigns.values():
+        if campaign.when is not None:
+            truth = engine.truth(campaign.when, make_facts(each.type, **each.facts))
+            assert engine.test(campaign.when)(make_facts(each.type, **each.facts)) is (truth is True)
+
+
+@pytest.mark.parametrize("each", ALL_CASES, ids=lambda each: each.what)
 def test_truth_agrees_with_match(each: Case, engine_of: Callable[[Rulebase], Engine]) -> None:
     rulebase = build(each)
     engine = engine_of(rulebase)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from opportune_service.adapters.memory import MemoryLiveState
 from opportune_service.app.ports import LiveState
-from opportune_service.core.state import SubscriberState, decode_state, encode_state
+from opportune_service.core.state import Series, SubscriberState, decode_state, encode_state
 
 STORES: dict[str, Callable[[], LiveState]] = {
     "memory": MemoryLiveState,
@@ -51,6 +51,7 @@ def test_saved_changes_are_seen_by_later_loads(live: LiveState) -> None:
 
 def test_restored_snapshots_are_loaded_and_clean(live: LiveState) -> None:
     kept = SubscriberState(position=3, known=True, context={"arpu": 4200}, seen={17: 18})
+    kept.series = {"sms_24h": Series([1, 2]), "calls_24h": Series([3], [4])}
     live.restore(iter([(WHO, encode_state(kept))]))
     assert not live.dirty()
     assert load(live) == kept

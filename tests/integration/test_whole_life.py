@@ -91,7 +91,7 @@ async def started_anew(app: Application, copy: Path) -> None:
         target.close()
 
     await app.thread.run(take_copy)
-    settings = Settings(database=f"sqlite:///{copy}", checkpoint_seconds=3600, timer_seconds=3600)
+    settings = Settings(database=f"sqlite:///{copy}", checkpoint_seconds=600, timer_seconds=3600)
     async with application(settings, ManualClock(app.clock.now_us())) as other:
         live = seen(app, await app.states.load(PEOPLE))
         assert seen(other, await other.states.load(PEOPLE)) == live

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
 from opportune_service.core import fold
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
-from opportune_service.core.fold import fold_fact, fold_metric, read_fact, read_metric, seed_metric
+from opportune_service.core.fold import (
+    fold_fact,
+    fold_metric,
+    forget_unread,
+    read_fact,
+    read_metric,
+    remembered_until,
+    seed_metric,
+)
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
 
 MINUTE_US = 60_000_000
@@ -148,6 +156,74 @@ def test_late_events_converge_to_the_sorted_state(
         expected = oracle(m, place.zone, late[: index + 1], at_us)
         assert read_metric(m, 0, state, at_us, place.zone) == (expected, True)
     assert encode_state(state) == encode_state(folded(m, place.zone, history))
+
+
+def forget(metric: Metric | Fact, state: SubscriberState, read_from_us: int) -> None:
+    kept = state.series.get(metric.key)
+    if kept is not None and forget_unread(metric, kept, read_from_us):
+        del state.series[metric.key]
+
+
+def forgetting_cannot_be_seen(m: Metric, place: Where, history: Sequence[Seen], rng: random.Random) -> None:
+    """Two states of the same late events, one of which forgets now and then, are read at every instant that
+    may still be asked for."""
+    arrivals = sorted((event[0] + rng.randrange(MAX_LATENESS_US), event) for event in history)
+    whole, forgetful = SubscriberState(), SubscriberState()
+    for index, (came_us, (at_us, value)) in enumerate(arrivals):
+        next_us = arrivals[index + 1][0] if index + 1 < len(arrivals) else came_us + 40 * DAY_US
+        for state in (whole, forgetful):
+            fold_metric(m, state, at_us, {"amount": value}, place.zone)
+        # The next event may be as old as that, and no older.
+        now_us = rng.choice((came_us, next_us))
+        if rng.random() < 0.5:
+            forget(m, forgetful, now_us - MAX_LATENESS_US)
+        for back_us in (0, MAX_LATENESS_US // 3, MAX_LATENESS_US, rng.randrange(MAX_LATENESS_US)):
+            asked = (m, 0, now_us - back_us, place.zone)
+            readings = [
+                read_metric(m, 0, state, now_us - back_us, place.zone) for state in (whole, forgetful)
+            ]
+            assert readings[0] == readings[1], asked
+    forget(m, forgetful, arrivals[-1][0] + 200 * DAY_US)
+    assert not forgetful.series
+
+
+@given(cases(), st.randoms(use_true_random=False))
+def test_forgetting_what_nobody_reads_cannot_be_seen(
+    case: tuple[Metric, Where, list[Seen]], rng: random.Random
+) -> None:
+    m, place, history = case
+    if history:
+        forgetting_cannot_be_seen(m, place, history, rng)
+
+
+@pytest.mark.parametrize("kind", MetricKind)
+def test_control_forgetting_too_early_is_seen(kind: MetricKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(metric: Metric | Fact, series: Any, read_from_us: int) -> bool:
+        return fold.forget_unread(metric, series, read_from_us + 2 * MINUTE_US + MAX_LATENESS_US)
+
+    monkeypatch.setitem(globals(), "forget_unread", hasty)
+    m, place = metric(kind, "int", HOUR_US, None), PLACES[0]
+    history = [(place.start_us + n * 10 * MINUTE_US, n % 7) for n in range(300)]
+    with pytest.raises(AssertionError):
+        forgetting_cannot_be_seen(m, place, history, random.Random(1))
+
+
+@given(st.lists(st.integers(0, MINUTES), min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_forgetting_facts_cannot_be_seen(minutes: list[int], rng: random.Random) -> None:
+    fact = Fact("f", "key", "", ("charge",), None, rng.choice((10, 120, 3000)) * MINUTE_US)
+    state, newest_us = SubscriberState(), 0
+    for minute in sorted(minutes):
+        newest_us = PLACES[0].start_us + minute * MINUTE_US
+        fold_fact(fact, state, newest_us)
+        ahead_us = newest_us + rng.randrange(2 * fact.for_us)
+        was = [remembered_until(fact, state, ahead_us + n * HOUR_US) for n in range(5)]
+        forget(fact, state, ahead_us)
+        assert was == [remembered_until(fact, state, ahead_us + n * HOUR_US) for n in range(5)]
+    fold_fact(fact, state, newest_us)
+    forget(fact, state, newest_us + fact.for_us - 1)
+    assert state.series
+    forget(fact, state, newest_us + fact.for_us)
+    assert not state.series
 
 
 @given(cases(), st.randoms(use_true_random=False))

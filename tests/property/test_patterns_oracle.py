@@ -217,11 +217,11 @@ def test_falls_settled_when_nothing_older_can_come_are_the_oracles(
     assert one.outcome == expected(pattern, history)
 
 
-@given(HISTORIES, st.sampled_from(EVENT_PATTERNS + TIMED_PATTERNS), RANDOMS, RANDOMS)
+@given(HISTORIES, st.sampled_from(EVENT_PATTERNS + TIMED_PATTERNS + RISES), RANDOMS, RANDOMS)
 def test_forgetting_what_is_idle_cannot_be_seen(
     raw: list[tuple[int, tuple]], pattern: Pattern, rng: random.Random, when: random.Random
 ) -> None:
-    history = happenings(raw, rng)
+    history = happenings(raw, rng, when.choice([1, 12, 30]))
     one = Subscriber(pattern, rng, lag_us=MAX_LATENESS_US)
     for each, following in pairwise([*history, Happening("a", FOREVER_US, 0)]):
         one.feed([each])
@@ -234,6 +234,22 @@ def test_forgetting_what_is_idle_cannot_be_seen(
     one.state.latest_us += 100 * DAY_US
     forget_idle({"key": pattern}, one.state)
     assert not one.state.patterns or isinstance(pattern, DwellPattern)
+
+
+@given(HISTORIES, st.sampled_from(EVENT_PATTERNS + TIMED_PATTERNS + RISES), RANDOMS, st.integers(0, 99))
+def test_forgetting_between_late_events_cannot_be_seen(
+    raw: list[tuple[int, tuple]], pattern: Pattern, rng: random.Random, seed: int
+) -> None:
+    arrivals = late(happenings(raw, rng, rng.choice([1, 12, 30])), rng)
+    whole, forgetful = (Subscriber(pattern, random.Random(seed), MAX_LATENESS_US) for _ in range(2))
+    for each in arrivals:
+        whole.feed([each])
+        forgetful.feed([each])
+        forget_idle({"key": pattern}, forgetful.state)
+        assert forgetful.given == whole.given
+    for one in (whole, forgetful):
+        one.settle(FOREVER_US)
+    assert forgetful.given == whole.given
 
 
 # The control: without what makes late events right, the oracle notices.

@@ -31,7 +31,7 @@ async def running(
 ) -> AsyncIterator[Application]:
     """A service on `database` (None: in memory) with `files` active and `people` known."""
     url = f"sqlite:///{database}" if database else "sqlite://"
-    settings = Settings(database=url, engine=engine, checkpoint_seconds=3600, timer_seconds=3600)
+    settings = Settings(database=url, engine=engine, checkpoint_seconds=600, timer_seconds=3600)
     async with application(settings, ManualClock(now_us)) as app:
         await activate(app, small_rulebase() if files is None else files)
         if people:

@@ -122,7 +122,7 @@ CASES: Mapping[str, Callable[[], Files]] = {
         200, when=lambda n: f"'{_HUNDRED}.all(a, {_HUNDRED}.all(b, {_HUNDRED}.all(c, a + b + c > {n})))'"
     ),
     "nasty-patterns": lambda: campaigns(
-        200, when=lambda n: f"'event.topic.matches(\"(a+)+(a|aa)+((b{{100}}){{100}}){{{n}}}$\")'"
+        200, when=lambda n: f"'event.topic.matches(\"(a+)+(a|aa)+(b{{30}}){{30}}c{{{n}}}$\")'"
     ),
     # names that lead to names
     "circle": lambda: definitions(f"behaviour.d{(n + 1) % 8000}" for n in range(8000)),

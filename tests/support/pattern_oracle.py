@@ -163,7 +163,7 @@ def _absence(pattern: AbsencePattern, events: list[Happening]) -> list[Expected]
 
 def _dwell(pattern: DwellPattern, events: list[Happening]) -> list[Expected]:
     out = []
-    seen = sorted((e.at_us, xxh3_64_intdigest(e.cell.encode()), e.cell) for e in events if e.cell)
+    seen = sorted((e.at_us, xxh3_64_intdigest(e.cell.encode()) >> 2, e.cell) for e in events if e.cell)
     entered: tuple[int, int] | None = None
     for at_us, digest, cell in [*seen, (2**62, 0, "")]:
         inside = cell in PLACES and pattern.category in PLACES[cell].categories

@@ -80,7 +80,7 @@ async def running_service(
     """A service on a free loopback port, with its ledger in `directory` (None: in memory) and the rulebase
     `files` active (None: the small one; empty: none). The clock stands at `NOON_US` unless one is given."""
     url = f"sqlite:///{directory}/opportune.db" if directory else "sqlite://"
-    settled = {"listen": "127.0.0.1:0", "database": url, "checkpoint_seconds": 3600, "drain_seconds": 5}
+    settled = {"listen": "127.0.0.1:0", "database": url, "checkpoint_seconds": 600, "drain_seconds": 5}
     async with (
         application(Settings(**settled | settings), clock or ManualClock(NOON_US)) as app,
         serving(app) as server,

@@ -41,6 +41,16 @@ def test_a_new_rulebase_is_sound_and_its_tests_pass_and_cover_it(tmp_path: Path)
     assert (len(rulebase.campaigns), len(rulebase.patterns)) == (1, 1)
 
 
+def test_every_file_of_a_new_rulebase_names_a_schema_that_is_there(tmp_path: Path) -> None:
+    made = run("new", tmp_path / "First Steps")
+    assert f"opportune check '{tmp_path}/First Steps'" in made.output.replace("\n", "")
+    files = list((tmp_path / "First Steps").rglob("*.yaml"))
+    assert len(files) == 6
+    for file in files:
+        line = file.read_text(encoding="utf-8").split("\n")[0]
+        assert (file.parent / line.partition("$schema=")[2]).is_file(), line
+
+
 def test_the_name_of_a_new_rulebase(tmp_path: Path) -> None:
     assert run("new", tmp_path / "a", "--name", "summer-2027").exit_code == 0
     assert load(read_rulebase(tmp_path / "a")).name == "summer-2027"
@@ -160,6 +170,7 @@ def test_tests_are_run_again_when_a_file_changes(town: Path) -> None:
             path.write_text("campaign: [")  # an error does not end it
             assert process.stderr is not None
             assert any("this is not valid YAML" in line for line in process.stderr)
+            assert json.loads(process.stdout.readline())["problems"][0]["code"] == "bad-yaml"
             path.write_text(good)
             assert json.loads(process.stdout.readline())["failed"] == 0
             process.send_signal(signal.SIGINT)
@@ -202,3 +213,16 @@ def test_the_commands_work_as_a_process(tmp_path: Path) -> None:
     assert opportune("test", "mine", cwd=tmp_path).returncode == 0
     assert opportune("graph", "mine", "--out", "mine.svg", cwd=tmp_path).returncode == 0
     assert (tmp_path / "mine.svg").stat().st_size > 1000
+
+
+def test_errors_of_test_files_are_in_the_reports_too(town: Path, tmp_path: Path) -> None:
+    (town / "tests" / "wrong_test.yaml").write_text("cases: [{name: a, expct: []}]")
+    result = run("test", town, "--json", "--junit", tmp_path / "test.xml")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert not said["ok"]
+    codes = [each["code"] for each in said["problems"]]
+    assert "unknown-key" in codes
+    root = minidom.parse(str(tmp_path / "test.xml")).documentElement  # noqa: S318 - our own
+    assert root is not None
+    assert root.getAttribute("failures") == str(len(codes))

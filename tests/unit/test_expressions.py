@@ -326,7 +326,7 @@ def test_an_unknown_name_is_one_fault() -> None:
     ("text", "says"),
     [
         ("event.amount >", "the expression ends too early"),
-        ("event.amount > 1 event.amount", "Syntax error: extraneous input 'event'"),
+        ("event.amount > 1 2", "Syntax error: extraneous input '2'"),
         ("event.amount >> 1", "Syntax error: extraneous input '>'"),
     ],
 )

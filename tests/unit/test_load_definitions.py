@@ -300,3 +300,32 @@ def test_what_nothing_uses_is_a_warning() -> None:
         "'behaviour.i'",
     }
     assert all("'taken_in'" not in problem.message for problem in rulebase.warnings)
+
+
+def test_facts_that_are_wrong_are_not_said_to_be_the_same() -> None:
+    found = problems_of(
+        facts="f: {on: called, when: sub.agee > 1, for: 1d}\n  g: {on: called, when: sub.agee > 2, for: 1d}"
+    )
+    assert [each.code for each in found] == ["bad-expression", "bad-expression"]
+
+
+def suppression(when: str) -> list[str]:
+    files = BASE | {
+        "behaviours.yaml": "facts: {complained: {on: called, for: 7d}}\n"
+        "scenes: {far: {when: place.name == 'x'}, long: {when: scene.far || event.seconds > 9}}\n",
+        "policies.yaml": f'suppress: {{s: {{when: "{when}"}}}}\n',
+    }
+    try:
+        load({path: text.encode() for path, text in files.items()})
+    except RulebaseError as error:
+        return [problem.message for problem in error.problems]
+    return []
+
+
+def test_what_a_suppression_may_read() -> None:
+    assert suppression("fact.complained || calendar.holiday || sub.age < 18") == []
+    assert suppression("event.seconds > 1") == ["'when' of a suppression cannot read event.seconds"]
+    assert suppression("scene.long && sub.age > 3") == [
+        "'when' of a suppression cannot read event.seconds (by way of scene.long)",
+        "'when' of a suppression cannot read place.name (by way of scene.long)",
+    ]

@@ -83,7 +83,8 @@ def test_values_of_the_wrong_type_never_raise_and_count_as_missing(size: int) ->
         engine.match(facts)
         for campaign in rulebase.campaigns.values():
             assert campaign.when is not None
-            engine.truth(campaign.when, facts)
+            truth = engine.truth(campaign.when, facts)
+            assert engine.test(campaign.when)(facts) is (truth is True)
     wrong_everywhere = make_facts(
         "sms_sent", {"amount": "7", "name": 7, "ratio": "x"}, sub={"flags": 1, "products": 1}
     )

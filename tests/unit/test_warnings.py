@@ -167,6 +167,15 @@ def test_a_suppression_by_a_metric_suppresses_everybody_at_first() -> None:
     assert "metric.charges_7d" in message
 
 
+def test_so_does_one_by_a_fact() -> None:
+    more = "facts: {shopped: {on: charge, for: 7d}}\n"
+    [(code, message)] = said(
+        loaded(campaign("a"), policies="suppress: {s: {when: fact.shopped}}", more=more)
+    )
+    assert code == "suppresses-at-first"
+    assert "fact.shopped" in message
+
+
 def test_what_no_source_sends_or_fills() -> None:
     sources = "sources: {billing: {events: [charge]}, bss: {subscriber: [age]}}\n"
     rulebase = loaded(

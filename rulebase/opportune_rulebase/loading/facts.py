@@ -84,7 +84,11 @@ def compile_facts(
         text = [when.text.strip(), *(texts[n] for n in sorted(when.reads & texts.keys()))] if when else None
         key = content_key("fact", by_content(each.on, keys), text, each.for_us)
         found[name] = Fact(name, key, each.label, each.on, when, each.for_us)
-    sound = {name: fact.key for name, fact in found.items() if fact.on}
+    sound = {
+        name: fact.key
+        for name, fact in found.items()
+        if fact.on and (fact.when is not None or raw[name].when is None)
+    }
     refuse_same("fact", sound, {name: each.at for name, each in raw.items()}, report)
     return MappingProxyType(found)
 

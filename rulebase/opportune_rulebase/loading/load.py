@@ -150,6 +150,7 @@ class _Loader:
             products=vocabulary.products,
             categories={p.category for p in vocabulary.products.values() if p.category},
             channels=vocabulary.channels,
+            definitions=compiled.definitions,
         )
         policies = read_policies(policies_node, names, conditions, report)
         if report.failed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from opportune_rulebase.expressions import Expression
 from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, Fields, keys_of
@@ -17,6 +18,7 @@ from opportune_rulebase.model import (
     Cap,
     CoolDown,
     CoolDownScope,
+    Definition,
     Dimension,
     Mode,
     OutcomeKind,
@@ -53,7 +55,9 @@ _LATER_POLICY: Final = dict.fromkeys(
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 _CONSENT: Final = ("opt_in", "opt_out")
-_SUPPRESS_READS: Final = ("sub", "terminal", "metric", "behaviour", "scene", "now", "zone")
+_SUPPRESS_READS: Final = (
+    *("sub", "terminal", "metric", "fact", "behaviour", "scene", "calendar", "now", "zone"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Names:
     products: Collection[str]
     categories: Collection[str]
     channels: Collection[str]
+    definitions: Mapping[str, Definition]
 
 
 def cap_names(node: Node | None) -> frozenset[str]:
@@ -224,7 +229,26 @@ def _suppressions(
         )
         applies_to = _selector(fields, "applies_to", names, report)
         if when is not None:
+            _refuse_by_way_of_definitions(when, names.definitions, report)
             yield Suppression(key.text, fields.text("label", key.text), when, applies_to)
+
+
+def _refuse_by_way_of_definitions(
+    when: Expression, definitions: Mapping[str, Definition], report: Report
+) -> None:
+    """Refuse what a suppression may not read, where a definition that it reads does."""
+    known: set[str] = set()
+    waiting = [(name, name) for name in sorted(when.reads & definitions.keys())]
+    while waiting:
+        name, first = waiting.pop()
+        for read in sorted(definitions[name].when.reads - known):
+            known.add(read)
+            if read in definitions:
+                waiting.append((read, first))
+            elif read.partition(".")[0] not in _SUPPRESS_READS:
+                message = f"'when' of a suppression cannot read {read} (by way of {first})"
+                hint = "that is unknown on most events, and unknown suppresses"
+                report.error(when.position, Code.NOT_ALLOWED_HERE, message, hint)
 
 
 def _opt_in(top: Fields, names: Names, report: Report) -> Iterator[str]:

@@ -21,9 +21,9 @@ from opportune_service.app.try_cases import CaseResult, try_case
 from opportune_service.bootstrap import engine_factory
 from opportune_service.cli.cases_report import coverage_record, junit_entries, record, show
 from opportune_service.cli.check import JunitOption
-from opportune_service.cli.junit import junit
+from opportune_service.cli.junit import Entry, junit
 from opportune_service.cli.options import JsonOption
-from opportune_service.cli.problems import show_problems
+from opportune_service.cli.problems import problem_record, problem_text, show_problems
 from opportune_service.cli.rulebase_files import RulebasePath, read_files, write_text
 from opportune_service.cli.terminal import ExitCode, err, print_json, stop
 from opportune_service.settings import EngineName
@@ -106,8 +106,12 @@ def _try_once(wanted: _Wanted) -> None:
 
 
 def _run(wanted: _Wanted, files: dict[str, bytes]) -> ExitCode:
-    rulebase = load(files)
-    cases = [case for case in read_cases(rulebase, files) if _is_wanted(case, wanted.only)]
+    try:
+        rulebase = load(files)
+        cases = [case for case in read_cases(rulebase, files) if _is_wanted(case, wanted.only)]
+    except RulebaseError as error:
+        _say_in_reports(wanted, error)
+        raise
     if not cases:
         stop(ExitCode.NO, "There are no such cases; tests stand in tests/NAME_test.yaml.")
     results = _results(rulebase, wanted.engine, cases)
@@ -127,6 +131,18 @@ def _run(wanted: _Wanted, files: dict[str, bytes]) -> ExitCode:
         err().print(f"The coverage of {covered.percent:.1f} % is less than {least:g} %.", style="red")
         return ExitCode.SHORT
     return ExitCode.OK
+
+
+def _say_in_reports(wanted: _Wanted, error: RulebaseError) -> None:
+    """A build server must see why there are no results."""
+    if wanted.json:
+        print_json({"ok": False, "problems": [problem_record(each) for each in error.problems]})
+    if wanted.junit_file is not None:
+        entries = [
+            Entry(each.position.file, f"{each.code} {each.position}", problem_text(each))
+            for each in error.problems
+        ]
+        write_text(wanted.junit_file, junit("opportune test", entries))
 
 
 def _results(rulebase: Rulebase, engine: EngineName, cases: Sequence[Case]) -> list[CaseResult]:

@@ -14,8 +14,8 @@ from opportune_rulebase.evaluate import evaluate, plain
 from opportune_rulebase.expressions import Unknown
 from opportune_rulebase.given import BindingError
 
-from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.cli.options import JsonOption
+from opportune_service.cli.rulebase_files import read_files
 from opportune_service.cli.terminal import ExitCode, print_json
 
 
@@ -42,7 +42,6 @@ def eval_command(
             "--rulebase",
             metavar="DIR",
             exists=True,
-            file_okay=False,
             help="Take names, types and definitions of this rulebase.",
         ),
     ] = None,
@@ -56,13 +55,13 @@ def eval_command(
     Bindings: {"event": {"amount": 5}, "x": 1.5, "now": {"$timestamp": "2026-11-20T20:00:00+08:00"}}; also
     $duration, $int, $uint, $double, $bytes (base64), and {"$missing": "int"}. Null is missing.
 
-    Ends with 0 and the value; 1 if there is none (missing data, division by zero); 2 if the expression or
-    the bindings are wrong.
+    Ends with 0 and the value; 1 if there is none (missing data, division by zero), or the rulebase has
+    errors; 2 if the expression or the bindings are wrong; 5 if there is no rulebase that can be read.
 
     Example: opportune eval 'event.amount * 2 > 5' --bindings values.json
     """
     try:
-        loaded = load(read_rulebase(rulebase)) if rulebase is not None else None
+        loaded = load(read_files(rulebase)) if rulebase is not None else None
         value = evaluate(expression, _read(bindings) if bindings else {}, rulebase=loaded, via=via.value)
     except ExpressionError as error:
         faults = [f"{line}:{column}: {message}" for line, column, message in error.faults]

@@ -12,15 +12,17 @@ from opportune_rulebase.model import Campaign, Place
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.admit import Attributes
+from opportune_service.core.calendars import local_day
 from opportune_service.core.cells import cell_at
 from opportune_service.core.events import Due, Event
 from opportune_service.core.fold import fold_fact, fold_metric, read_fact, read_metric
 from opportune_service.core.join import candidate_of
-from opportune_service.core.patterns import Completion, Sighting, horizon_us, resolve, take_handset
+from opportune_service.core.patterns import Completion, Sighting, horizon_us, ranked, resolve, take_handset
 from opportune_service.core.revision import Plan, Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Candidate
 
+_SKIPPED_US = 2 * 3_600_000_000
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 Peers = Callable[[str], Mapping[str, object] | None]
@@ -114,9 +116,12 @@ class Chain:
         it."""
         revision = self.revision
         if due.name in revision.rulebase.triggers:
-            event_id = f"{due.name}@{due.at_us}"
+            # By the local day: whoever moves west in the middle of it is not due twice. The hours make one
+            # day of a midnight that the clock skips and the earlier instant that stands for it.
+            event_id = f"{due.name}@{local_day(due.at_us + _SKIPPED_US, self.zone)}"
             plan = revision.plans.get(due.name)
-            self.take(due.name, due.at_us, xxh3_64_intdigest(event_id.encode()), {}, "", plan, None)
+            digest = ranked(xxh3_64_intdigest(event_id.encode()), 0)
+            self.take(due.name, due.at_us, digest, {}, "", plan, None)
             return due.name, event_id
         pattern = revision.patterns_by_key.get(due.name)
         if pattern is None:

@@ -253,13 +253,20 @@ def read_metric(
     if metric.days is None:
         figure = None if series is None else _figure(metric, series, at_us - (metric.last_us or 0), at_us)
         covered = since_us is not None and since_us <= at_us - (metric.last_us or 0)
+        covered = covered and not _overflowed(series, at_us - (metric.last_us or 0))
     else:
         today = local_day(at_us, zone)
         if state.seeds and since_us is not None and (seed := state.seeds.get(metric.key)):
             return _seeded(metric, seed, series, since_us, today, zone)
         figure = None if series is None else _figure(metric, series, today - metric.days, today)
         covered = since_us is not None and _covers_days(since_us, at_us, today, metric.days, zone)
+        covered = covered and not _overflowed(series, today - metric.days)
     return _known(metric, figure, covered)
+
+
+def _overflowed(series: Series | None, after: int) -> bool:
+    """Whether some of the window may have been given up, for more than is retained came in it."""
+    return series is not None and len(series.at) >= MAX_RETAINED and series.at[0] > after
 
 
 def _known(metric: Metric, figure: Any, covered: bool) -> tuple[object, bool]:

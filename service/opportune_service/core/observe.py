@@ -23,6 +23,7 @@ from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Eve
 from opportune_service.core.fold import forget_unread
 from opportune_service.core.join import profile_of
 from opportune_service.core.patterns import forget_idle, horizon_us
+from opportune_service.core.patterns.sighting import ranked
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import EventKey, Moment
@@ -99,9 +100,10 @@ def observe(
         if plan is None and not tells_imei and not prompts:
             continue
         chain = Chain(revision, state, peers)
+        ordering = ranked(digest, 0)
         if tells_imei:
-            chain.see_handset(event, digest)
-        chain.take(event.type, at_us, digest, attributes, event.cell_id, plan, prompts)
+            chain.see_handset(event, ordering)
+        chain.take(event.type, at_us, ordering, attributes, event.cell_id, plan, prompts)
         chain.finish()
         if chain.timers_changed:
             observed.timers.add(event.subscriber_id)

@@ -25,7 +25,7 @@ from opportune_rulebase.model import (
 )
 
 from opportune_service.core.admit import Admission
-from opportune_service.core.calendars import zone_named
+from opportune_service.core.calendars import DAY_US, zone_named
 from opportune_service.core.events import MAX_LATENESS_US
 from opportune_service.core.links import compilers
 from opportune_service.core.patterns import Compilers, Taker, taker
@@ -102,7 +102,7 @@ class Revision:
 
     def live_since(self, coverage: Mapping[str, int], births: Mapping[str, int]) -> None:
         """Note since when its definitions have been folded."""
-        self.coverage = coverage
+        self.coverage = _whole(self.rulebase, coverage)
         self.births = births
         self.newest_birth = max(births.values(), default=-1)
 
@@ -202,6 +202,38 @@ def types_of(pattern: Pattern) -> Iterable[str]:
             return (*pattern.after.of, *pattern.absent.of)
         case DwellPattern():
             return ()
+
+
+def span_us(pattern: Pattern) -> int:
+    """How long a completion may take, from the first event that contributes."""
+    match pattern:
+        case AbsencePattern() | DwellPattern():
+            return pattern.for_us
+        case ChangePattern():
+            return (2 * pattern.days + 1) * DAY_US
+        case CountPattern() | SequencePattern():
+            return pattern.within_us
+
+
+def _whole(rulebase: Rulebase, coverage: Mapping[str, int]) -> dict[str, int]:
+    """Since when everything that counts toward a definition has been seen. Of derived events those are
+    missed that began before their pattern was folded: all are seen as long after as one may take."""
+    whole = dict(coverage)
+    all_seen_us: dict[str, int] = {}
+
+    def delay(key: str, types: Iterable[str]) -> None:
+        if key in whole:
+            whole[key] = max([whole[key], *(all_seen_us[name] for name in types if name in all_seen_us)])
+
+    for name, pattern in rulebase.patterns.items():
+        delay(pattern.key, types_of(pattern))
+        if pattern.key in whole:
+            all_seen_us[name] = whole[pattern.key] + span_us(pattern)
+    for metric in rulebase.metrics.values():
+        delay(metric.key, metric.of)
+    for fact in rulebase.facts.values():
+        delay(fact.key, fact.on)
+    return whole
 
 
 def _suppressions(rulebase: Rulebase, campaign: Campaign) -> tuple[Suppression, ...]:

@@ -29,10 +29,9 @@ from enum import Enum
 import msgspec
 from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern, Pattern, Rulebase
 
-from opportune_service.core.calendars import DAY_US
 from opportune_service.core.events import MAX_LATENESS_US, Event
 from opportune_service.core.patterns.handset import HANDSET_CHANGED
-from opportune_service.core.revision import types_of
+from opportune_service.core.revision import span_us, types_of
 
 GRACE_US = 60_000_000
 """Collectors send within seconds what they have; after a minute of silence there is nothing."""
@@ -132,17 +131,7 @@ def _whole_from_us(pattern: Pattern, rulebase: Rulebase, coverage: Mapping[str, 
     """From when on every completion of the pattern is seen: as long after the beginning as one may take."""
     made_of = (rulebase.patterns[name] for name in types_of(pattern) if name in rulebase.patterns)
     begun = [_whole_from_us(each, rulebase, coverage, whole_us) for each in made_of]
-    return max(whole_us, coverage.get(pattern.key, 0), *begun) + _span_us(pattern)
-
-
-def _span_us(pattern: Pattern) -> int:
-    match pattern:
-        case AbsencePattern() | DwellPattern():
-            return pattern.for_us
-        case ChangePattern():
-            return (2 * pattern.days + 1) * DAY_US
-        case _:
-            return pattern.within_us
+    return max(whole_us, coverage.get(pattern.key, 0), *begun) + span_us(pattern)
 
 
 class Watermarks:

@@ -30,7 +30,14 @@ from opportune_service.core.patterns.count import count_taker
 from opportune_service.core.patterns.handset import take_handset
 from opportune_service.core.patterns.history import MAX_RECENT, horizon_us, settle
 from opportune_service.core.patterns.sequence import sequence_taker
-from opportune_service.core.patterns.sighting import Compilers, Completion, Link, Sighting, Taker
+from opportune_service.core.patterns.sighting import (
+    Compilers,
+    Completion,
+    Link,
+    Sighting,
+    Taker,
+    ranked,
+)
 from opportune_service.core.patterns.timed import absence_taker, dwell_taker, resolve_timed
 from opportune_service.core.state import PatternState, SubscriberState
 
@@ -43,6 +50,7 @@ __all__ = [
     "Taker",
     "forget_idle",
     "horizon_us",
+    "ranked",
     "resolve",
     "take_handset",
     "taker",

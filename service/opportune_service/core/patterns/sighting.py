@@ -37,8 +37,8 @@ class Compilers(NamedTuple):
 class Sighting(msgspec.Struct, gc=False):
     """One event as patterns see it.
 
-    `facts` are what a `where` is asked of. `digest`: the hash of (source, event id). `cell_id` is the
-    event's own, empty without one; `place` is where that is, None off the map. No event before
+    `facts` are what a `where` is asked of. `digest`: the `ranked` hash of (source, event id). `cell_id` is
+    the event's own, empty without one; `place` is where that is, None off the map. No event before
     `horizon_us` comes any more. `coverage`: pattern key -> since when it has been folded. `timed` becomes
     true when a pattern that waits for something took part.
     """
@@ -96,9 +96,21 @@ def found(
 ) -> Found:
     """A completion of the pattern `key`, to which the events of `digests` contributed. `due_us` for
     timers."""
+    digests = list(digests)
     made_of = [due_us.to_bytes(8, "little", signed=True), *(each.to_bytes(8, "little") for each in digests)]
     id_ = xxh3_128_hexdigest(key.encode() + b"\0" + b"".join(made_of))
-    return Found(Completion(name, id_, int(id_[:16], 16), at_us, attributes or {}, cell_id), since_us)
+    digest = ranked(int(id_[:16], 16), 1 + max((each >> _RANK_BITS for each in digests), default=0))
+    return Found(Completion(name, id_, digest, at_us, attributes or {}, cell_id), since_us)
+
+
+_RANK_BITS = 62
+_MAX_RANK = 3
+
+
+def ranked(digest: int, rank: int) -> int:
+    """A digest that orders what occurs at one instant: `rank` 0 for events that came in, and for what is
+    derived of some, one more than the greatest of theirs. Deeper chains share the last rank."""
+    return (digest >> 2) | (min(rank, _MAX_RANK) << _RANK_BITS)
 
 
 def carry(attributes: Attributes, carried: frozenset[str] | None) -> Attributes | None:

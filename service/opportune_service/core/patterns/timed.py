@@ -35,6 +35,7 @@ from opportune_service.core.patterns.sighting import (
     Taker,
     carry,
     found,
+    ranked,
 )
 from opportune_service.core.state import Entry, PatternState, SubscriberState
 
@@ -113,7 +114,7 @@ def _elsewhere(state: SubscriberState, seen: Sighting) -> list[Entry]:
 
 @lru_cache(maxsize=65_536)
 def _cell_digest(cell_id: str) -> int:
-    return xxh3_64_intdigest(cell_id.encode())
+    return ranked(xxh3_64_intdigest(cell_id.encode()), 0)
 
 
 def resolve_timed(pattern: Timed, state: SubscriberState, due_us: int, fired: bool) -> Completion | None:
