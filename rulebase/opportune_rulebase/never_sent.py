@@ -1,5 +1,5 @@
-"""Warnings of campaigns that are matched and then never sent: due in quiet hours only, or content that stays
-unknown for a long time."""
+"""Warnings of campaigns that are matched and then never sent: due in quiet hours only, or with content that
+stays unknown for a long time."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from opportune_service.app.recover import note_listening, recover_all
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.rulebases import Rulebases
 from opportune_service.app.schedule import Schedule
+from opportune_service.core.observe import forget
 from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings
 
@@ -101,7 +102,8 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
     except BaseException:
         thread.close()
         raise
-    live, states = LiveRevision(), MemoryLiveState()
+    live = LiveRevision()
+    states = MemoryLiveState(tidy=lambda state: forget(state, live.current) if live.id else None)
     try:
         recovered = await recover_all(ledger, make_engine, states)
         outage_us = await thread.run(note_listening, ledger, clock.now_us())

@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     """How long a channel client may take over a delivery before it is given to another."""
 
     checkpoint_seconds: float = Field(default=30, gt=0, le=600)
-    """How often changed subscribers are snapshotted; a restart replays the log since then. The service says at
-    the same time that it lives: whoever is silent for an hour is taken to have missed events."""
+    """How often changed subscribers are snapshotted; a restart replays the log since then. The service says
+    at the same time that it lives: after an hour of silence it is taken to have missed events."""
 
     timer_seconds: float = Field(default=0.25, gt=0)
     """How often it is looked for timers and triggers that are due."""

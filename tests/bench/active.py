@@ -14,6 +14,7 @@ and the slots of its dictionary, less those of the same people with their contex
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import sys
@@ -33,7 +34,7 @@ from opportune_rulebase.network import NetworkEngine
 from opportune_service.adapters.memory import MemoryLiveState
 from opportune_service.app.timers import Timers, pending
 from opportune_service.core.events import Due, Event
-from opportune_service.core.observe import observe, observe_due
+from opportune_service.core.observe import forget, observe, observe_due
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
 from opportune_service.simulator import Province
@@ -77,17 +78,24 @@ def _rows() -> Iterator[Row]:
     states = _lived(revision, PEOPLE, days=1, unit_us=1_000_000)
     ready = _decoded(states)
     yield Row("state/ready", round(ready), "bytes")
-    yield Row(name, round(_at_rest(states)), "bytes")
+    yield Row(name, round(_at_rest(revision, states)), "bytes")
     for each, taken in _codec(states).items():
         yield Row(f"state/{each}", taken, "us")
-    yield Row(f"{name}/microseconds", round(_at_rest(_lived(revision, FEWER, days=1, unit_us=1))), "bytes")
     yield Row(
-        f"{name}/days/7", round(_at_rest(_lived(revision, FEWER, days=7, unit_us=1_000_000))), "bytes"
+        f"{name}/microseconds",
+        round(_at_rest(revision, _lived(revision, FEWER, days=1, unit_us=1))),
+        "bytes",
+    )
+    yield Row(
+        f"{name}/days/7",
+        round(_at_rest(revision, _lived(revision, FEWER, days=7, unit_us=1_000_000))),
+        "bytes",
     )
     people = subscriber_ids(FEWER)
     harsh = {who: SubscriberState(known=True, context=context(who)) for who in people}
-    _observe(_ready(rulebase(make(CAMPAIGNS, 1, 1))), harsh, day(1, people, HARSH_EACH))
-    yield Row(f"{name}/harsh", round(_at_rest(harsh)), "bytes")
+    harsh_revision = _ready(rulebase(make(CAMPAIGNS, 1, 1)))
+    _observe(harsh_revision, harsh, day(1, people, HARSH_EACH))
+    yield Row(f"{name}/harsh", round(_at_rest(harsh_revision, harsh)), "bytes")
 
 
 def files() -> dict[str, bytes]:
@@ -150,17 +158,24 @@ def _settle(revision: Revision, states: States, timers: Timers, until_us: int) -
         timers.set(who, states[who].due_us)
 
 
-def _at_rest(states: States) -> float:
+def _at_rest(revision: Revision, states: States) -> float:
     """Bytes of a subscriber at rest, less those of one of whom only the context is known."""
     alone = {
         who: SubscriberState(known=state.known, context=state.context) for who, state in states.items()
     }
-    return (_weight(states) - _weight(alone)) / len(states)
+    return (_weight(revision, states) - _weight(revision, alone)) / len(states)
 
 
-def _weight(states: States) -> int:
-    live = MemoryLiveState()
+def _weight(revision: Revision, states: States) -> int:
+    live = MemoryLiveState(max_decoded=50, tidy=lambda state: forget(state, revision))
     live.restore((who, encode_state(state)) for who, state in states.items())
+
+    async def rest() -> None:
+        for who in [*states, *states]:  # twice: the first to rest are packed without an example
+            await live.load([who])
+        await live.load([f"nobody {number}" for number in range(50)])
+
+    asyncio.run(rest())
     held = live._encoded
     return sys.getsizeof(held) + sum(sys.getsizeof(who) + sys.getsizeof(data) for who, data in held.items())
 

@@ -151,7 +151,7 @@ def test_a_busy_subscriber_is_not_walked_at_each_event() -> None:
 
     async def body() -> int:
         walks = 0
-        honest = observe_module._forget
+        honest = observe_module.forget
 
         def counted(*args: Any) -> None:
             nonlocal walks
@@ -159,7 +159,7 @@ def test_a_busy_subscriber_is_not_walked_at_each_event() -> None:
             honest(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(observe_module, "_forget", counted)
+            patch.setattr(observe_module, "forget", counted)
             async with running() as app:
                 events = [Event(f"e{n}", ANNE, "sms_sent", NOON_US + n) for n in range(1000)]
                 await app.ingest.publish("test", events)

@@ -24,6 +24,7 @@ from opportune_rulebase.loading.source import (
     decode,
     documents,
 )
+from support.small_rulebase import small_rulebase
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 ALERT = "campaigns/alert.yaml"
@@ -249,3 +250,22 @@ def test_nothing_at_all_is_refused_by_name() -> None:
 def test_every_code_is_documented() -> None:
     text = (REFERENCE / "problems.md").read_text(encoding="utf-8")
     assert [code for code in Code if f"`{code}`" not in text] == []
+
+
+def test_half_a_character_is_refused_where_it_stands() -> None:
+    """No store and no wire takes it; YAML can write it as an escape."""
+    files = small_rulebase() | {"scenes.yaml": b'scenes: {late: {label: "\\ud83d", when: "true"}}\n'}
+    with pytest.raises(RulebaseError) as raised:
+        load(files)
+    [problem] = [each for each in raised.value.problems if each.severity == "error"]
+    assert (problem.code, str(problem.position)) == ("not-utf8", "scenes.yaml:1:24")
+
+
+def test_an_unknown_product_hides_nothing_else() -> None:
+    files = small_rulebase()
+    text = files["campaigns/mms-bundle.yaml"].replace(
+        b"product: mms-bundle", b"product: nothing\npriority: high"
+    )
+    with pytest.raises(RulebaseError) as raised:
+        load(files | {"campaigns/mms-bundle.yaml": text})
+    assert {each.code for each in raised.value.problems} >= {"unknown-name", "wrong-type"}

@@ -73,13 +73,11 @@ def read_campaign(
     cells = known.cells.get(name.text)
     if cells is not None:
         when = _in_cells(when, cells, conditions)
-    if product is None:
-        return None
-    return Campaign(
+    campaign = Campaign(
         name=name.text,
         label=fields.text("label", name.text),
-        product=product.name,
-        category=product.category,
+        product=product.name if product else "",
+        category=product.category if product else "",
         on=on,
         when=when,
         target=target,
@@ -98,6 +96,7 @@ def read_campaign(
         branches=frozenset(node.text for node in fields.scalars("branches", "text")),
         position=name.at,
     )
+    return campaign if product else None  # what else is wrong with it has been reported
 
 
 def _channels(fields: Fields, mode: Mode, words: Vocabulary, report: Report) -> tuple[str, ...]:

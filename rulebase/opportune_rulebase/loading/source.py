@@ -247,6 +247,9 @@ class _Composer:
                 at, Code.TAG, "YAML tags are not allowed", "remove it; quote the value if it is text"
             )
         if kind == "ScalarEvent":
+            # Escapes can write half a character, which no store and no wire takes.
+            if any(0xD800 <= ord(each) <= 0xDFFF for each in event.value):
+                self.report.error(at, Code.NOT_UTF8, "this text has half a character", "mend the escape")
             return ScalarNode(event.value, at, event.style or "", self.source)
         if depth > MAX_DEPTH:
             self.report.error(at, Code.TOO_DEEP, f"more than {MAX_DEPTH} levels of nesting")

@@ -365,7 +365,8 @@ class LiveState(Protocol):
         ...
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
-        """That subscriber's context as it is, to read only; None if none was ever imported. Makes no state."""
+        """That subscriber's context as it is, to read only; None if none was ever imported. Makes no
+        state."""
         ...
 
     def subscribers(self) -> list[str]:

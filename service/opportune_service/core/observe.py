@@ -32,9 +32,10 @@ MAX_SEEN = 20_000
 """Hashes of events that are kept of one subscriber. Whoever sends more in an hour is no person; the oldest
 are then forgotten, and a repetition of those would be taken for new."""
 
-_FORGET_EVERY_US = 3_600_000_000
-"""Forget what is old only now and then: a walk over all there is at each event would cost the more, the
-busier the subscriber is."""
+_HOUR_US = 3_600_000_000
+_FORGET_EVERY_US = 6 * _HOUR_US
+"""Forget what is old only now and then: hashes every hour, all else less often, for it takes as long as two
+events. States that go to rest are relieved of it as well (`forget`)."""
 
 CLOCK = "clock"
 """The source of derived events that a timer or a trigger made: the service itself."""
@@ -84,10 +85,11 @@ def observe(
         state.seen[digest] = at_us + lateness_us + MAX_SKEW_US
         state.position = position
         if at_us > state.latest_us:
-            due = at_us // _FORGET_EVERY_US > state.latest_us // _FORGET_EVERY_US
-            state.latest_us = at_us
-            if due:
-                _forget(state, revision)
+            before_us, state.latest_us = state.latest_us, at_us
+            if at_us // _HOUR_US > before_us // _HOUR_US:
+                _forget_hashes(state)
+                if at_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
+                    forget(state, revision)
         if len(state.series) + len(state.patterns) > len(revision.keys):
             _forget_undefined(state, revision)
         observed.events.append(event)
@@ -201,13 +203,17 @@ def _moment(
     )
 
 
-def _forget(state: SubscriberState, revision: Revision) -> None:
-    """Drop what can make no difference any more: hashes of events that would be rejected as too late by
-    now, what is outside of every window, patterns that have come to nothing."""
+def _forget_hashes(state: SubscriberState) -> None:
+    """Drop those of events that would be rejected as too late by now."""
     state.seen = {digest: until for digest, until in state.seen.items() if until >= state.latest_us}
     if len(state.seen) > MAX_SEEN:
         newest = sorted(state.seen.items(), key=lambda item: item[1])[-MAX_SEEN:]
         state.seen = dict(newest)
+
+
+def forget(state: SubscriberState, revision: Revision) -> None:
+    """Drop what can make no difference any more: what is outside of every window, patterns that have come
+    to nothing. Nobody can tell by any reading or completion that it was done."""
     forget_idle(revision.patterns_by_key, state)
     # A timer that is not settled yet will be read as of when it was due.
     due_us = state.due_us or state.latest_us

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 
-from opportune_service.core.state import KeyTable, SubscriberState, decode_state, encode_state, head_of
+from opportune_service.core.state import Packing, SubscriberState, encode_state, head_of
 
 MAX_DECODED = 20_000
 """Subscribers who are kept ready to use; all others as bytes, which take a twentieth of the memory. Whoever
 does something usually does something again soon; making a state ready, and bytes again, costs some tenths
 of a millisecond."""
 
+_PRIME_AT = frozenset((100, 10_000, 1_000_000))
+"""After so many went to rest the packing takes a fresh look at what states are like by then: in the first
+minutes they are nearly empty."""
+_EXAMPLES = 5
+
 _STRANGER = SubscriberState()
+
+
+def _leave(_: SubscriberState) -> None:
+    """Take nothing out."""
 
 
 class MemoryLiveState:
@@ -27,12 +37,16 @@ class MemoryLiveState:
     state as it is, with changes that are not saved yet: call it between batches.
     """
 
-    def __init__(self, max_decoded: int = MAX_DECODED) -> None:
+    def __init__(
+        self, max_decoded: int = MAX_DECODED, tidy: Callable[[SubscriberState], None] = _leave
+    ) -> None:
+        """`tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
+        self._tidy = tidy
         self._max_decoded = max_decoded
         self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
-        # With numbers for keys.
         self._encoded: dict[str, bytes] = {}
-        self._keys = KeyTable()
+        self._packing = Packing()
+        self._rested = 0
         # A dictionary for its order: the longest dirty come first.
         self._dirty: dict[str, None] = {}
 
@@ -52,7 +66,7 @@ class MemoryLiveState:
         self._make_room(len(missing), keep=len(found))
         for subscriber_id in missing:
             data = self._encoded.pop(subscriber_id, None)
-            state = SubscriberState() if data is None else decode_state(self._keys.spell_out(data))
+            state = SubscriberState() if data is None else self._packing.decode(data)
             found[subscriber_id] = decoded[subscriber_id] = state
         return found
 
@@ -90,8 +104,7 @@ class MemoryLiveState:
         return [(subscriber_id, context) for subscriber_id, context in peeked if context is not None]
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:
-        shorten = self._keys.shorten
-        self._encoded.update((subscriber_id, shorten(data)) for subscriber_id, data in states)
+        self._encoded.update(states)
 
     def dirty(self) -> Collection[str]:
         return tuple(self._dirty)
@@ -105,7 +118,7 @@ class MemoryLiveState:
             if state is not None:
                 taken.append((subscriber_id, state.position, encode_state(state)))
             elif (data := self._encoded.get(subscriber_id)) is not None:
-                taken.append((subscriber_id, head_of(data).position, self._keys.spell_out(data)))
+                taken.append((subscriber_id, head_of(data).position, self._packing.plain(data)))
         return taken
 
     def _make_room(self, coming: int, keep: int) -> None:
@@ -114,4 +127,8 @@ class MemoryLiveState:
         for _ in range(min(too_many, len(self._decoded) - keep)):
             subscriber_id, state = self._decoded.popitem(last=False)
             if state != _STRANGER:
-                self._encoded[subscriber_id] = self._keys.shorten(encode_state(state))
+                self._rested += 1
+                if self._rested in _PRIME_AT:
+                    self._packing.prime([state, *islice(self._decoded.values(), _EXAMPLES)])
+                self._tidy(state)
+                self._encoded[subscriber_id] = self._packing.encode(state)
