@@ -28,7 +28,6 @@ from opportune_service.core.events import Encoding, Event, ImportMode
 from opportune_service.settings import EngineName, Settings
 
 _BATCH = 1_000
-_NEVER_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,6 @@ def replay_command(
         rulebase=rulebase_directory(rulebase),
         watch=False,
         engine=engine,
-        checkpoint_seconds=_NEVER_SECONDS,
     )
     report, views, labels = run_process(_replay(settings, recording, known=known, metrics=metrics))
     if json:
