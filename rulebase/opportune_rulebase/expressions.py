@@ -24,6 +24,7 @@ from opportune_rulebase.nodes import Call, Constant, ListLiteral, Node, Opaque, 
 __all__ = [
     "MAX_GROWTH",
     "MAX_LENGTH",
+    "RESERVED",
     "Call",
     "Constant",
     "Expression",
@@ -35,6 +36,33 @@ __all__ = [
     "Unknown",
     "Variable",
 ]
+
+RESERVED = frozenset(
+    (
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "false",
+        "for",
+        "function",
+        "if",
+        "import",
+        "in",
+        "let",
+        "loop",
+        "namespace",
+        "null",
+        "package",
+        "return",
+        "true",
+        "var",
+        "void",
+        "while",
+    )
+)
+"""Words of the expression language: no variable can be called so."""
 
 MAX_LENGTH = 10_000
 """Code points an expression may have. Far above what a person writes, far below what could hurt."""

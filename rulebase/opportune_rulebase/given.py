@@ -13,7 +13,7 @@ from functools import cache
 from typing import cast
 
 from opportune_rulebase.errors import Position
-from opportune_rulebase.expressions import Expression, Scope, Unknown
+from opportune_rulebase.expressions import RESERVED, Expression, Scope, Unknown
 from opportune_rulebase.model import Vocabulary
 from opportune_rulebase.variables import declared
 
@@ -27,25 +27,6 @@ SPACES = frozenset(
 
 _TRUTHS = ("fact", "behaviour", "scene")
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_RESERVED = frozenset(
-    (
-        *(
-            "as",
-            "break",
-            "const",
-            "continue",
-            "else",
-            "false",
-            "for",
-            "function",
-            "if",
-            "import",
-            "in",
-            "let",
-        ),
-        *("loop", "namespace", "null", "package", "return", "true", "var", "void", "while"),
-    )
-)
 _DEEPEST = 30
 # What CEL's binding takes only where the type is declared.
 _NOT_DYN = ("uint", "timestamp", "duration")
@@ -75,7 +56,7 @@ def flat(given: Mapping[str, object]) -> Iterator[tuple[str, Bound]]:
         members = cast(Mapping[str, object], value) if inside else {"": value}
         for plain_name, member in members.items():
             qualified = f"{name}.{plain_name}" if inside else name
-            if not _NAME.fullmatch(qualified) or _RESERVED & set(qualified.split(".")):
+            if not _NAME.fullmatch(qualified) or RESERVED & set(qualified.split(".")):
                 raise BindingError(f"{qualified!r} cannot be the name of a variable")
             if qualified in seen:
                 raise BindingError(f"{qualified!r} is bound twice")

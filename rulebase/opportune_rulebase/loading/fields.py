@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from opportune_rulebase.errors import Position
+from opportune_rulebase.expressions import RESERVED
 from opportune_rulebase.loading.problems import Code, Report, article, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
 
@@ -31,36 +32,11 @@ _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
 _BOOLS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-_CEL_WORDS: Final = frozenset(
-    [
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "false",
-        "for",
-        "function",
-        "if",
-        "import",
-        "in",
-        "let",
-        "loop",
-        "namespace",
-        "null",
-        "package",
-        "return",
-        "true",
-        "var",
-        "void",
-        "while",
-    ]
-)
 
 
 def is_identifier(text: str) -> bool:
     """Whether `text` can be the last part of a variable's name in an expression."""
-    return bool(_IDENTIFIER.fullmatch(text)) and text not in _CEL_WORDS and len(text) <= MAX_NAME
+    return bool(_IDENTIFIER.fullmatch(text)) and text not in RESERVED and len(text) <= MAX_NAME
 
 
 def parse_duration(text: str) -> int | None:
@@ -317,7 +293,7 @@ def check_name(report: Report, name: ScalarNode, kind: str, *, identifier: bool 
     if not identifier and _NAME.fullmatch(name.text) and len(name.text) <= MAX_NAME:
         return True
     allowed = "small letters, digits and _" if identifier else "small letters, digits, _ and -"
-    reserved = " (it is a word of the expression language)" if name.text in _CEL_WORDS else ""
+    reserved = " (it is a word of the expression language)" if name.text in RESERVED else ""
     report.error(
         name.at,
         Code.BAD_NAME,
