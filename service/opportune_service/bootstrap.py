@@ -103,7 +103,9 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         thread.close()
         raise
     live = LiveRevision()
-    states = MemoryLiveState(tidy=lambda state: forget(state, live.current) if live.id else None)
+    states = MemoryLiveState(
+        settings.ready_subscribers, tidy=lambda state: forget(state, live.current) if live.id else None
+    )
     try:
         recovered = await recover_all(ledger, make_engine, states)
         outage_us = await thread.run(note_listening, ledger, clock.now_us())

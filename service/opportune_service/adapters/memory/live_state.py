@@ -8,11 +8,6 @@ from itertools import islice
 
 from opportune_service.core.state import Packing, SubscriberState, encode_state, head_of
 
-MAX_DECODED = 20_000
-"""Subscribers who are kept ready to use; all others as bytes, which take a twentieth of the memory. Whoever
-does something usually does something again soon; making a state ready, and bytes again, costs some tenths
-of a millisecond."""
-
 _PRIME_AT = frozenset((100, 10_000, 1_000_000))
 """After so many went to rest the packing takes a fresh look at what states are like by then: in the first
 minutes they are nearly empty."""
@@ -38,9 +33,10 @@ class MemoryLiveState:
     """
 
     def __init__(
-        self, max_decoded: int = MAX_DECODED, tidy: Callable[[SubscriberState], None] = _leave
+        self, max_decoded: int = 200_000, tidy: Callable[[SubscriberState], None] = _leave
     ) -> None:
-        """`tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
+        """`max_decoded`: subscribers who are kept ready to use. Whoever does something usually does something
+        again soon; making a state ready, and bytes again, costs some tenths of a millisecond. `tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
         self._tidy = tidy
         self._max_decoded = max_decoded
         self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
