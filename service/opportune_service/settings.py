@@ -43,9 +43,10 @@ class Settings(BaseSettings):
     at the same time that it lives: after an hour of silence it is taken to have missed events."""
 
     ready_subscribers: int = Field(default=200_000, ge=1)
-    """How many subscribers' states are kept ready to use, those used last. A ready one takes some kilobytes,
-    tens of them with a hundred metrics and patterns; one at rest a twentieth of that, and an event that
-    finds it so takes some tenths of a millisecond longer. Have room for all who are active within a minute."""
+    """How many subscribers' states are kept ready to use, those used last. A ready one takes some kilobytes
+    of memory, tens of them with a hundred metrics and patterns. One at rest takes a twentieth of that, and
+    an event that finds it so some tenths of a millisecond more: have room for all who are active in a
+    minute."""
 
     timer_seconds: float = Field(default=0.25, gt=0)
     """How often it is looked for timers and triggers that are due."""

@@ -35,8 +35,9 @@ class MemoryLiveState:
     def __init__(
         self, max_decoded: int = 200_000, tidy: Callable[[SubscriberState], None] = _leave
     ) -> None:
-        """`max_decoded`: subscribers who are kept ready to use. Whoever does something usually does something
-        again soon; making a state ready, and bytes again, costs some tenths of a millisecond. `tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
+        """`max_decoded`: subscribers who are kept ready to use. Whoever does something usually does
+        something again soon; making a state ready, and bytes again, costs some tenths of a millisecond.
+        `tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
         self._tidy = tidy
         self._max_decoded = max_decoded
         self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
