@@ -90,3 +90,11 @@ def test_no_more_are_tried_than_cost_little(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(problems(*many)) == 20
     monkeypatch.setattr(constants, "MAX_TRIED", 1_000)
     assert 0 < len(problems(*many)) < 10
+
+
+def test_a_pattern_that_would_cost_much_at_every_event_is_refused() -> None:
+    """CEL compiles it each time; a longer one was seen to take 184 ms."""
+    costly = "(x{100}y{100}z{100}){9}|"
+    [problem] = problems(f"sub.name.matches('{costly * 10}')")
+    assert problem.message == "a pattern may have 200 characters"
+    assert problems(f"sub.name.matches('{'a' * 200}')") == []
