@@ -190,3 +190,15 @@ def test_strangers_who_were_only_looked_up_are_forgotten() -> None:
     for n in range(10):
         load(live, f"86138{n:08}")
     assert len(live.subscribers()) == 1
+
+
+def test_what_goes_to_rest_is_tidied_first() -> None:
+    def tidy(state: SubscriberState) -> None:
+        state.imei = ""
+
+    live = MemoryLiveState(max_decoded=1, tidy=tidy)
+    for n in range(2):
+        change(live, f"86138{n:08}", n + 1)
+        load(live, f"86138{n:08}").imei = "35"
+    assert load(live, "8613800000001").imei == "35", "the one in use is left alone"
+    assert (load(live, "8613800000000").imei, load(live, "8613800000000").position) == ("", 1)

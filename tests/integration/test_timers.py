@@ -518,6 +518,23 @@ def test_triggers_of_a_replay_come_after_the_timers_that_were_due_before() -> No
     in_loop(body)
 
 
+def test_a_trigger_is_decided_once_a_local_day_whoever_moves() -> None:
+    """Who moves west in the middle of a day meets its hour a second time. Control: the next day counts."""
+    hours = [0, 6 * HOUR_US, 24 * HOUR_US]
+
+    async def body() -> list[int]:
+        async with timed() as app:
+            (trigger,) = app.live.current.rulebase.triggers
+            decided_at = set()
+            for hour_us in hours:
+                dues = [Due(BOB, trigger, NOON_US + hour_us)]
+                for verdict in (await app.ingest.settle_due(dues, at_due_time=True)).verdicts:
+                    decided_at.add(verdict.decided_at_us - NOON_US)
+            return sorted(decided_at)
+
+    assert in_loop(body) == [0, 24 * HOUR_US]
+
+
 # -- outage -----------------------------------------------------------------------------------------
 
 

@@ -11,11 +11,15 @@ from opportune_rulebase.loading.problems import Code, clip
 __all__ = ["WEEKDAYS", "minute_of_day", "write_minute"]
 
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_MIDNIGHT = "24:00"
 
 
-def minute_of_day(fields: Fields, key: str) -> int | None:
-    """The minutes since midnight of `10:00`; None (and an error, if the key is there) for anything else."""
+def minute_of_day(fields: Fields, key: str, *, ends: bool = False) -> int | None:
+    """The minutes since midnight of `10:00`; None (and an error, if the key is there) for anything else.
+    `ends`: it may be the end of the day, `24:00`."""
     node = fields.scalar(key, "a time of day")
+    if node and ends and node.text == _MIDNIGHT:
+        return 24 * 60
     match = _CLOCK.fullmatch(node.text) if node else None
     if node and not match:
         message = f"{clip(node.text)!r} is not a time of day"

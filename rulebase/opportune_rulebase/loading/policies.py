@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.language import keys_in
+from opportune_rulebase.loading.clock import WEEKDAYS, minute_of_day
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, Fields, keys_of
 from opportune_rulebase.loading.problems import Code, Report, clip
@@ -52,8 +52,6 @@ _LATER: Final = dict.fromkeys(
 _LATER_POLICY: Final = dict.fromkeys(
     ["headroom", "otherwise", "fate", "jitter", "calendar", "holidays", "workdays", "scope_of"], _LEAVE_OUT
 )
-_WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 _CONSENT: Final = ("opt_in", "opt_out")
 _SUPPRESS_READS: Final = (
     *("sub", "terminal", "metric", "fact", "behaviour", "scene", "calendar", "now", "zone"),
@@ -152,15 +150,15 @@ def _quiet_hours(top: Fields, names: Names, report: Report) -> Iterator[QuietHou
             at=key.at,
         )
         fields.require("from", "to")
-        start, end = _minute(fields, "from", report), _minute(fields, "to", report)
-        if start == 24 * 60 or (start is not None and start == end):
+        start, end = minute_of_day(fields, "from"), minute_of_day(fields, "to", ends=True)
+        if start is not None and start == end:
             report.error(
                 fields.place("from"),
                 Code.BAD_VALUE,
                 "the window is empty",
                 "write a whole day as from 00:00 to 24:00",
             )
-        days = fields.choices("days", "weekday", _WEEKDAYS)
+        days = fields.choices("days", "weekday", WEEKDAYS)
         if fields.node("days") is not None and not fields.scalars("days", "a weekday"):
             report.error(
                 fields.place("days"), Code.BAD_VALUE, "'days' is empty", "name days, or leave it out"
@@ -170,22 +168,9 @@ def _quiet_hours(top: Fields, names: Names, report: Report) -> Iterator[QuietHou
             label=fields.text("label", key.text),
             start_minute=start or 0,
             end_minute=end or 0,
-            weekdays=frozenset(map(_WEEKDAYS.index, days or _WEEKDAYS)),
+            weekdays=frozenset(map(WEEKDAYS.index, days or WEEKDAYS)),
             applies_to=_selector(fields, "applies_to", names, report),
         )
-
-
-def _minute(fields: Fields, key: str, report: Report) -> int | None:
-    node = fields.scalar(key, "a time of day")
-    if node is None:
-        return None
-    match = _CLOCK.fullmatch(node.text)
-    if not match:
-        report.error(
-            node.at, Code.BAD_VALUE, f"{clip(node.text)!r} is not a time of day", 'write it as "21:00"'
-        )
-        return None
-    return int(match[1]) * 60 + int(match[2]) if match[1] else 24 * 60
 
 
 def _cool_downs(top: Fields, report: Report) -> Iterator[CoolDown]:

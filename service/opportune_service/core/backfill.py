@@ -20,15 +20,11 @@ from opportune_rulebase.model import Attribute, Metric, MetricKind, Vocabulary
 
 from opportune_service.core.cells import see_cell
 from opportune_service.core.chain import Chain, no_peer
-from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Event
+from opportune_service.core.events import MAX_LATENESS_US, Event
 from opportune_service.core.exact import add
-from opportune_service.core.fold import MAX_RETAINED
+from opportune_service.core.fold import HORIZON_US, MAX_RETAINED, SLACK_DAYS, bounded
 from opportune_service.core.revision import Plan, Revision
 from opportune_service.core.state import Series, SubscriberState
-
-_HORIZON_US = MAX_LATENESS_US + MAX_SKEW_US
-_SLACK_DAYS = 2
-_MAX_INT = 2**63 - 1
 
 
 class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -98,18 +94,18 @@ def _joined(metric: Metric, one: Any, other: Any) -> Any:
         for part in other:
             one = add(one, part)
         return one
-    return min(max(one + other, -_MAX_INT), _MAX_INT)
+    return bounded(one + other)
 
 
 def _retained(metric: Metric, series: Series) -> Series:
     """Without what folding would have forgotten."""
     at = series.at
     if metric.kind is MetricKind.LATEST:
-        stale = bisect_right(at, at[-1] - _HORIZON_US) - 1
+        stale = bisect_right(at, at[-1] - HORIZON_US) - 1
     elif metric.days is not None:
-        stale = bisect_right(at, at[-1] - metric.days - _SLACK_DAYS)
+        stale = bisect_right(at, at[-1] - metric.days - SLACK_DAYS)
     else:
-        stale = bisect_right(at, at[-1] - (metric.last_us or 0) - _HORIZON_US)
+        stale = bisect_right(at, at[-1] - (metric.last_us or 0) - HORIZON_US)
     stale = max(stale, len(at) - MAX_RETAINED, 0)
     return Series(at[stale:], series.amount[stale:])
 

@@ -42,12 +42,12 @@ MAX_RETAINED = 10_000
 """Items that one metric or fact keeps of one subscriber. Whoever needs more is a machine; the oldest are
 then forgotten, and counts stay there."""
 
-_HORIZON_US = MAX_LATENESS_US + MAX_SKEW_US
+HORIZON_US = MAX_LATENESS_US + MAX_SKEW_US
 """So far before the newest event may lie what is still read: the newest may be ahead of the clock, and an
 event that comes late is read as of its own time. (Slow sources fold later events still, but nothing reads
 then.)"""
 
-_SLACK_DAYS = 2
+SLACK_DAYS = 2
 """Days that are kept beyond a window, for the same reason: the newest day may be that of an event ahead of
 the clock, and the day that is read that of a late one."""
 
@@ -80,10 +80,10 @@ def fold_metric(
             series.amount[-1] = _joined(metric, series.amount[-1], value)
             return
         _fold_day(series, day, value, metric)
-        _drop(series, at[-1] - metric.days - _SLACK_DAYS)
+        _drop(series, at[-1] - metric.days - SLACK_DAYS)
     else:
         _insert(series, at_us, value)
-        _drop(series, at[-1] - (metric.last_us or 0) - _HORIZON_US)
+        _drop(series, at[-1] - (metric.last_us or 0) - HORIZON_US)
 
 
 def _fold_day(series: Series, day: int, value: Any, metric: Metric) -> None:
@@ -113,7 +113,7 @@ def _joined(metric: Metric, amount: Any, value: Any) -> Any:
     if metric.kind is _COUNT:
         return amount + 1
     if metric.kind is _SUM:
-        return add(amount, value) if _is_expansion(metric) else _bounded(amount + value)
+        return add(amount, value) if _is_expansion(metric) else bounded(amount + value)
     return min(amount, value) if metric.kind is _MIN else max(amount, value)
 
 
@@ -155,8 +155,8 @@ def _drop(series: Series, horizon: int) -> None:
 def _keep_newest(series: Series) -> None:
     """Forget what can never be the newest again of all that is asked for, and whatever is too much."""
     at = series.at
-    if len(at) > 1 and (at[1] <= at[-1] - _HORIZON_US or len(at) > MAX_RETAINED):
-        stale = max(bisect_right(at, at[-1] - _HORIZON_US) - 1, len(at) - MAX_RETAINED)
+    if len(at) > 1 and (at[1] <= at[-1] - HORIZON_US or len(at) > MAX_RETAINED):
+        stale = max(bisect_right(at, at[-1] - HORIZON_US) - 1, len(at) - MAX_RETAINED)
         del at[:stale], series.amount[:stale]
 
 
@@ -174,7 +174,7 @@ def forget_unread(metric: Metric | Fact, series: Series, read_from_us: int) -> b
         return not at or at[-1] <= read_from_us - metric.for_us
     if metric.days is not None:
         # Days of the subscriber begin and end up to a day before or after those of the world.
-        return not at or _day_of(metric, at[-1]) < read_from_us // DAY_US - metric.days - _SLACK_DAYS
+        return not at or _day_of(metric, at[-1]) < read_from_us // DAY_US - metric.days - SLACK_DAYS
     window_us = metric.last_us or 0
     if metric.kind is _LATEST:
         return not at or at[-1] <= read_from_us - window_us
@@ -212,7 +212,7 @@ def _keep_telling(metric: Metric, series: Series, end: int) -> None:
         at[:end], amount[:end] = [at[place] for place in kept], [amount[place] for place in kept]
 
 
-def _bounded(figure: int | float) -> int | float:
+def bounded(figure: int | float) -> int | float:
     """A sum that would leave what stores and expressions can hold stops at the bound."""
     if isinstance(figure, int):
         return min(max(figure, -_MAX_INT), _MAX_INT)
@@ -292,7 +292,7 @@ def _figure(metric: Metric, series: Series, after: int, until: int) -> Any:
     if metric.kind is _DISTINCT:
         return len(set(values))
     if metric.type != "double":
-        return _bounded(sum(values))
+        return bounded(sum(values))
     return total(values if metric.days is None else chain.from_iterable(values))
 
 
@@ -326,7 +326,7 @@ def _seeded(
         for day, amount in zip(series.at, series.amount, strict=True):
             if day in window and day not in said:
                 values += amount if _is_expansion(metric) else [amount]
-    figure = total(values) if metric.type == "double" else _bounded(sum(values))
+    figure = total(values) if metric.type == "double" else bounded(sum(values))
     return _known(metric, figure, covered)
 
 
