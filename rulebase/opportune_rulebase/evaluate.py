@@ -30,17 +30,9 @@ from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.errors import Position
 from opportune_rulebase.expressions import Expression, Scope, Unknown
 from opportune_rulebase.given import SPACES, BindingError, Bound, fitted, flat, own_types
-from opportune_rulebase.model import (
-    Attribute,
-    Calendar,
-    Place,
-    Policies,
-    Rulebase,
-    Tables,
-    ValueType,
-    Vocabulary,
-)
+from opportune_rulebase.model import Attribute, Calendar, Place, Rulebase, Tables, ValueType, Vocabulary
 from opportune_rulebase.network import NetworkEngine
+from opportune_rulebase.policies import Policies
 from opportune_rulebase.variables import bindings as bound_values
 from opportune_rulebase.variables import declared
 

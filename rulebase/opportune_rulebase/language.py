@@ -10,14 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from opportune_rulebase.model import (
-    CalendarPeriod,
-    CoolDownScope,
-    Dimension,
-    Mode,
-    OutcomeKind,
-    ValueType,
-)
+from opportune_rulebase.model import ValueType
+from opportune_rulebase.policies import CalendarPeriod, CoolDownScope, Dimension, Mode, OutcomeKind
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from opportune_rulebase.errors import Position, Problem
 from opportune_rulebase.expressions import Expression
+from opportune_rulebase.policies import Alarm, Conversion, Fate, Mode, Policies, Quota
 
 
 class ValueType(StrEnum):
@@ -61,18 +62,38 @@ class Attribute:
     default: object = None
 
 
+TOUCH_ATTRIBUTES = (
+    *("channel", "business", "succeeded", "topic"),
+    *("department", "type", "content", "handling", "level", "satisfaction"),
+)
+"""Attributes of events that the contact view shows."""
+
+
+class TouchKind(StrEnum):
+    """What an event is in the contact view: something that the customer and the company said to each other
+    apart from marketing."""
+
+    SERVICE = "service"
+    INQUIRY = "inquiry"
+    COMPLAINT = "complaint"
+    QUERY = "query"
+
+
 @dataclass(frozen=True, slots=True)
 class EventType:
     """A kind of event; one attribute name has one type in a rulebase.
 
     `derived`: the service alone makes such events, of a completed pattern or a trigger that is due;
     collectors cannot send them. They trigger campaigns and feed metrics and patterns like any other.
+    `touch`: what it is in the contact view; None: nothing. The view takes the attributes that it knows by
+    their names (`TOUCH_ATTRIBUTES`).
     """
 
     name: str
     label: str
     attributes: Mapping[str, Attribute]
     derived: bool = False
+    touch: TouchKind | None = None
 
     @property
     def peer(self) -> str | None:
@@ -95,18 +116,14 @@ class Source:
     max_lateness_us: int
 
 
-class Mode(StrEnum):
-    """Who carries an offer: a channel client at once, or a person who is prompted."""
-
-    AUTOMATIC = "automatic"
-    MANUAL = "manual"
-
-
 @dataclass(frozen=True, slots=True)
 class Channel:
     """A touch point. `needs` is a condition on the terminal (`terminal.mms`); None means any.
 
     `max_segments`: how many SMS a text may take (GSM 03.38 or UCS-2); None means that it is not counted.
+    `per_second` (pace) and `per_day` (capacity, days of the rulebase's zone) hold over all its clients;
+    None: no bound. `otherwise`: the fate of what finds no capacity. `cost`: of one contact, in whole units
+    of money. `bulk`: its contacts are handed over in interface files, many at a time.
     """
 
     name: str
@@ -114,6 +131,11 @@ class Channel:
     mode: Mode
     needs: Expression | None = None
     max_segments: int | None = None
+    per_second: int | None = None
+    per_day: int | None = None
+    otherwise: Fate = Fate.DROP
+    cost: int = 0
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +446,10 @@ class Campaign:
     `valid_to_us` is exclusive. `content` has a template for each channel of the campaign.
     `branches`: values of `sub.branch` it serves; empty means all. `exempt`: names of caps that do not
     bind it.
+    `group`: of an exclusive group only one campaign is decided at a time; "" for none. `control_share` of
+    `SHARES` subscribers are its own control group; `control_exempt`: no control group holds it back, as
+    for service messages. `open_for_us`: how long its offer stands after the contact (one story meanwhile).
+    `baseline`: the campaign that offers the same by plain mass sending, to compare with; "" for none.
     """
 
     name: str
@@ -447,145 +473,14 @@ class Campaign:
     exempt: frozenset[str]
     branches: frozenset[str]
     position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which contacts a policy means. An empty set means "any"; all given sets must match."""
-
-    campaigns: frozenset[str] = frozenset()
-    products: frozenset[str] = frozenset()
-    categories: frozenset[str] = frozenset()
-    channels: frozenset[str] = frozenset()
-    modes: frozenset[Mode] = frozenset()
-
-    def selects(
-        self, *, campaign: str, product: str, category: str, channel: str, mode: Mode | str
-    ) -> bool:
-        """Whether a contact with these properties is meant."""
-        return (
-            (not self.campaigns or campaign in self.campaigns)
-            and (not self.products or product in self.products)
-            and (not self.categories or category in self.categories)
-            and (not self.channels or channel in self.channels)
-            and (not self.modes or mode in self.modes)
-        )
-
-
-class CalendarPeriod(StrEnum):
-    """A calendar period in the subscriber's time zone; a week starts on Monday."""
-
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-
-
-class Dimension(StrEnum):
-    """What a cap may count separately, besides the subscriber (always counted separately)."""
-
-    CHANNEL = "channel"
-    CATEGORY = "category"
-    PRODUCT = "product"
-    CAMPAIGN = "campaign"
-    MODE = "mode"
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """At most `limit` contacts of a subscriber in a period; the decision at hand is included.
-
-    Exactly one of `rolling_us` and `calendar` is set. `per` splits the count: `{CHANNEL}` means "on
-    the same channel as this decision". `applies_to` says which decisions obey the cap, `counts` which
-    contacts count toward it. `limit` 0 blocks.
-    """
-
-    name: str
-    label: str
-    limit: int
-    rolling_us: int | None
-    calendar: CalendarPeriod | None
-    per: frozenset[Dimension]
-    applies_to: Selector
-    counts: Selector
-
-
-@dataclass(frozen=True, slots=True)
-class QuietHours:
-    """No contact between `start_minute` and `end_minute` of the subscriber's local day.
-
-    Minutes since local midnight; the end is exclusive; start > end crosses midnight and then belongs
-    to the day on which it starts. `weekdays` (0 = Monday) are the days on which a window starts.
-    """
-
-    name: str
-    label: str
-    start_minute: int
-    end_minute: int
-    weekdays: frozenset[int]
-    applies_to: Selector
-
-
-class OutcomeKind(StrEnum):
-    """What became of a contact, as channels and people report it."""
-
-    DELIVERED = "delivered"
-    OPENED = "opened"
-    INQUIRED = "inquired"
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    COMPLAINED = "complained"
-    ORDERED = "ordered"
-    LATER = "later"
-    NOT_OFFERED = "not_offered"
-
-
-class CoolDownScope(StrEnum):
-    """What to stay away from after the outcome: the same campaign, product, category, or everything."""
-
-    CAMPAIGN = "campaign"
-    PRODUCT = "product"
-    CATEGORY = "category"
-    ANY = "any"
-
-
-@dataclass(frozen=True, slots=True)
-class CoolDown:
-    """After one of `outcomes`, stay away for `for_us`."""
-
-    name: str
-    label: str
-    outcomes: frozenset[OutcomeKind]
-    for_us: int
-    scope: CoolDownScope
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """Whom to leave alone. `when` true **or unknown** suppresses (fail closed)."""
-
-    name: str
-    label: str
-    when: Expression
-    applies_to: Selector
-
-
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """The contact policies of a rulebase.
-
-    `opt_in` names channels and categories for which absent consent means "no" (as
-    ``channel/NAME`` or ``category/NAME``); for all others absent means "yes".
-    """
-
-    caps: tuple[Cap, ...] = ()
-    quiet_hours: tuple[QuietHours, ...] = ()
-    cool_downs: tuple[CoolDown, ...] = ()
-    suppressions: tuple[Suppression, ...] = ()
-    opt_in: frozenset[str] = frozenset()
-    max_automatic: int = 1
-    max_prompts: int = 3
-    default_propensity: float = 0.1
-    normal_status: frozenset[str] = frozenset({"active"})
+    group: str = ""
+    control_share: int = 0
+    control_exempt: bool = False
+    quota: Quota | None = None
+    conversion: Conversion | None = None
+    alarm: Alarm | None = None
+    open_for_us: int = 0
+    baseline: str = ""
 
 
 @dataclass(frozen=True, slots=True)

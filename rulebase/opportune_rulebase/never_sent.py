@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from opportune_rulebase.errors import Problem, Severity
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.loading.problems import Code
-from opportune_rulebase.model import Campaign, ChangePattern, MetricKind, QuietHours, Rulebase
+from opportune_rulebase.model import Campaign, ChangePattern, MetricKind, Rulebase
+from opportune_rulebase.policies import QuietHours
 
 _WEEK = range(7)
 

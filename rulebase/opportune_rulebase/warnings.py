@@ -19,18 +19,16 @@ from opportune_rulebase.model import (
     Bound,
     Campaign,
     ChangePattern,
-    CoolDownScope,
     CountPattern,
     DwellPattern,
-    Mode,
     Pattern,
-    Policies,
     Rulebase,
     SequencePattern,
     Step,
 )
 from opportune_rulebase.never_sent import never_sent
 from opportune_rulebase.nodes import reads
+from opportune_rulebase.policies import CoolDownScope, Mode, Policies
 from opportune_rulebase.satisfiable import Opened, Possible, conjuncts, open_definitions, satisfiable
 from opportune_rulebase.unparse import unparse
 

@@ -66,7 +66,7 @@ def rows(only: str = "") -> Iterator[Row]:
 
 
 async def _measure(place: Path) -> tuple[dict[str, float], bool]:
-    from opportune_service.app.ports import DecisionFilter
+    from opportune_service.app.records import DecisionFilter
     from opportune_service.bootstrap import application
     from opportune_service.clocks import ManualClock
     from opportune_service.core.state import SubscriberState, encode_state

@@ -8,21 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.errors import (
     StoreConflictError,
     StoreUnavailableError,
     UnknownDecisionError,
     UnknownRevisionError,
 )
-from opportune_service.app.ports import (
-    DecisionFilter,
-    DeliveryState,
-    Ledger,
-    LogKind,
-    LogRow,
-    RulebaseRow,
-)
+from opportune_service.app.ports import Ledger
+from opportune_service.app.records import DecisionFilter, DeliveryState, LogKind, LogRow, RulebaseRow
 from opportune_service.core.verdict import (
     Contact,
     ContactState,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.errors import UnknownDecisionError
-from opportune_service.app.ports import DeliveryState, Lease, Ledger, Settlement
+from opportune_service.app.ports import Ledger
+from opportune_service.app.records import DeliveryState, Lease, Settlement
 from opportune_service.core.verdict import ContactState
 from support.ledgers import STORES
 from support.verdicts import HOUR_US, NOON_US, SECOND_US, decision, verdict, waiting

@@ -6,15 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from opportune_service.app.ports import (
-    Ledger,
-    LogKind,
-    LogRow,
-    Quarantined,
-    QuarantineFilter,
-    RulebaseRow,
-    Sweep,
-)
+from opportune_service.app.ports import Ledger
+from opportune_service.app.records import LogKind, LogRow, Quarantined, QuarantineFilter, RulebaseRow, Sweep
 from opportune_service.core.events import Encoding, Event, RejectionReason
 from support.ledgers import STORES
 from support.verdicts import NOON_US

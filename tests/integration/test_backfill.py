@@ -16,7 +16,7 @@ from opportune_service.app.backfill import Backfill
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.log import events_of
-from opportune_service.app.ports import LogKind
+from opportune_service.app.records import LogKind
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.backfill import Aside, Fill

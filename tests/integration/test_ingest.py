@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from opportune_rulebase.model import OutcomeKind
+from opportune_rulebase.policies import OutcomeKind
 from opportune_service.app import observing
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
 from opportune_service.app.errors import (
@@ -18,7 +18,7 @@ from opportune_service.app.errors import (
     StoreConflictError,
     StoreUnavailableError,
 )
-from opportune_service.app.ports import DecisionFilter
+from opportune_service.app.records import DecisionFilter
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.decide import encode_verdict

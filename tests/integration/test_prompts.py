@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from opportune_rulebase.model import OutcomeKind
+from opportune_rulebase.policies import OutcomeKind
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
-from opportune_service.app.ports import DecisionFilter
+from opportune_service.app.records import DecisionFilter
 from opportune_service.bootstrap import Application
 from opportune_service.core.decide import encode_verdict
 from opportune_service.core.events import Event

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.app.ports import Quarantined, QuarantineFilter
 from opportune_service.app.quarantine import MOST
+from opportune_service.app.records import Quarantined, QuarantineFilter
 from opportune_service.bootstrap import Application
 from opportune_service.core.events import Encoding, Event, ImportMode, RejectionReason
 from support.applications import in_loop, running

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.app.ports import DecisionFilter
+from opportune_service.app.records import DecisionFilter
 from opportune_service.app.schedule import BATCH, Schedule
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from opportune_service.adapters.sql import SqlLedger
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.app.ports import LogKind, LogRow
+from opportune_service.app.records import LogKind, LogRow
 from support.verdicts import NOON_US, decision, verdict
 
 WHO = "8613800000001"
@@ -227,7 +227,7 @@ def test_errors_hold_no_subscriber_number(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from opportune_service.adapters.sql import SqlLedger
-from opportune_service.app.ports import LogKind, LogRow
+from opportune_service.app.records import LogKind, LogRow
 from support.verdicts import decision, verdict
 
 ledger = SqlLedger.open(sys.argv[1])

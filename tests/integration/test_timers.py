@@ -14,7 +14,7 @@ from opportune_service.app import observing
 from opportune_service.app.advise import Visit, advise
 from opportune_service.app.context import show_subscriber
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.app.ports import LogKind
+from opportune_service.app.records import LogKind
 from opportune_service.app.replay import replay
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
@@ -117,7 +117,7 @@ def test_what_was_awaited_keeps_it_from_firing() -> None:
 
 
 async def _verdicts(app: Application) -> AsyncIterator[Verdict]:
-    from opportune_service.app.ports import DecisionFilter
+    from opportune_service.app.records import DecisionFilter
 
     for row in await app.insight.decisions(DecisionFilter(), 0, 100, False):
         yield (await app.insight.explain_decision(row.decision_id)).verdict

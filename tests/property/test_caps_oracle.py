@@ -15,9 +15,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from opportune_rulebase.model import CalendarPeriod, Cap
+from opportune_rulebase.policies import CalendarPeriod, Cap
 from opportune_service.adapters.sql.ledger import SqlTransaction
-from opportune_service.app.ports import DecisionFilter, DecisionRow
+from opportune_service.app.records import DecisionFilter, DecisionRow
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import Event

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opportune_rulebase.model import Campaign, Mode, OutcomeKind, Rulebase
+from opportune_rulebase.model import Campaign, Rulebase
+from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.core.verdict import (
     Candidate,
     Contact,

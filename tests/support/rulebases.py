@@ -34,9 +34,7 @@ from opportune_rulebase.model import (
     ImportedBehaviour,
     Metric,
     MetricKind,
-    Mode,
     Place,
-    Policies,
     Product,
     Rulebase,
     Source,
@@ -46,6 +44,7 @@ from opportune_rulebase.model import (
     ValueType,
     Vocabulary,
 )
+from opportune_rulebase.policies import Mode, Policies
 from opportune_rulebase.variables import declared
 from support.pattern_specs import Compiled, derived_type, make_patterns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from opportune_rulebase.model import Mode
+from opportune_rulebase.policies import Mode
 from opportune_service.core.verdict import Check, Decision, EventKey, Reason, Verdict
 
 SECOND_US = 1_000_000

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from opportune_rulebase.model import CalendarPeriod, QuietHours, Selector
+from opportune_rulebase.policies import CalendarPeriod, QuietHours, Selector
 from opportune_service.core.calendars import local_day, local_minute, same_period, weekday, zone_named
 from opportune_service.core.policies import quiet_begins_us, quiet_refusal
 from support.rulebases import make_rulebase

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from opportune_rulebase.model import (
+from opportune_rulebase.model import Channel, Product, Rulebase
+from opportune_rulebase.policies import (
     CalendarPeriod,
     Cap,
-    Channel,
     CoolDown,
     CoolDownScope,
     Dimension,
     Mode,
     OutcomeKind,
     Policies,
-    Product,
     QuietHours,
-    Rulebase,
     Selector,
     Suppression,
 )

@@ -21,7 +21,8 @@ from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import MapNode, ScalarNode
 from opportune_rulebase.loading.templates import read_template
 from opportune_rulebase.loading.triggers import read_on
-from opportune_rulebase.model import Campaign, Mode, Product, Template, Trigger, Vocabulary
+from opportune_rulebase.model import Campaign, Product, Template, Trigger, Vocabulary
+from opportune_rulebase.policies import Mode
 from opportune_rulebase.segments import segments, stranger
 
 DEFAULT_PRIORITY: Final = 500

@@ -13,12 +13,12 @@ from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import DAY_US, Fields, keys_of
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import MapNode, Node, ScalarNode
-from opportune_rulebase.model import (
+from opportune_rulebase.model import Definition
+from opportune_rulebase.policies import (
     CalendarPeriod,
     Cap,
     CoolDown,
     CoolDownScope,
-    Definition,
     Dimension,
     Mode,
     OutcomeKind,

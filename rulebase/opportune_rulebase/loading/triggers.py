@@ -17,14 +17,7 @@ from opportune_rulebase.loading.common import parse_date, refuse_slow
 from opportune_rulebase.loading.fields import DAY_US, Fields, describe, parse_int, write_duration
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, ScalarNode
-from opportune_rulebase.model import (
-    DateTrigger,
-    EventType,
-    ScheduleTrigger,
-    Trigger,
-    ValueType,
-    Vocabulary,
-)
+from opportune_rulebase.model import DateTrigger, EventType, ScheduleTrigger, Trigger, ValueType, Vocabulary
 
 MAX_OFFSET_US: Final = 400 * DAY_US
 

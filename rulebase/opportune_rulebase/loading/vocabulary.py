@@ -15,7 +15,8 @@ from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, p
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
 from opportune_rulebase.loading.sources import read_sources
-from opportune_rulebase.model import Attribute, Channel, EventType, Mode, Product, ValueType, Vocabulary
+from opportune_rulebase.model import Attribute, Channel, EventType, Product, ValueType, Vocabulary
+from opportune_rulebase.policies import Mode
 
 BUILT_IN_SUBSCRIBER: Final[Mapping[str, ValueType]] = MappingProxyType(
     {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opportune_rulebase.model import Mode, Rulebase
+from opportune_rulebase.model import Rulebase
+from opportune_rulebase.policies import Mode
 
 from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.ingest import Ingest

@@ -27,7 +27,8 @@ from opportune_service.app.errors import NoRulebaseError, OpportuneError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import events_of
-from opportune_service.app.ports import Clock, Ledger, LiveState, LogKind, LogRow
+from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.records import LogKind, LogRow
 from opportune_service.app.recover import LOG_KEY
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.backfill import Aside, fillable, logged_under

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from opportune_service.app.log import Item, log_row
-from opportune_service.app.ports import Ledger, LedgerTransaction, LogKind, Quarantined
+from opportune_service.app.ports import Ledger, LedgerTransaction
 from opportune_service.app.quarantine import MOST
+from opportune_service.app.records import LogKind, Quarantined
 from opportune_service.core.decide import decide
 from opportune_service.core.revision import Revision
 from opportune_service.core.verdict import EventKey, Moment, Verdict

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode, OutcomeKind
 
 from opportune_service.app.errors import InvalidRequestError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import Clock, DeliveryState, Lease, Ledger, Settlement
+from opportune_service.app.ports import Clock, Ledger
+from opportune_service.app.records import DeliveryState, Lease, Settlement
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.verdict import Reason, Verdict
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from opportune_service.app.errors import NotFoundError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import (
+from opportune_service.app.ports import Ledger
+from opportune_service.app.records import (
     DecisionFilter,
     DecisionRow,
     DeliveryState,
-    Ledger,
     Quarantined,
     QuarantineFilter,
 )

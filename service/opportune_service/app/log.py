@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from opportune_service.app.ports import LogKind, LogRow
+from opportune_service.app.records import LogKind, LogRow
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event
 

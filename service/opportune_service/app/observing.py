@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
 
-from opportune_service.app.ports import LiveState, LogKind
+from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
+from opportune_service.app.records import LogKind
 from opportune_service.app.recover import LOG_KEY, Recovered
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.timers import Timers, pending

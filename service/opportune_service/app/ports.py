@@ -7,15 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from typing import Protocol
 
-import msgspec
-from opportune_rulebase.model import OutcomeKind
+from opportune_rulebase.policies import OutcomeKind
 
-from opportune_service.core.events import Event, RejectionReason
+from opportune_service.app.records import (
+    CampaignFigures,
+    ChannelFigures,
+    ContactChange,
+    ContactRow,
+    DeadLetter,
+    DecisionFilter,
+    DecisionRow,
+    DeliveryState,
+    ForeignContact,
+    Lease,
+    LogRow,
+    Pause,
+    Quarantined,
+    QuarantineFilter,
+    RulebaseRow,
+    Settlement,
+    Sweep,
+    TouchRow,
+    Waiting,
+)
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import EventKey, History, Outcome, Prompt, Reason, Verdict
+from opportune_service.core.verdict import (
+    Deferral,
+    EventKey,
+    History,
+    Outcome,
+    Prompt,
+    Response,
+    Touch,
+    Usage,
+    UsageKey,
+    Verdict,
+)
 from opportune_service.core.watermarks import SourceMark
 
 
@@ -25,125 +54,6 @@ class Clock(Protocol):
     def now_us(self) -> int:
         """Microseconds since 1970-01-01T00:00Z. May jump; callers never assume that it is monotonic."""
         ...
-
-
-class LogKind(StrEnum):
-    EVENTS = "events"
-    CONTEXT = "context"
-    BACKFILL = "backfill"
-    TIMERS = "timers"
-
-
-class LogRow(msgspec.Struct, frozen=True):
-    """One accepted batch: the record from which everything else can be rebuilt.
-
-    `position` counts up by one a row, without gaps. `now_us` and `revision` are those the batch was
-    processed with. `payload` is opaque to the store (compressed).
-    """
-
-    position: int
-    kind: LogKind
-    source: str
-    now_us: int
-    revision: str
-    payload: bytes
-
-
-class DeliveryState(StrEnum):
-    PENDING = "pending"
-    LEASED = "leased"
-    SENT = "sent"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    DEAD = "dead"
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """An automatic decision handed to a channel client until `lease_until_us`.
-
-    `token` fences: only the newest lease of a delivery may settle it. `attempt` counts from 1.
-    """
-
-    decision_id: str
-    token: int
-    attempt: int
-    subscriber_id: str
-    channel: str
-    campaign: str
-    content: str
-    lease_until_us: int
-    expires_at_us: int
-
-
-class Settlement(StrEnum):
-    """What a channel client says of a lease. RETRY: not sent, try again. FAILED: never to be sent."""
-
-    SENT = "sent"
-    RETRY = "retry"
-    FAILED = "failed"
-
-
-class DecisionRow(msgspec.Struct, frozen=True):
-    """One line of the list of decisions. `cursor` orders by time of recording."""
-
-    cursor: int
-    decision_id: str
-    key: EventKey
-    decided_at_us: int
-    campaign: str
-    reason: Reason
-    channel: str
-    mode: str
-    revision: str
-
-
-class DecisionFilter(msgspec.Struct, frozen=True):
-    """Empty fields do not filter. Times of decision: `from_us` included, `to_us` not."""
-
-    subscriber_id: str = ""
-    campaign: str = ""
-    reasons: tuple[Reason, ...] = ()
-    from_us: int = 0
-    to_us: int = 0
-
-
-class RulebaseRow(msgspec.Struct, frozen=True):
-    """An uploaded revision. `activated_at_us` is the latest activation, 0 if never."""
-
-    revision: str
-    name: str
-    uploaded_at_us: int
-    uploaded_by: str
-    comment: str
-    activated_at_us: int = 0
-
-
-class Sweep(msgspec.Struct, frozen=True):
-    """All subscribers of a time zone that a trigger was due for at an instant, as one task."""
-
-    trigger: str
-    zone: str
-    due_us: int
-
-
-class Quarantined(msgspec.Struct, frozen=True):
-    """A rejected event as it was sent, but for what is too long to keep."""
-
-    source: str
-    event: Event
-    reason: RejectionReason
-    message: str
-    received_us: int
-
-
-class QuarantineFilter(msgspec.Struct, frozen=True):
-    """Empty fields do not filter. Times of receipt: `from_us` included, `to_us` not."""
-
-    source: str = ""
-    reasons: tuple[RejectionReason, ...] = ()
-    from_us: int = 0
-    to_us: int = 0
 
 
 class LedgerTransaction(Protocol):
@@ -165,46 +75,124 @@ class LedgerTransaction(Protocol):
 
     def histories(self, subscriber_ids: Collection[str], since_us: int, now_us: int) -> dict[str, History]:
         """History of each subscriber (an empty one if there is none): unreleased contacts and outcomes
-        at or after `since_us`, prompts not expired at `now_us` and neither shown nor answered."""
+        at or after `since_us`, and contacts whose offer is open after `now_us` however old; prompts not
+        expired at `now_us` and neither shown nor answered; all deferrals."""
+        ...
+
+    def usage(self, keys: Collection[UsageKey]) -> Usage:
+        """These counters as they stand; those that are 0 may be left out."""
+        ...
+
+    def paused(self) -> frozenset[str]:
+        """Campaigns that are paused."""
+        ...
+
+    def pause(self, pause: Pause) -> bool:
+        """Pause a campaign; False if it was, and nothing changes. Audited."""
+        ...
+
+    def resume(self, campaign: str, at_us: int, by: str, reason: str) -> bool:
+        """Resume a campaign; False if it was not paused. Audited."""
         ...
 
     def record_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Store verdicts with all that follows from them: for every DECIDED decision a list entry and,
-        by its kind, a reserved contact and a pending delivery (automatic), a reserved contact (a prompt
-        shown now; the prompt it re-decides, `prompt_of`, is closed), or a waiting prompt (manual, not
-        shown). Other reasons get a list entry only. Raises `StoreConflictError` if a key has a verdict.
+        """Store verdicts with all that follows from them, and a list entry for every decision.
+
+        A decision that reserves (`Decision.reserves`): a contact; with DECIDED it is reserved, adds to the
+        counters (`usage_of`) and, if automatic or on a bulk channel, gets a pending delivery; with CONTROL
+        it is a committed contact of the ghost ledger. A manual one that is not shown: a waiting prompt.
+        The fate DEFER: a deferral, in place of an earlier one of the same subscriber and campaign.
+        `prompt_of` closes that prompt if the decision reserves, `deferred_of` ends that deferral in any
+        case. Raises `StoreConflictError` if a key has a verdict.
         """
         ...
 
-    def record_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
+    def record_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int, detail: str = "") -> bool:
         """Note what became of a decided contact; False if it is known already (nothing changes). An instant
-        before the decision is taken for that of the decision.
+        before the decision is taken for that of the decision. For a decision of a control group only
+        ORDERED can be noted.
 
         ACCEPTED, REFUSED, LATER, DELIVERED and the like commit the reservation, NOT_OFFERED releases it
         unless it is committed. DELIVERED moves a delivery on; what reached the customer is not leased
         again. A waiting prompt is closed, and counts as a contact at `at_us` unless it was NOT_OFFERED.
+        What is released is taken back from the counters, wherever that happens.
         Raises `UnknownDecisionError`, also for a decision that let no offer out.
         """
         ...
 
-    def lease(
-        self, channel: str, limit: int, now_us: int, lease_for_us: int, max_attempts: int
-    ) -> list[Lease]:
-        """Up to `limit` deliveries of the channel that are pending, or whose lease has run out, oldest
-        first. A delivery past its `expires_at_us` becomes EXPIRED, one out of attempts DEAD. Either
-        releases its reservation if it is certain that nothing was sent: if every lease it had was settled
-        with RETRY. If one ran out without a word, its outcome is unknown: it counts. A lease never reaches
-        past `expires_at_us`."""
+    def respond(self, responses: Sequence[Response]) -> list[Outcome]:
+        """Find what each of these answers and note it as an outcome; those that were new. One that answers
+        nothing leaves nothing."""
+        ...
+
+    def record_touches(self, touches: Sequence[Touch]) -> None:
+        """Keep these for the contact view; one that is known (by source and event id) changes nothing."""
+        ...
+
+    def count_events(self, counts: Mapping[tuple[str, int], int]) -> None:
+        """Add to the number of events, for reports: (event type, hour since 1970) -> events, by when they
+        occurred."""
+        ...
+
+    def record_contacts(self, contacts: Sequence[ForeignContact]) -> list[bool]:
+        """Keep contacts that other systems made, as committed; False for each that is known already."""
+        ...
+
+    def complaint_rate(self, campaign: str, since_us: int) -> tuple[int, int]:
+        """(contacts made by the campaign since then, those of them with a complaint)."""
+        ...
+
+    def waiting(self, channel: str, limit: int, now_us: int) -> Sequence[Waiting]:
+        """Up to `limit` deliveries of the channel that are pending and available, or whose lease has run
+        out, oldest first. Those past `expires_at_us` are among them. One whose subscriber has an earlier
+        delivery on the channel that is leased for the first time is left out: first attempts keep their
+        order."""
+        ...
+
+    def lease(self, leases: Sequence[Lease]) -> None:
+        """Give out these, each waiting as of this transaction; `token` and `attempt` are one more than
+        before. One whose earlier lease ran out without a word is uncertain from now on."""
+        ...
+
+    def postpone(self, decision_ids: Collection[str], until_us: int) -> None:
+        """These are pending, and not available before then."""
+        ...
+
+    def end_deliveries(self, ended: Mapping[str, DeliveryState], now_us: int, detail: str = "") -> None:
+        """These deliveries come to an end without being sent: EXPIRED, DEAD or WITHDRAWN. Each releases its
+        reservation if it is certain that nothing was sent: if every lease it had was settled with RETRY. If
+        one ran out without a word, its outcome is unknown: it counts."""
         ...
 
     def settle(
-        self, decision_id: str, token: int, settlement: Settlement, now_us: int, retry_at_us: int
+        self,
+        decision_id: str,
+        token: int,
+        settlement: Settlement,
+        now_us: int,
+        retry_at_us: int,
+        detail: str = "",
     ) -> bool:
         """Apply a client's word on its lease; False if the token is not the newest lease's or it is settled
         already. SENT commits the reservation, FAILED releases it (unless an earlier lease ran out without
         a word: that one counts), RETRY makes it pending again from `retry_at_us`. A lease that ran out may
-        still be settled until `lease` has given the delivery to another or ended it.
+        still be settled until it was given to another or ended.
         Raises `UnknownDecisionError`."""
+        ...
+
+    def redrive(self, decision_ids: Collection[str], now_us: int, expires_at_us: int | None) -> list[str]:
+        """Make dead letters pending again, with their attempts counted from the start, and their
+        reservation taken again if it was released. None keeps `expires_at_us`: then those whose time is
+        over are left alone. Gives the ids of those that were redriven."""
+        ...
+
+    def erase(self, subscriber_id: str, at_us: int, by: str, reason: str) -> bool:
+        """Remove everything that names the subscriber, from every table but the log; audited without the
+        number. False if nothing was known."""
+        ...
+
+    def replace_log(self, rows: Sequence[LogRow]) -> None:
+        """Put these in place of the rows at their positions (erasure)."""
         ...
 
     def save_rulebase(self, row: RulebaseRow, archive: bytes) -> None:
@@ -305,6 +293,53 @@ class Ledger(Protocol):
         self, where: DecisionFilter, after: int, limit: int, newest_first: bool
     ) -> Sequence[DecisionRow]:
         """A page of decisions beyond cursor `after` (0 for the beginning, whichever end that is)."""
+        ...
+
+    def due_deferrals(self, until_us: int, limit: int) -> Sequence[Deferral]:
+        """Deferrals due up to then, the earliest first; with one of a subscriber all that are due of it."""
+        ...
+
+    def prompts_on(self, channel: str, now_us: int, limit: int) -> Sequence[tuple[str, Prompt]]:
+        """Open prompts of a channel with their subscribers, oldest first."""
+        ...
+
+    def pauses(self) -> Sequence[Pause]:
+        """Campaigns that are paused, by name."""
+        ...
+
+    def contacts_of(self, subscriber_id: str, from_us: int, to_us: int, limit: int) -> Sequence[ContactRow]:
+        """Marketing contacts of a subscriber, those of other systems included, those of control groups and
+        released ones not; newest first."""
+        ...
+
+    def touches_of(self, subscriber_id: str, from_us: int, to_us: int, limit: int) -> TouchRow:
+        """What else they said to each other, at most `limit` of each kind, and counts of all, marketing
+        included."""
+        ...
+
+    def contact_changes(
+        self, after: int, limit: int, campaigns: Collection[str]
+    ) -> Sequence[ContactChange]:
+        """What happened to contacts beyond cursor `after`, in order of recording. Without campaigns: of all."""
+        ...
+
+    def dead_letters(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
+        """A page of them, newest first, beyond cursor `before` (0 for the beginning). "": any."""
+        ...
+
+    def campaign_figures(
+        self, periods: Sequence[tuple[int, int]], triggers: Mapping[str, Collection[str]]
+    ) -> Sequence[CampaignFigures]:
+        """What campaigns did in each period [start, end), by decision time. `triggers`: the campaigns asked
+        for, each with its event types."""
+        ...
+
+    def channel_figures(self, periods: Sequence[tuple[int, int]]) -> Sequence[ChannelFigures]:
+        """How busy each channel was in each period; without channels that were not used."""
+        ...
+
+    def contact_frequencies(self, from_us: int, to_us: int) -> Mapping[int, int]:
+        """Number of contacts in the time -> subscribers who had so many."""
         ...
 
     def rulebases(self) -> Sequence[RulebaseRow]:

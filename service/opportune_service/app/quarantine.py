@@ -7,7 +7,7 @@ sent: nobody writes them to a log.
 
 from __future__ import annotations
 
-from opportune_service.app.ports import Quarantined
+from opportune_service.app.records import Quarantined
 from opportune_service.core.events import MAX_ATTRIBUTES_BYTES, Event, Rejection
 
 MOST = 10_000

@@ -33,7 +33,8 @@ from opportune_rulebase.loading.source import (
     decode,
     documents,
 )
-from opportune_rulebase.model import Mode, Rulebase
+from opportune_rulebase.model import Rulebase
+from opportune_rulebase.policies import Mode
 
 from opportune_service.app.case_values import MOST_US, parse_at, parse_instant, plain
 from opportune_service.app.read_past import Given, PastReader, items

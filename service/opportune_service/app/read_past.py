@@ -11,7 +11,8 @@ from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import ListNode, Node, ScalarNode
-from opportune_rulebase.model import Attribute, Bound, Metric, MetricKind, OutcomeKind, Rulebase, ValueType
+from opportune_rulebase.model import Attribute, Bound, Metric, MetricKind, Rulebase, ValueType
+from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.app.case_values import MOST_US, checked, plain
 from opportune_service.core.admit import Admission, AttributesError, is_subscriber_id

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from opportune_service.app.log import Item, items_of
-from opportune_service.app.ports import Ledger, LiveState, LogKind, LogRow
+from opportune_service.app.ports import Ledger, LiveState
+from opportune_service.app.records import LogKind, LogRow
 from opportune_service.app.revisions import stored_revision
 from opportune_service.app.schedule import trigger_key
 from opportune_service.app.timers import due_in

@@ -15,7 +15,8 @@ from opportune_rulebase.warnings import calendar_warnings
 from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, UnknownRevisionError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import Clock, Ledger, RulebaseRow
+from opportune_service.app.ports import Clock, Ledger
+from opportune_service.app.records import RulebaseRow
 from opportune_service.app.recover import LOG_KEY
 from opportune_service.app.revisions import LiveRevision, stored_rulebase
 from opportune_service.app.schedule import trigger_key

@@ -22,7 +22,8 @@ from opportune_rulebase.model import Trigger
 
 from opportune_service.app.errors import NoRulebaseError, OpportuneError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import Clock, Ledger, LiveState, Sweep
+from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.records import Sweep
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.calendars import DAY_US
 from opportune_service.core.events import Due

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from opportune_service.app.commit import Batch
 from opportune_service.app.log import Item
-from opportune_service.app.ports import LogKind, Quarantined
+from opportune_service.app.records import LogKind, Quarantined
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event, Rejection
 from opportune_service.core.revision import Revision

@@ -30,7 +30,8 @@ from opportune_client import (
     connect,
 )
 from opportune_client import OpportuneError as CallError
-from opportune_rulebase.model import Mode, Rulebase
+from opportune_rulebase.model import Rulebase
+from opportune_rulebase.policies import Mode
 
 from opportune_service.cli.board import Board
 from opportune_service.cli.decisions import Told, tell

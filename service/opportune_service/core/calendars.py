@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from opportune_rulebase.model import CalendarPeriod
+from opportune_rulebase.policies import CalendarPeriod
 
 DAY_US = 86_400_000_000
 _QUARTER_US = 900_000_000

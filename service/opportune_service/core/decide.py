@@ -10,7 +10,8 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import msgspec
-from opportune_rulebase.model import Campaign, Mode, Rulebase, Suppression
+from opportune_rulebase.model import Campaign, Rulebase
+from opportune_rulebase.policies import Fate, Mode, Suppression
 
 from opportune_service.core.calendars import zone_named
 from opportune_service.core.policies import (
@@ -27,7 +28,6 @@ from opportune_service.core.verdict import (
     Contact,
     Decision,
     EventKey,
-    Fate,
     History,
     Moment,
     Prompt,

@@ -9,16 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import tzinfo
 
-from opportune_rulebase.model import (
-    Campaign,
-    Cap,
-    CoolDown,
-    CoolDownScope,
-    Dimension,
-    Policies,
-    Product,
-    QuietHours,
-)
+from opportune_rulebase.model import Campaign, Product
+from opportune_rulebase.policies import Cap, CoolDown, CoolDownScope, Dimension, Policies, QuietHours
 
 from opportune_service.core.calendars import instant_of, local_day, local_minute, same_period, weekday
 from opportune_service.core.verdict import Contact, Outcome, Profile

@@ -17,12 +17,11 @@ from opportune_rulebase.model import (
     DwellPattern,
     Fact,
     Metric,
-    Mode,
     Pattern,
     Rulebase,
     SequencePattern,
-    Suppression,
 )
+from opportune_rulebase.policies import Mode, Suppression
 
 from opportune_service.core.admit import Admission
 from opportune_service.core.calendars import DAY_US, zone_named

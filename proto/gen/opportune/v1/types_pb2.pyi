@@ -117,6 +117,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The channel's capacity is spent."""
     REASON_CONTROL: _Reason.ValueType  # 15
     """Would have been contacted, and is in a control group."""
+    REASON_SETTLING: _Reason.ValueType  # 16
+    """Nothing stands in its way so far; it waits for better candidates, as the rulebase's `settle` says."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """How a candidate ended. Checks run in the order of these values up to OUTRANKED, and the first one
@@ -157,6 +159,8 @@ REASON_CAPACITY: Reason.ValueType  # 14
 """The channel's capacity is spent."""
 REASON_CONTROL: Reason.ValueType  # 15
 """Would have been contacted, and is in a control group."""
+REASON_SETTLING: Reason.ValueType  # 16
+"""Nothing stands in its way so far; it waits for better candidates, as the rulebase's `settle` says."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Fate:

@@ -17,7 +17,7 @@ from opportune_service.adapters.grpc.words import (
     state_number,
     timestamp,
 )
-from opportune_service.app.ports import DeliveryState
+from opportune_service.app.records import DeliveryState
 from opportune_service.core.verdict import Check, Decision, Outcome, Reason, Verdict
 
 # The reason with which each step of a decision ends a candidate; channel steps name their channel after it.

@@ -23,7 +23,7 @@ from opportune_service.adapters.grpc.words import (
 )
 from opportune_service.app.deliver import MAX_ATTEMPTS, Reported, Settled, Standing
 from opportune_service.app.errors import InvalidRequestError
-from opportune_service.app.ports import DeliveryState, Lease, Settlement
+from opportune_service.app.records import DeliveryState, Lease, Settlement
 from opportune_service.core.admit import mask
 
 log = logging.getLogger(__name__)

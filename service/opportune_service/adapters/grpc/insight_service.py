@@ -25,7 +25,7 @@ from opportune_service.adapters.grpc.words import (
 )
 from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.insight import Explanation
-from opportune_service.app.ports import DecisionFilter, Quarantined, QuarantineFilter
+from opportune_service.app.records import DecisionFilter, Quarantined, QuarantineFilter
 from opportune_service.core.verdict import EventKey, Reason
 
 _MAX_CURSOR_DIGITS = 18

@@ -26,7 +26,7 @@ from opportune_service.app.errors import (
     RulebaseRefusedError,
     UnknownRevisionError,
 )
-from opportune_service.app.ports import RulebaseRow
+from opportune_service.app.records import RulebaseRow
 from opportune_service.app.rulebases import Attempt
 
 MAX_ARCHIVE_BYTES = 16 << 20

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opportune.v1 import types_pb2 as types
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Fate, Mode, OutcomeKind
 
 from opportune_service.app.errors import InvalidRequestError
-from opportune_service.app.ports import DeliveryState
+from opportune_service.app.records import DeliveryState
 from opportune_service.core.admit import is_subscriber_id
 from opportune_service.core.events import MAX_SKEW_US, Encoding, Rejection, RejectionReason
-from opportune_service.core.verdict import Fate, Reason
+from opportune_service.core.verdict import Reason
 
 T = TypeVar("T")
 

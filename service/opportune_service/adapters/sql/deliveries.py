@@ -8,12 +8,12 @@ some lease ran out without a word, and what may have been a contact counts as on
 from __future__ import annotations
 
 import sqlalchemy as sa
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode, OutcomeKind
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.verdicts import contact_row
 from opportune_service.app.errors import UnknownDecisionError
-from opportune_service.app.ports import DeliveryState, Lease, Settlement
+from opportune_service.app.records import DeliveryState, Lease, Settlement
 from opportune_service.core.verdict import Contact, ContactState, Reason
 
 _MIN_PAGE = 100

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import sqlalchemy as sa
-from opportune_rulebase.model import OutcomeKind
+from opportune_rulebase.policies import OutcomeKind
 from sqlalchemy.dialects import postgresql, sqlite
 
 from opportune_service.adapters.sql import (
@@ -21,7 +21,7 @@ from opportune_service.adapters.sql import (
 )
 from opportune_service.adapters.sql.engine import insert_many, open_engine
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.app.ports import (
+from opportune_service.app.records import (
     DecisionFilter,
     DecisionRow,
     DeliveryState,

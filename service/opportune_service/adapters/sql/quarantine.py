@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
-from opportune_service.app.ports import Quarantined, QuarantineFilter
+from opportune_service.app.records import Quarantined, QuarantineFilter
 
 _q = schema.quarantine.c
 _encoder = msgspec.msgpack.Encoder()

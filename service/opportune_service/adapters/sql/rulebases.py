@@ -10,7 +10,7 @@ from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.verdicts import chunks
 from opportune_service.app.errors import StoreConflictError, UnknownRevisionError
-from opportune_service.app.ports import RulebaseRow
+from opportune_service.app.records import RulebaseRow
 
 _r = schema.rulebases.c
 _a = schema.activations.c

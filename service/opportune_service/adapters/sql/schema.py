@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of the tables; a store with another version is refused at start."""
 
 metadata = sa.MetaData()
@@ -59,15 +59,22 @@ decisions = sa.Table(
     sa.Column("channel", sa.Text, nullable=False),
     sa.Column("mode", sa.Text, nullable=False),
     sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("fate", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("shown", sa.Boolean, nullable=False),
+    sa.Column("superseded", sa.Boolean, nullable=False),
     sa.ForeignKeyConstraint(
         ["subscriber_id", "source", "event_id"],
         ["verdicts.subscriber_id", "verdicts.source", "verdicts.event_id"],
     ),
     sa.Index("decisions_subscriber", "subscriber_id", "cursor"),
     sa.Index("decisions_campaign", "campaign", "cursor"),
+    sa.Index("decisions_time", "decided_at_us"),
     sqlite_autoincrement=True,  # a cursor that a reader holds is never given to another row
 )
-"""What of a decision can be listed and searched; the rest is in the verdict."""
+"""What of a decision can be listed and searched; the rest is in the verdict. `superseded`: it was decided
+again (a deferral that fell due, a prompt that was shown), so that reports count its last word only. `fate`
+is "" for none."""
 
 contacts = sa.Table(
     "contacts",
@@ -83,8 +90,100 @@ contacts = sa.Table(
     sa.Column("mode", sa.Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("control", sa.Boolean, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("open_until_us", sa.BigInteger, nullable=False),
+    sa.Column("day", sa.BigInteger, nullable=False),
+    sa.Column("cost", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Index("contacts_campaign", "campaign", "at_us"),
     sqlite_with_rowid=False,
 )
+"""`decision_id` of a contact that another system made is ``ORIGIN/ID``. `content` is what such a system
+said; what this service said is in the verdict."""
+
+deferrals = sa.Table(
+    "deferrals",
+    metadata,
+    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("campaign", sa.Text, primary_key=True),
+    sa.Column("decision_id", sa.Text, nullable=False),
+    sa.Column("due_us", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("deferrals_due", "due_us"),
+    sqlite_with_rowid=False,
+)
+"""`body` is the whole deferral as MessagePack."""
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("period", sa.BigInteger, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Counters over all subscribers (`UsageKind`): always what the unreleased contacts come to."""
+
+event_counts = sa.Table(
+    "event_counts",
+    metadata,
+    sa.Column("event_type", sa.Text, primary_key=True),
+    sa.Column("hour", sa.BigInteger, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+touches = sa.Table(
+    "touches",
+    metadata,
+    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("said", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Services, inquiries, complaints and queries, for the contact view. `said`: attributes as MessagePack."""
+
+contact_changes = sa.Table(
+    "contact_changes",
+    metadata,
+    sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("subscriber_id", sa.Text, nullable=False),
+    sa.Column("decision_id", sa.Text, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Index("contact_changes_subscriber", "subscriber_id"),
+    sqlite_autoincrement=True,
+)
+"""What happened to contacts, for export: made, moved on to another state of delivery, answered."""
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("campaign", sa.Text, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+"""What people did that must be accounted for: pauses, resumptions, erasures (`about` is then empty),
+redriven dead letters. Rows are only added."""
 
 outcomes = sa.Table(
     "outcomes",
@@ -96,6 +195,7 @@ outcomes = sa.Table(
     sa.Column("product", sa.Text, nullable=False),
     sa.Column("category", sa.Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
     sa.Index("outcomes_subscriber", "subscriber_id", "at_us"),
     sqlite_with_rowid=False,
 )
@@ -103,6 +203,7 @@ outcomes = sa.Table(
 # These conditions are literal text because a partial index serves only a query that repeats its
 # condition literally.
 OPEN_PROMPT = sa.text("state = 'open'")
+DEAD_DELIVERY = sa.text("state = 'dead'")
 LIVE_DELIVERY = sa.text("state IN ('pending', 'leased')")
 
 prompts = sa.Table(
@@ -136,12 +237,16 @@ deliveries = sa.Table(
     sa.Column("available_at_us", sa.BigInteger, nullable=False),
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Index("deliveries_dead", "seq", sqlite_where=DEAD_DELIVERY, postgresql_where=DEAD_DELIVERY),
+    sa.Index("deliveries_subscriber", "subscriber_id", "channel"),
     sa.Index(
         "deliveries_live", "channel", "seq", sqlite_where=LIVE_DELIVERY, postgresql_where=LIVE_DELIVERY
     ),
 )
 """`available_at_us`: from when it may be leased: the end of a backoff (pending) or of a lease (leased).
-`uncertain`: some lease ran out without a word, so the customer may have been contacted."""
+`uncertain`: some lease ran out without a word, so the customer may have been contacted. `detail`: what the
+channel said last."""
 
 rulebases = sa.Table(
     "rulebases",

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
-from opportune_service.app.ports import Sweep
+from opportune_service.app.records import Sweep
 
 _w = schema.sweeps.c
 

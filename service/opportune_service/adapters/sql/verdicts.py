@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from opportune_rulebase.model import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode, OutcomeKind
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
-from opportune_service.app.ports import DecisionFilter, DecisionRow, DeliveryState
+from opportune_service.app.records import DecisionFilter, DecisionRow, DeliveryState
 from opportune_service.core.verdict import (
     Contact,
     ContactState,
