@@ -1,0 +1,146 @@
+"""The short message channel against a simulated SMS centre."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opportune_client.leases import Failed, Message, Sent
+from opportune_client.smpp import SmppGateway
+from opportune_client.sms_text import text_of
+from smpplib import consts
+from support.smsc import Smsc, running_smsc
+
+PATIENCE = 20
+
+
+@pytest.fixture
+def centre() -> Iterator[Smsc]:
+    with running_smsc() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(centre: Smsc) -> Iterator[SmppGateway]:
+    with SmppGateway("127.0.0.1", centre.port, "opp", "secret", source="10086") as bound:
+        assert bound.wait_bound(PATIENCE)
+        yield bound
+
+
+def message(content: str, number: int = 1) -> Message:
+    return Message(
+        decision_id=f"d{number}",
+        idempotency_key=f"k{number}",
+        subscriber_id=f"86138{number:08}",
+        content=content,
+        channel="sms",
+        campaign="mms-bundle",
+        campaign_label="",
+        product="mms-bundle",
+        attempt=1,
+        expires_at=None,
+        test=False,
+    )
+
+
+def test_a_message_goes_out(gateway: SmppGateway, centre: Smsc) -> None:
+    handled = gateway(message("尊敬的客户,回复 YES 办理"))
+    taken = centre.taken.get(timeout=PATIENCE)
+    assert handled == Sent(channel_message_id=taken.id)
+    assert taken.to == "8613800000001"
+    assert text_of(taken.data, taken.data_coding) == "尊敬的客户,回复 YES 办理"
+
+
+def test_a_long_message_goes_out_in_parts_and_arrives_with_the_last(
+    gateway: SmppGateway, centre: Smsc
+) -> None:
+    delivered: queue.Queue[str] = queue.Queue()
+    gateway.on_delivered = delivered.put
+    text = "优惠" * 60
+    assert isinstance(gateway(message(text)), Sent)
+    parts = [centre.taken.get(timeout=PATIENCE) for _ in range(2)]
+    assert all(part.esm_class & consts.SMPP_GSMFEAT_UDHI for part in parts)
+    assert "".join(text_of(part.data[6:], part.data_coding) for part in parts) == text
+    centre.report(parts[1].id)
+    centre.report("unknown")
+    centre.report(parts[0].id)
+    assert delivered.get(timeout=PATIENCE) == "d1"
+    assert delivered.empty()
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [
+        (consts.SMPP_ESME_RTHROTTLED, True),
+        (consts.SMPP_ESME_RMSGQFUL, True),
+        (consts.SMPP_ESME_RINVDSTADR, False),
+    ],
+)
+def test_a_refusal_says_whether_to_try_again(
+    gateway: SmppGateway, centre: Smsc, status: int, retryable: bool
+) -> None:
+    centre.statuses = [status]
+    handled = gateway(message("hello"))
+    assert isinstance(handled, Failed)
+    assert handled.retryable is retryable
+    assert isinstance(gateway(message("hello")), Sent)  # the connection lives on
+
+
+def test_parts_that_went_out_alone_are_not_called_failed(gateway: SmppGateway, centre: Smsc) -> None:
+    centre.statuses = [consts.SMPP_ESME_ROK, consts.SMPP_ESME_RTHROTTLED]
+    with pytest.raises(ConnectionError, match="some parts only"):
+        gateway(message("x" * 200))
+
+
+def test_nobody_knows_what_became_of_an_unanswered_message(gateway: SmppGateway, centre: Smsc) -> None:
+    centre.statuses = [None]
+    with pytest.raises(ConnectionError, match="broke before"):
+        gateway(message("hello"))
+    assert gateway.wait_bound(PATIENCE)
+    assert isinstance(gateway(message("hello")), Sent)
+    assert centre.binds == 2
+
+
+def test_without_a_centre_it_certainly_did_not_go_out() -> None:
+    with running_smsc() as gone:
+        port = gone.port
+    with SmppGateway("127.0.0.1", port, "opp", "secret") as gateway:
+        assert gateway(message("hello")) == Failed("there is no connection to the SMS centre")
+
+
+def test_a_wrong_password_does_not_bind(centre: Smsc) -> None:
+    with SmppGateway("127.0.0.1", centre.port, "opp", "wrong") as gateway:
+        assert not gateway.wait_bound(0.5)
+        assert isinstance(gateway(message("hello")), Failed)
+
+
+def test_what_customers_write_back_comes_in(gateway: SmppGateway, centre: Smsc) -> None:
+    replies: queue.Queue[tuple[str, str]] = queue.Queue()
+    gateway.on_reply = lambda subscriber_id, text: replies.put((subscriber_id, text))
+    centre.deliver(
+        source_addr="8613800000001",
+        destination_addr="10086",
+        esm_class=0,
+        data_coding=8,
+        short_message="退订".encode("utf-16-be"),
+    )
+    assert replies.get(timeout=PATIENCE) == ("8613800000001", "退订")
+
+
+def test_many_at_once_each_get_their_own_answer(gateway: SmppGateway, centre: Smsc) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        handled = list(pool.map(gateway, [message(f"number {n}", n) for n in range(300)]))
+    taken = {}
+    for _ in range(300):
+        each = centre.taken.get(timeout=PATIENCE)
+        taken[each.id] = each
+    assert len(taken) == 300
+    for number, answer in enumerate(handled):
+        assert isinstance(answer, Sent)
+        found = taken[answer.channel_message_id]
+        assert (found.to, text_of(found.data, found.data_coding)) == (
+            f"86138{number:08}",
+            f"number {number}",
+        )
