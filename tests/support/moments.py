@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from opportune_rulebase.model import Campaign, Rulebase
-from opportune_rulebase.policies import Mode, OutcomeKind
+from opportune_rulebase.model import Calendar, Campaign, Channel, Product, Rulebase
+from opportune_rulebase.policies import Cap, Mode, OutcomeKind, Policies, QuietHours, Selector
 from opportune_service.core.verdict import (
     Candidate,
     Contact,
@@ -14,9 +15,10 @@ from opportune_service.core.verdict import (
     Moment,
     Outcome,
     Profile,
+    Trigger,
     Verdict,
 )
-from support.rulebases import NOON_US
+from support.rulebases import NOON_US, make_rulebase
 
 MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US
@@ -34,6 +36,7 @@ def candidate(campaign: Campaign, **changes: Any) -> Candidate:
         "propensity": None,
         "content": {channel: f"{campaign.name} by {channel}" for channel in campaign.channels},
         "held": {},
+        "trigger": Trigger("sms_sent", NOON_US),
     }
     return Candidate(**(given | changes))
 
@@ -41,6 +44,7 @@ def candidate(campaign: Campaign, **changes: Any) -> Candidate:
 def moment(
     rulebase: Rulebase,
     *,
+    subscriber: str = SUBSCRIBER,
     event_id: str = "e1",
     now_us: int = NOON_US,
     age_us: int = 1_000_000,
@@ -51,7 +55,7 @@ def moment(
     """A moment of all campaigns of the rulebase, or of those in `candidates`, with their changes."""
     chosen = {name: {} for name in rulebase.campaigns} if candidates is None else candidates
     return Moment(
-        key=EventKey(SUBSCRIBER, "test", event_id),
+        key=EventKey(subscriber, "test", event_id),
         event_type="sms_sent",
         occurred_at_us=now_us - age_us,
         now_us=now_us,
@@ -90,3 +94,58 @@ def reasons(verdict: Verdict) -> dict[str, str]:
 
 
 MANUAL: dict[str, Any] = {"mode": Mode.MANUAL, "channels": ("counter",)}
+
+
+ALL_DAYS = frozenset(range(7))
+CHANNELS = {
+    "sms": Channel("sms", "sms", Mode.AUTOMATIC),
+    "mms": Channel("mms", "mms", Mode.AUTOMATIC),
+    "counter": Channel("counter", "counter", Mode.MANUAL),
+    "hotline": Channel("hotline", "hotline", Mode.MANUAL),
+}
+PRODUCTS = {
+    "product": Product("product", "product", "category"),
+    "other": Product("other", "other", "category"),
+    "addon": Product("addon", "addon", "extras", requires=("base",), excludes=("rival",)),
+    "rival": Product("rival", "rival", "category"),
+}
+
+
+def rulebase(
+    campaigns: dict[str, dict[str, Any]] | None = None,
+    *,
+    channels: dict[str, Channel] | None = None,
+    calendar: Calendar | None = None,
+    **policies: Any,
+) -> Rulebase:
+    """A rulebase with these campaigns (an `offer` by SMS if not said) and policies. `channels` replace
+    those of `CHANNELS`."""
+    return make_rulebase(
+        events={"sms_sent": {}},
+        campaigns=campaigns or {"offer": {}},
+        channels=CHANNELS | (channels or {}),
+        products=PRODUCTS,
+        policies=Policies(**policies),
+        calendar=calendar,
+    )
+
+
+def cap(limit: int, **changes: Any) -> Cap:
+    """At most so many contacts of any kind in seven days, or as `changes` say."""
+    given: dict[str, Any] = {
+        "name": "few",
+        "label": "",
+        "limit": limit,
+        "rolling_us": 7 * DAY_US,
+        "calendar": None,
+        "per": frozenset(),
+        "applies_to": Selector(),
+        "counts": Selector(),
+    }
+    return Cap(**(given | changes))
+
+
+def quiet_hours(start: str, end: str, **changes: Any) -> QuietHours:
+    """Every day between these times, for everything, or as `changes` say."""
+    minutes = [int(clock[:2]) * 60 + int(clock[3:]) for clock in (start, end)]
+    return replace(QuietHours(f"{start}-{end}", "", *minutes, ALL_DAYS, Selector()), **changes)

@@ -1,4 +1,4 @@
-"""Local days, weeks and months; quiet hours across midnight and across a change of the clocks."""
+"""Local days, weeks and months, also when the clocks change."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from opportune_rulebase.policies import CalendarPeriod, QuietHours, Selector
-from opportune_service.core.calendars import local_day, local_minute, same_period, weekday, zone_named
-from opportune_service.core.policies import quiet_begins_us, quiet_refusal
-from support.rulebases import make_rulebase
+from opportune_rulebase.policies import CalendarPeriod
+from opportune_service.core.calendars import (
+    day_begins_us,
+    local_day,
+    local_minute,
+    period_ends_us,
+    same_period,
+    weekday,
+    zone_named,
+)
 
-OFFER = make_rulebase(events={"sms_sent": {}}, campaigns={"offer": {}}).campaigns["offer"]
 ZONES = [
     "UTC",
     "Asia/Shanghai",
@@ -21,6 +26,8 @@ ZONES = [
     "Australia/Lord_Howe",
     "Asia/Kathmandu",
     "Africa/Casablanca",
+    "America/Sao_Paulo",
+    "America/Havana",
 ]
 
 
@@ -55,57 +62,46 @@ def test_calendar_periods(period: CalendarPeriod, other: str, same: bool) -> Non
     assert same_period(period, wednesday, at(other, "Asia/Shanghai"), ZoneInfo("Asia/Shanghai")) is same
 
 
-NIGHT = QuietHours("night", "", 21 * 60, 8 * 60, frozenset({4}), Selector())  # starts on Fridays
-
-
 @pytest.mark.parametrize(
-    ("when", "quiet"),
+    ("period", "when", "ends", "zone"),
     [
-        ("2026-11-20T20:59:59", False),  # Friday
-        ("2026-11-20T21:00:00", True),
-        ("2026-11-21T07:59:59", True),  # Saturday morning belongs to Friday's window
-        ("2026-11-21T08:00:00", False),
-        ("2026-11-21T21:30:00", False),
-        ("2026-11-20T07:00:00", False),  # Friday morning would belong to Thursday's
+        (CalendarPeriod.DAY, "2026-11-18T12:00:00", "2026-11-19T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.DAY, "2026-11-18T00:00:00", "2026-11-19T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.WEEK, "2026-11-18T12:00:00", "2026-11-23T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.WEEK, "2026-11-22T23:59:59", "2026-11-23T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.MONTH, "2026-11-01T00:00:00", "2026-12-01T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.MONTH, "2026-12-31T23:59:59", "2027-01-01T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.MONTH, "2027-02-28T23:59:59", "2027-03-01T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.MONTH, "2028-02-28T23:59:59", "2028-03-01T00:00:00", "Asia/Shanghai"),
+        (CalendarPeriod.MONTH, "2028-01-31T12:00:00", "2028-02-01T00:00:00", "Asia/Shanghai"),
+        # A day of 23 hours, one of 25, one without a midnight, and one that has it twice.
+        (CalendarPeriod.DAY, "2026-03-08T00:30:00", "2026-03-09T00:00:00", "America/New_York"),
+        (CalendarPeriod.DAY, "2026-11-01T00:30:00", "2026-11-02T00:00:00", "America/New_York"),
+        (CalendarPeriod.DAY, "2018-11-03T12:00:00", "2018-11-04T01:00:00", "America/Sao_Paulo"),
+        (CalendarPeriod.DAY, "2026-10-31T12:00:00", "2026-11-01T00:00:00", "America/Havana"),
     ],
 )
-def test_a_window_across_midnight_belongs_to_the_day_it_starts_on(when: str, quiet: bool) -> None:
-    zone = ZoneInfo("Asia/Shanghai")
-    refusal = quiet_refusal([NIGHT], OFFER, "sms", at(when, "Asia/Shanghai"), zone)
-    assert (refusal is not None) is quiet
+def test_calendar_periods_end(period: CalendarPeriod, when: str, ends: str, zone: str) -> None:
+    assert period_ends_us(period, at(when, zone), ZoneInfo(zone)) == at(ends, zone)
 
 
-def test_quiet_hours_follow_the_wall_clock_when_the_clocks_change() -> None:
-    every_night = QuietHours("night", "", 21 * 60, 8 * 60, frozenset(range(7)), Selector())
-    zone = ZoneInfo("America/New_York")
-    spring_forward = at("2026-03-08T07:59:00", "America/New_York")  # the night has an hour less
-    assert quiet_refusal([every_night], OFFER, "sms", spring_forward, zone)
-    assert not quiet_refusal([every_night], OFFER, "sms", spring_forward + 60_000_000, zone)
-
-
-@given(
-    st.integers(1_700_000_000, 1_800_000_000),
-    st.sampled_from(ZONES),
-    st.integers(0, 1439),
-    st.integers(0, 1439),
-    st.sets(st.integers(0, 6)),
-)
-def test_quiet_hours_begin_when_a_look_at_every_minute_says_so(
-    at_s: int, name: str, start: int, end: int, weekdays: set[int]
+@given(st.integers(0, 4_102_444_800), st.sampled_from(ZONES), st.sampled_from(CalendarPeriod))
+def test_what_ends_a_period_is_the_first_instant_of_another(
+    at_s: int, name: str, period: CalendarPeriod
 ) -> None:
-    """On days when the clocks change it may say so up to an hour too early, and never too late."""
-    assume(start != end)
+    zone, at_us = ZoneInfo(name), at_s * 1_000_000
+    ends_us = period_ends_us(period, at_us, zone)
+    assert ends_us > at_us
+    assert same_period(period, at_us, ends_us - 1, zone)
+    assert not same_period(period, at_us, ends_us, zone)
+
+
+@given(st.integers(0, 47_480), st.sampled_from(ZONES))
+def test_a_day_begins_where_a_look_at_every_quarter_of_an_hour_says_so(day: int, name: str) -> None:
     zone = ZoneInfo(name)
-    window = QuietHours("w", "", start, end, frozenset(weekdays), Selector())
-    now_us = at_s // 60 * 60_000_000
-    assume(quiet_refusal([window], OFFER, "sms", now_us, zone) is None)
-    until_us = now_us + 30 * 3600 * 1_000_000
-    minutes = range(now_us, until_us, 60_000_000)
-    naive = next((m for m in minutes if quiet_refusal([window], OFFER, "sms", m, zone)), until_us)
-    begins = quiet_begins_us([window], OFFER, "sms", now_us, until_us, zone)
-    changes = len({datetime.fromtimestamp(m // 1_000_000, zone).utcoffset() for m in minutes}) > 1
-    assert begins <= naive
-    assert changes or begins == naive or not quiet_refusal([window], OFFER, "sms", begins, zone)
+    midnight_utc = day * 96
+    quarters = (quarter * 900_000_000 for quarter in range(midnight_utc - 96, midnight_utc + 96))
+    assert day_begins_us(day, zone) == next(each for each in quarters if local_day(each, zone) == day)
 
 
 def test_an_unknown_zone_is_not_a_zone() -> None:

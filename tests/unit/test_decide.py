@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from opportune_rulebase.model import Channel, Product, Rulebase
 from opportune_rulebase.policies import (
     CalendarPeriod,
-    Cap,
     CoolDown,
     CoolDownScope,
     Dimension,
     Mode,
     OutcomeKind,
-    Policies,
     QuietHours,
     Selector,
     Suppression,
@@ -22,58 +19,25 @@ from opportune_rulebase.policies import (
 from opportune_service.core.decide import decide, decode_verdict, encode_verdict
 from opportune_service.core.verdict import History, Prompt, Reason
 from support.moments import (
+    ALL_DAYS,
     DAY_US,
     HOUR_US,
     MANUAL,
     MINUTE_US,
     by_campaign,
+    cap,
     contact,
     moment,
     outcome,
     reasons,
+    rulebase,
 )
-from support.rulebases import NOON_US, make_rulebase, make_scope
-
-ALL_DAYS = frozenset(range(7))
-CHANNELS = {
-    "sms": Channel("sms", "sms", Mode.AUTOMATIC),
-    "mms": Channel("mms", "mms", Mode.AUTOMATIC),
-    "counter": Channel("counter", "counter", Mode.MANUAL),
-    "hotline": Channel("hotline", "hotline", Mode.MANUAL),
-}
-
-
-def rulebase(campaigns: dict[str, dict[str, Any]] | None = None, **policies: Any) -> Rulebase:
-    return make_rulebase(
-        events={"sms_sent": {}},
-        campaigns=campaigns or {"offer": {}},
-        channels=CHANNELS,
-        products={
-            "product": Product("product", "product", "category"),
-            "other": Product("other", "other", "category"),
-            "addon": Product("addon", "addon", "extras", requires=("base",), excludes=("rival",)),
-        },
-        policies=Policies(**policies),
-    )
-
-
-def cap(limit: int, **changes: Any) -> Cap:
-    given: dict[str, Any] = {
-        "name": "few",
-        "label": "",
-        "limit": limit,
-        "rolling_us": 7 * DAY_US,
-        "calendar": None,
-        "per": frozenset(),
-        "applies_to": Selector(),
-        "counts": Selector(),
-    }
-    return Cap(**(given | changes))
+from support.rulebases import NOON_US, make_scope
 
 
 def test_a_candidate_that_nothing_stops_is_decided_and_reserves() -> None:
     history = History()
-    verdict = decide(rulebase(), moment(rulebase()), history)
+    verdict = decide(rulebase(), moment(rulebase()), history, {})
     (decision,) = verdict.decisions
     assert decision.reason is Reason.DECIDED
     assert (decision.channel, decision.content) == ("sms", "offer by sms")
@@ -114,7 +78,7 @@ def test_reasons(
     base = rulebase({"offer": campaign})
     history = History()
     verdict = decide(
-        base, moment(base, age_us=age_us, profile=profile, candidates={"offer": changes}), history
+        base, moment(base, age_us=age_us, profile=profile, candidates={"offer": changes}), history, {}
     )
     assert reasons(verdict) == {"offer": reason}
     assert bool(history.contacts) == (reason == "decided")
@@ -125,11 +89,11 @@ def test_reasons(
 
 def test_opt_in_means_that_silence_is_no() -> None:
     base = rulebase(opt_in=frozenset({"channel/sms", "category/category"}))
-    assert reasons(decide(base, moment(base), History())) == {"offer": "suppressed"}
+    assert reasons(decide(base, moment(base), History(), {})) == {"offer": "suppressed"}
     said = {"consents": {"category/category": True}}
-    assert reasons(decide(base, moment(base, profile=said), History())) == {"offer": "no_channel"}
+    assert reasons(decide(base, moment(base, profile=said), History(), {})) == {"offer": "no_channel"}
     said = {"consents": {"category/category": True, "channel/sms": True}}
-    assert reasons(decide(base, moment(base, profile=said), History())) == {"offer": "decided"}
+    assert reasons(decide(base, moment(base, profile=said), History(), {})) == {"offer": "decided"}
 
 
 def test_a_suppression_of_one_channel_leaves_the_others() -> None:
@@ -142,9 +106,9 @@ def test_a_suppression_of_one_channel_leaves_the_others() -> None:
             Suppression("nothing", "", when, Selector()),
         ),
     )
-    one = decide(base, moment(base, candidates={"offer": {"suppressed_by": ("no-sms",)}}), History())
+    one = decide(base, moment(base, candidates={"offer": {"suppressed_by": ("no-sms",)}}), History(), {})
     assert (one.decisions[0].reason, one.decisions[0].channel) == (Reason.DECIDED, "mms")
-    all_ = decide(base, moment(base, candidates={"offer": {"suppressed_by": ("nothing",)}}), History())
+    all_ = decide(base, moment(base, candidates={"offer": {"suppressed_by": ("nothing",)}}), History(), {})
     assert reasons(all_) == {"offer": "suppressed"}
 
 
@@ -170,10 +134,10 @@ def test_after_a_refusal_stay_away(scope: CoolDownScope, stopped: set[str]) -> N
         history = History(
             outcomes=[outcome(base.campaigns["refused"], OutcomeKind.REFUSED, NOON_US - since_us)]
         )
-        verdict = decide(base, moment(base, profile={"products": ("base",)}), history)
+        verdict = decide(base, moment(base, profile={"products": ("base",)}), history, {})
         assert {name for name, reason in reasons(verdict).items() if reason == "cooling_off"} == cooling
     accepted = History(outcomes=[outcome(base.campaigns["refused"], OutcomeKind.ACCEPTED, NOON_US - 1)])
-    assert "cooling_off" not in reasons(decide(base, moment(base), accepted)).values()
+    assert "cooling_off" not in reasons(decide(base, moment(base), accepted, {})).values()
 
 
 def test_arbitration_is_by_priority_then_value_times_propensity_then_name() -> None:
@@ -190,7 +154,7 @@ def test_arbitration_is_by_priority_then_value_times_propensity_then_name() -> N
     )
     changes: dict[str, dict[str, Any]] = {name: {} for name in base.campaigns}
     changes |= {"b-dear": {"propensity": 0.2}, "c-likely": {"propensity": 0.3}}
-    verdict = decide(base, moment(base, candidates=changes), History())
+    verdict = decide(base, moment(base, candidates=changes), History(), {})
     standing = {
         d.campaign: next(c.detail for c in d.checks if c.policy == "arbitration") for d in verdict.decisions
     }
@@ -200,7 +164,7 @@ def test_arbitration_is_by_priority_then_value_times_propensity_then_name() -> N
 
 def test_one_automatic_wins_and_the_rest_are_outranked() -> None:
     base = rulebase({"a": {}, "b": {}, "c": {"priority": 1}})
-    assert reasons(decide(base, moment(base), History())) == {
+    assert reasons(decide(base, moment(base), History(), {})) == {
         "a": "outranked",
         "b": "outranked",
         "c": "decided",
@@ -210,39 +174,39 @@ def test_one_automatic_wins_and_the_rest_are_outranked() -> None:
 def test_a_winner_without_a_channel_keeps_its_slot() -> None:
     base = rulebase({"a": {"priority": 1}, "b": {}})
     changes: dict[str, dict[str, Any]] = {"a": {"content": {"sms": None}}, "b": {}}
-    verdict = decide(base, moment(base, candidates=changes), History())
+    verdict = decide(base, moment(base, candidates=changes), History(), {})
     assert reasons(verdict) == {"a": "no_channel", "b": "outranked"}
 
 
 def test_quiet_hours_move_on_to_the_next_channel() -> None:
     quiet = QuietHours("night", "", 0, 24 * 60, ALL_DAYS, Selector(channels=frozenset({"sms"})))
     base = rulebase({"offer": {"channels": ("sms", "mms")}}, quiet_hours=(quiet,))
-    assert decide(base, moment(base), History()).decisions[0].channel == "mms"
+    assert decide(base, moment(base), History(), {}).decisions[0].channel == "mms"
     base = rulebase(quiet_hours=(quiet,))
-    assert reasons(decide(base, moment(base), History())) == {"offer": "quiet_hours"}
+    assert reasons(decide(base, moment(base), History(), {})) == {"offer": "quiet_hours"}
 
 
 def test_a_message_does_not_wait_into_quiet_hours_nor_past_the_campaign() -> None:
     quiet = QuietHours("evening", "", 13 * 60, 14 * 60, ALL_DAYS, Selector())  # it is noon
     base = rulebase({"offer": {}, "talk": MANUAL}, quiet_hours=(quiet,))
-    decisions = by_campaign(decide(base, moment(base), History()))
+    decisions = by_campaign(decide(base, moment(base), History(), {}))
     assert decisions["offer"].expires_at_us == NOON_US + HOUR_US
     assert decisions["talk"].expires_at_us == NOON_US + 2 * HOUR_US
     ending = rulebase({"offer": {"valid_to_us": NOON_US + MINUTE_US}})
-    assert decide(ending, moment(ending), History()).decisions[0].expires_at_us == NOON_US + MINUTE_US
+    assert decide(ending, moment(ending), History(), {}).decisions[0].expires_at_us == NOON_US + MINUTE_US
 
 
 def test_a_cap_includes_the_contact_at_hand() -> None:
     base = rulebase(caps=(cap(2),))
     history = History()
     given = [
-        reasons(decide(base, moment(base, event_id=f"e{n}", now_us=NOON_US + n), history))["offer"]
+        reasons(decide(base, moment(base, event_id=f"e{n}", now_us=NOON_US + n), history, {}))["offer"]
         for n in range(4)
     ]
     assert given == ["decided", "decided", "capped", "capped"]
     week_later = moment(base, event_id="later", now_us=NOON_US + 7 * DAY_US)
-    assert reasons(decide(base, week_later, history)) == {"offer": "decided"}
-    assert reasons(decide(rulebase(caps=(cap(0),)), moment(base), History())) == {"offer": "capped"}
+    assert reasons(decide(base, week_later, history, {})) == {"offer": "decided"}
+    assert reasons(decide(rulebase(caps=(cap(0),)), moment(base), History(), {})) == {"offer": "capped"}
 
 
 def test_caps_by_dimension_selector_and_exemption() -> None:
@@ -254,16 +218,19 @@ def test_caps_by_dimension_selector_and_exemption() -> None:
     a = per_channel.campaigns["a"]
     used = History(contacts=[contact(a, NOON_US - 1, "sms")])
     only_a: dict[str, dict[str, Any]] = {"a": {}}
-    assert decide(per_channel, moment(per_channel, candidates=only_a), used).decisions[0].channel == "mms"
+    assert (
+        decide(per_channel, moment(per_channel, candidates=only_a), used, {}).decisions[0].channel == "mms"
+    )
     exempt = decide(
         per_channel,
         moment(per_channel, candidates={"service": {}}),
         History(contacts=[contact(a, NOON_US - 1)]),
+        {},
     )
     assert reasons(exempt) == {"service": "decided"}
     elsewhere = rulebase(campaigns, caps=(cap(1, applies_to=Selector(categories=frozenset({"extras"}))),))
     free = decide(
-        elsewhere, moment(elsewhere, candidates=only_a), History(contacts=[contact(a, NOON_US - 1)])
+        elsewhere, moment(elsewhere, candidates=only_a), History(contacts=[contact(a, NOON_US - 1)]), {}
     )
     assert reasons(free) == {"a": "decided"}
 
@@ -272,23 +239,23 @@ def test_calendar_caps_end_with_the_local_day() -> None:
     base = rulebase(caps=(cap(1, rolling_us=None, calendar=CalendarPeriod.DAY),))
     history = History(contacts=[contact(base.campaigns["offer"], NOON_US)])
     last = NOON_US + 12 * HOUR_US - 1  # 23:59:59.999999 in Shanghai
-    assert reasons(decide(base, moment(base, now_us=last), history)) == {"offer": "capped"}
-    assert reasons(decide(base, moment(base, now_us=last + 1), history)) == {"offer": "decided"}
+    assert reasons(decide(base, moment(base, now_us=last), history, {})) == {"offer": "capped"}
+    assert reasons(decide(base, moment(base, now_us=last + 1), history, {})) == {"offer": "decided"}
 
 
 def test_automatic_and_manual_contacts_share_one_budget() -> None:
     base = rulebase({"auto": {}, "talk": MANUAL}, caps=(cap(1),))
-    verdict = decide(base, moment(base, touch_point="counter"), History())
+    verdict = decide(base, moment(base, touch_point="counter"), History(), {})
     assert sorted(reasons(verdict).values()) == ["capped", "decided"]
 
 
 def test_a_prompt_reserves_when_it_is_shown_and_not_before() -> None:
     base = rulebase({"talk": MANUAL}, caps=(cap(1),))
     history = History()
-    waiting = decide(base, moment(base), history).decisions[0]
+    waiting = decide(base, moment(base), history, {}).decisions[0]
     assert (waiting.reason, waiting.shown, history.contacts) == (Reason.DECIDED, False, [])
     assert [p.decision_id for p in history.prompts] == [waiting.id]
-    again = decide(base, moment(base, event_id="e2"), history)
+    again = decide(base, moment(base, event_id="e2"), history, {})
     assert reasons(again) == {"talk": "inconsistent"}
 
     shown = decide(
@@ -301,6 +268,7 @@ def test_a_prompt_reserves_when_it_is_shown_and_not_before() -> None:
             candidates={"talk": {"prompt_of": waiting.id}},
         ),
         history,
+        {},
     ).decisions[0]
     assert (shown.reason, shown.shown) == (Reason.DECIDED, True)
     assert (len(history.contacts), history.prompts) == (1, [])
@@ -308,21 +276,23 @@ def test_a_prompt_reserves_when_it_is_shown_and_not_before() -> None:
 
 def test_at_a_touch_point_only_its_own_channel_makes_sense() -> None:
     base = rulebase({"talk": {"mode": Mode.MANUAL, "channels": ("hotline", "counter")}})
-    assert decide(base, moment(base, touch_point="counter"), History()).decisions[0].channel == "counter"
-    assert decide(base, moment(base), History()).decisions[0].channel == "hotline"
+    assert (
+        decide(base, moment(base, touch_point="counter"), History(), {}).decisions[0].channel == "counter"
+    )
+    assert decide(base, moment(base), History(), {}).decisions[0].channel == "hotline"
 
 
 def test_prompts_are_limited_apart_from_automatic_ones() -> None:
     campaigns: dict[str, dict[str, Any]] = {f"talk-{n}": MANUAL for n in range(5)} | {"auto": {}}
     base = rulebase(campaigns, max_prompts=3)
-    counts = list(reasons(decide(base, moment(base, touch_point="counter"), History())).values())
+    counts = list(reasons(decide(base, moment(base, touch_point="counter"), History(), {})).values())
     assert (counts.count("decided"), counts.count("outranked")) == (4, 2)
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
     base = rulebase({"a": {}, "b": MANUAL}, caps=(cap(1),))
     prompts = [Prompt("old", "b", "counter", NOON_US + 1)]
-    one = encode_verdict(decide(base, moment(base), History(prompts=list(prompts))))
-    two = encode_verdict(decide(base, moment(base), History(prompts=list(prompts))))
+    one = encode_verdict(decide(base, moment(base), History(prompts=list(prompts)), {}))
+    two = encode_verdict(decide(base, moment(base), History(prompts=list(prompts)), {}))
     assert one == two
     assert by_campaign(decode_verdict(one))["b"].reason is Reason.INCONSISTENT

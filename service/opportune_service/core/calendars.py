@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -9,7 +10,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from opportune_rulebase.policies import CalendarPeriod
 
 DAY_US = 86_400_000_000
-_QUARTER_US = 900_000_000
+_MINUTE_US = 60_000_000
+_QUARTER_US = 15 * _MINUTE_US
+_QUARTERS = 96
+"""In a day."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
@@ -43,7 +47,7 @@ def local_day(at_us: int, zone: tzinfo) -> int:
 
 def local_minute(at_us: int, zone: tzinfo) -> int:
     """Minutes since local midnight by the wall clock, 0 to 1439."""
-    return local_us(at_us, zone) % DAY_US // 60_000_000
+    return local_us(at_us, zone) % DAY_US // _MINUTE_US
 
 
 def weekday(day: int) -> int:
@@ -53,17 +57,57 @@ def weekday(day: int) -> int:
 
 def instant_of(day: int, minute: int, zone: tzinfo) -> int:
     """When a local day's wall clock shows `minute`. Where the clock skips it, somewhat earlier."""
-    local = datetime.combine(date.fromordinal(_EPOCH_DAY + day), time(minute // 60, minute % 60), zone)
+    local = datetime.combine(date_of(day), time(minute // 60, minute % 60), zone)
     at_us = (local - _EPOCH) // timedelta(microseconds=1)
-    return at_us - (local_minute(at_us, zone) - minute) % 1440 * 60_000_000
+    return at_us - (local_minute(at_us, zone) - minute) % 1440 * _MINUTE_US
+
+
+def day_begins_us(day: int, zone: tzinfo) -> int:
+    """The first instant of a local day. Where the clock skips midnight, later than that."""
+    midnights = (day * DAY_US - offset_us for offset_us in _offsets_around(day, zone))
+    return min(at_us for at_us in midnights if local_day(at_us, zone) >= day)
+
+
+def turns_us(day: int, minutes: Iterable[int], zone: tzinfo) -> list[int]:
+    """Instants of a local day, in order, at which its wall clock may come to one of `minutes` (0 to 1439),
+    or past one: from each to the next it runs evenly and comes to none."""
+    offsets = _offsets_around(day, zone)
+    turns = {day * DAY_US + minute * _MINUTE_US - offset_us for minute in minutes for offset_us in offsets}
+    if len(offsets) > 1:  # the clocks change at some quarter of an hour
+        turns.update(
+            quarter * _QUARTER_US for quarter in range((day - 1) * _QUARTERS, (day + 2) * _QUARTERS)
+        )
+    return sorted(at_us for at_us in turns if local_day(at_us, zone) == day)
+
+
+def _offsets_around(day: int, zone: tzinfo) -> set[int]:
+    """The zone's offsets from UTC at and around a local day: more than one if the clocks change."""
+    return {_offset_us(zone, (day - 1) * _QUARTERS), _offset_us(zone, (day + 2) * _QUARTERS)}
+
+
+def date_of(day: int) -> date:
+    """The date of a day's number."""
+    return date.fromordinal(_EPOCH_DAY + day)
+
+
+def period_begins(period: CalendarPeriod, day: int) -> int:
+    """The first day of the week (from Monday) or month that the day is in; the day itself for a day."""
+    if period is CalendarPeriod.DAY:
+        return day
+    if period is CalendarPeriod.WEEK:
+        return day - weekday(day)
+    return day - date_of(day).day + 1
+
+
+def period_ends_us(period: CalendarPeriod, at_us: int, zone: tzinfo) -> int:
+    """The first instant after the local day, week or month that the instant is in."""
+    first = period_begins(period, local_day(at_us, zone))
+    # The first day of a period that lies 31 days on is that of the next month.
+    days = {CalendarPeriod.DAY: 1, CalendarPeriod.WEEK: 7, CalendarPeriod.MONTH: 31}[period]
+    return day_begins_us(period_begins(period, first + days), zone)
 
 
 def same_period(period: CalendarPeriod, one_us: int, other_us: int, zone: tzinfo) -> bool:
     """Whether both instants fall into the same local day, week (from Monday) or month."""
     one, other = local_day(one_us, zone), local_day(other_us, zone)
-    if period is CalendarPeriod.DAY:
-        return one == other
-    if period is CalendarPeriod.WEEK:
-        return one - weekday(one) == other - weekday(other)
-    first, second = date.fromordinal(_EPOCH_DAY + one), date.fromordinal(_EPOCH_DAY + other)
-    return (first.year, first.month) == (second.year, second.month)
+    return period_begins(period, one) == period_begins(period, other)

@@ -1,19 +1,27 @@
-"""The contact policies, each a pure function: what a candidate may not do, and why.
+"""Policies that look at the customer and the offer alone, whatever the channel: each a pure function.
 
-`decide` calls them in the order of the semantics. Each gives None for "passes" or a sentence for the
-trace that says what stood in the way, with the counts of that moment.
+Each gives None for "passes" or a sentence for the trace that says what stood in the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import tzinfo
+from collections.abc import Sequence
 
-from opportune_rulebase.model import Campaign, Product
-from opportune_rulebase.policies import Cap, CoolDown, CoolDownScope, Dimension, Policies, QuietHours
+from opportune_rulebase.model import Campaign, Product, Rulebase
+from opportune_rulebase.policies import CoolDown, CoolDownScope, OutcomeKind, Policies
 
-from opportune_service.core.calendars import instant_of, local_day, local_minute, same_period, weekday
-from opportune_service.core.verdict import Contact, Outcome, Profile
+from opportune_service.core.verdict import Candidate, History, Outcome, Profile
+
+CLOSING = frozenset(
+    {
+        OutcomeKind.ACCEPTED,
+        OutcomeKind.REFUSED,
+        OutcomeKind.ORDERED,
+        OutcomeKind.COMPLAINED,
+        OutcomeKind.NOT_OFFERED,
+    }
+)
+"""After one of these an offer does not stand open any more."""
 
 
 def consent_refusal(policies: Policies, profile: Profile, purpose: str) -> str | None:
@@ -37,135 +45,68 @@ def holding_refusal(product: Product, held: Sequence[str]) -> str | None:
     return None
 
 
-def cooling_refusal(
+def cooling(
     cool_downs: Sequence[CoolDown], campaign: Campaign, outcomes: Sequence[Outcome], now_us: int
-) -> str | None:
-    """Whether an earlier answer of the customer asks to be left alone with this, or with everything."""
+) -> tuple[str, int] | None:
+    """Whether an earlier answer of the customer asks to be left alone with this, or with everything: why,
+    and until when."""
+    longest: tuple[str, int] | None = None
     for cool_down in cool_downs:
         for outcome in outcomes:
-            if outcome.kind not in cool_down.outcomes or now_us - outcome.at_us >= cool_down.for_us:
+            until_us = outcome.at_us + cool_down.for_us
+            if outcome.kind not in cool_down.outcomes or until_us <= now_us:
                 continue
-            alike = {
-                CoolDownScope.ANY: True,
-                CoolDownScope.CAMPAIGN: outcome.campaign == campaign.name,
-                CoolDownScope.PRODUCT: outcome.product == campaign.product,
-                CoolDownScope.CATEGORY: outcome.category == campaign.category,
-            }[cool_down.scope]
-            if alike:
-                hours = (outcome.at_us + cool_down.for_us - now_us) // 3_600_000_000
-                return f"{cool_down.name}: {outcome.kind.value} {outcome.campaign}, {hours} h to go"
-    return None
+            if _alike(cool_down.scope, outcome, campaign) and (longest is None or until_us > longest[1]):
+                longest = f"{cool_down.name}: {outcome.kind.value} {outcome.campaign}", until_us
+    return longest
 
 
-def quiet_refusal(
-    windows: Sequence[QuietHours], campaign: Campaign, channel: str, now_us: int, zone: tzinfo
-) -> str | None:
-    """Whether `now_us` lies in quiet hours that bind this contact."""
-    minute, today = local_minute(now_us, zone), local_day(now_us, zone)
-    for window in _binding(windows, campaign, channel):
-        start, end = window.start_minute, window.end_minute
-        if start < end:
-            inside = start <= minute < end and weekday(today) in window.weekdays
-        else:  # crosses midnight and belongs to the day it starts on
-            inside = (minute >= start and weekday(today) in window.weekdays) or (
-                minute < end and weekday(today - 1) in window.weekdays
-            )
-        if inside:
-            return f"{window.name}: {_clock(minute)} is between {_clock(start)} and {_clock(end)}"
-    return None
+def _alike(scope: CoolDownScope, outcome: Outcome, campaign: Campaign) -> bool:
+    match scope:
+        case CoolDownScope.ANY:
+            return True
+        case CoolDownScope.CAMPAIGN:
+            return outcome.campaign == campaign.name
+        case CoolDownScope.PRODUCT:
+            return outcome.product == campaign.product
+        case CoolDownScope.CATEGORY:
+            return outcome.category == campaign.category
 
 
-def quiet_begins_us(
-    windows: Sequence[QuietHours],
-    campaign: Campaign,
-    channel: str,
-    now_us: int,
-    until_us: int,
-    zone: tzinfo,
-) -> int:
-    """When, after `now_us`, quiet hours next bind this contact; `until_us` if not before that."""
-    first_us = until_us
-    days = range(local_day(now_us, zone), local_day(until_us, zone) + 1)
-    for window in _binding(windows, campaign, channel):
-        for day in days:
-            if weekday(day) in window.weekdays:
-                begins_us = instant_of(day, window.start_minute, zone)
-                if now_us < begins_us < first_us:
-                    first_us = begins_us
-    return first_us
-
-
-def _binding(windows: Sequence[QuietHours], campaign: Campaign, channel: str) -> Iterator[QuietHours]:
-    for window in windows:
-        if window.applies_to.selects(
-            campaign=campaign.name,
-            product=campaign.product,
-            category=campaign.category,
-            channel=channel,
-            mode=campaign.mode,
-        ):
-            yield window
-
-
-def _clock(minute: int) -> str:
-    return f"{minute // 60:02d}:{minute % 60:02d}"
-
-
-def cap_usage(
-    cap: Cap, campaign: Campaign, channel: str, contacts: Sequence[Contact], now_us: int, zone: tzinfo
-) -> int | None:
-    """Contacts already counted by the cap that this one would join; None if the cap does not bind it."""
-    properties = {
-        "campaign": campaign.name,
-        "product": campaign.product,
-        "category": campaign.category,
-        "channel": channel,
-        "mode": campaign.mode,
-    }
-    if cap.name in campaign.exempt or not cap.applies_to.selects(**properties):
+def story_refusal(rulebase: Rulebase, campaign: Campaign, history: History, now_us: int) -> str | None:
+    """One story on all channels: while an offer is open with the customer, no other campaign speaks of its
+    product, and nobody of a product that excludes it or that it excludes. Would-be offers count too."""
+    open_contacts = [each for each in history.contacts if each.open_until_us > now_us]
+    if not open_contacts:
         return None
-    used = 0
-    for contact in contacts:
-        if not cap.counts.selects(
-            campaign=contact.campaign,
-            product=contact.product,
-            category=contact.category,
-            channel=contact.channel,
-            mode=contact.mode,
-        ):
+    products = rulebase.vocabulary.products
+    answered = {outcome.decision_id for outcome in history.outcomes if outcome.kind in CLOSING}
+    for contact in open_contacts:
+        if contact.decision_id in answered:
             continue
-        if cap.rolling_us is not None:
-            inside = contact.at_us > now_us - cap.rolling_us
-        else:
-            inside = cap.calendar is not None and same_period(cap.calendar, contact.at_us, now_us, zone)
-        if inside and all(
-            _value(contact, dimension) == properties[dimension.value] for dimension in cap.per
+        if contact.product == campaign.product:
+            if contact.campaign != campaign.name:
+                return f"{contact.campaign} has an open offer of {contact.product}"
+            continue
+        there = products.get(contact.product)  # other systems may speak of what we do not know
+        if contact.product in products[campaign.product].excludes or (
+            there is not None and campaign.product in there.excludes
         ):
-            used += 1
-    return used
-
-
-def _value(contact: Contact, dimension: Dimension) -> str:
-    return {
-        Dimension.CAMPAIGN: contact.campaign,
-        Dimension.PRODUCT: contact.product,
-        Dimension.CATEGORY: contact.category,
-        Dimension.CHANNEL: contact.channel,
-        Dimension.MODE: contact.mode,
-    }[dimension]
-
-
-def cap_refusal(
-    caps: Sequence[Cap],
-    campaign: Campaign,
-    channel: str,
-    contacts: Sequence[Contact],
-    now_us: int,
-    zone: tzinfo,
-) -> str | None:
-    """Whether one contact more would exceed a cap. The contact at hand is included in the check."""
-    for cap in caps:
-        used = cap_usage(cap, campaign, channel, contacts, now_us, zone)
-        if used is not None and used + 1 > cap.limit:
-            return f"{cap.name}: {used} counted already, the limit is {cap.limit}"
+            return f"{contact.campaign} has an open offer of {contact.product}, and one excludes the other"
     return None
+
+
+def open_copy_refusal(candidate: Candidate, history: History, now_us: int) -> str | None:
+    """A campaign has one open prompt of a subscriber, which is shown once, and one deferral, which is
+    decided again once."""
+    if candidate.deferred_of and candidate.deferred_of not in {d.decision_id for d in history.deferrals}:
+        return "the deferral was decided meanwhile, or replaced"
+    prompts = [
+        prompt.decision_id
+        for prompt in history.prompts
+        if prompt.campaign == candidate.campaign and prompt.expires_at_us > now_us
+    ]
+    if candidate.prompt_of:
+        gone = candidate.prompt_of not in prompts
+        return "the prompt was shown or answered meanwhile, or is over" if gone else None
+    return "a prompt of this campaign is already open with the subscriber" if prompts else None

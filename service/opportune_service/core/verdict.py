@@ -59,13 +59,12 @@ class Profile(msgspec.Struct, frozen=True):
 
 class Trigger(msgspec.Struct, frozen=True):
     """The event, or what was derived of it, that made a campaign a candidate: what its expressions read as
-    ``event.*``, kept so that they can be evaluated again."""
+    ``event.*`` and ``place.*``, kept so that they can be evaluated again."""
 
     type: str
     at_us: int
     attributes: dict[str, object] = msgspec.field(default_factory=dict)
     cell_id: str = ""
-    imei: str = ""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -140,8 +139,10 @@ class Decision(msgspec.Struct, frozen=True):
     `shown`: a manual prompt that is shown to a person at this very moment (it reserves; a prompt that
     waits does not). `expires_at_us`: the offer must not reach the customer after it; 0 unless decided or
     deferred. `open_until_us`: until when the offer stands once made. `due_us`: when what was deferred is
-    decided again; 0 unless the fate is DEFER; `trigger` is then kept as well. `day`: the local day number
-    of the decision in the rulebase's zone, which quota and capacity count it under. `cost`: of the contact.
+    decided again; 0 unless the fate is DEFER; `trigger` is then kept as well, and with a prompt that waits
+    on a bulk channel, where nobody but the service shows it. `day`: the local day number of the decision in
+    the rulebase's zone, which quota and capacity count it under. `cost`: of the contact.
+    `bulk`: its channel hands contacts over in interface files, so that it gets a delivery even when manual.
     `held` and `checks` are the trace.
 
     CONTROL has a channel and a cost like DECIDED: those of the contact that was not made.
@@ -175,6 +176,7 @@ class Decision(msgspec.Struct, frozen=True):
     trigger: Trigger | None = None
     day: int = 0
     cost: int = 0
+    bulk: bool = False
 
     @property
     def reserves(self) -> bool:
@@ -227,7 +229,7 @@ class Contact(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a contact, with what it was about."""
+    """What became of a contact, with what it was about. `detail`: further words, as reported."""
 
     decision_id: str
     kind: OutcomeKind
@@ -235,14 +237,16 @@ class Outcome(msgspec.Struct, frozen=True):
     campaign: str
     product: str
     category: str
+    detail: str = ""
 
 
 class Response(msgspec.Struct, frozen=True):
     """Something a subscriber did that may answer a contact.
 
     An order (`kind` ORDERED): it answers, for each of `campaigns` (campaign -> how far back it looks), the
-    newest contact or would-be contact within that time. A reply: `campaigns` is empty, and it answers the
-    newest offer on `channel` that is still open.
+    newest contact or would-be contact within that time, also one that was released: whether somebody bought
+    is compared among all who were chosen. A reply: `campaigns` is empty, and it answers the newest offer on
+    `channel` that is still open.
     """
 
     subscriber_id: str
@@ -286,6 +290,17 @@ class Prompt(msgspec.Struct, frozen=True):
     expires_at_us: int
 
 
+class OpenPrompt(msgspec.Struct, frozen=True):
+    """A prompt that waits on a bulk channel, with what made it a candidate, so that it is decided again.
+    `trigger` None: it was decided before the channel was a bulk channel; only a person may show it."""
+
+    subscriber_id: str
+    decision_id: str
+    campaign: str
+    decided_at_us: int
+    trigger: Trigger | None
+
+
 class History(msgspec.Struct):
     """What the ledger knows of one subscriber, as far back as any policy of the rulebase looks.
 
@@ -301,13 +316,15 @@ class History(msgspec.Struct):
 
 class UsageKind(StrEnum):
     """What is counted over all subscribers. By campaign: contacts of a day, contacts in all, their cost in
-    all, contacts of a clock hour (UTC). By channel: contacts of a day."""
+    all, contacts of a clock hour (UTC). By channel: contacts of a day, by when they were decided; leases of
+    a day that were a delivery's first, which nothing takes back."""
 
     CAMPAIGN_DAY = "campaign_day"
     CAMPAIGN_TOTAL = "campaign_total"
     CAMPAIGN_COST = "campaign_cost"
     CAMPAIGN_HOUR = "campaign_hour"
     CHANNEL_DAY = "channel_day"
+    CHANNEL_LEASES = "channel_leases"
 
 
 class UsageKey(msgspec.Struct, frozen=True, order=True):
