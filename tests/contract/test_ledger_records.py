@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
-import pytest
 from opportune_service.app.ports import Ledger
 from opportune_service.app.records import LogKind, LogRow, Quarantined, QuarantineFilter, RulebaseRow, Sweep
 from opportune_service.core.events import Encoding, Event, RejectionReason
-from support.ledgers import STORES
 from support.verdicts import NOON_US
 
 EVERYTHING = QuarantineFilter()
-
-
-@pytest.fixture(params=STORES)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    opened = STORES[request.param](tmp_path)
-    yield opened
-    opened.close()
 
 
 # -- sweeps -----------------------------------------------------------------------------------------

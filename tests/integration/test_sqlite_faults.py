@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from opportune_service.adapters.sql import SqlLedger
+from opportune_service.adapters.sql import SqlLedger, schema
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import LogKind, LogRow
 from support.verdicts import NOON_US, decision, verdict
@@ -116,7 +116,8 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as later:
         later.execute("UPDATE meta SET value = value + 1 WHERE name = 'schema'")
     later.close()
-    with pytest.raises(StoreUnavailableError, match="schema version 3, this release needs 2"):
+    ours = schema.SCHEMA_VERSION
+    with pytest.raises(StoreUnavailableError, match=f"version {ours + 1}, this release needs {ours}"):
         open_file(path)
 
 

@@ -26,17 +26,20 @@ from opportune_service.app.records import (
     Pause,
     Quarantined,
     QuarantineFilter,
+    Redriven,
     RulebaseRow,
     Settlement,
     Sweep,
     TouchRow,
     Waiting,
 )
+from opportune_service.core.erase import Erasing
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import (
     Deferral,
     EventKey,
     History,
+    OpenPrompt,
     Outcome,
     Prompt,
     Response,
@@ -149,19 +152,25 @@ class LedgerTransaction(Protocol):
         order."""
         ...
 
-    def lease(self, leases: Sequence[Lease]) -> None:
+    def lease(self, leases: Sequence[Lease], day: int) -> None:
         """Give out these, each waiting as of this transaction; `token` and `attempt` are one more than
-        before. One whose earlier lease ran out without a word is uncertain from now on."""
+        before. One whose earlier lease ran out without a word is uncertain from now on. First attempts add
+        to the counter of their channel's `CHANNEL_LEASES` of that day."""
         ...
 
     def postpone(self, decision_ids: Collection[str], until_us: int) -> None:
-        """These are pending, and not available before then."""
+        """These are pending, and not available before then, or before their expiry if that is earlier."""
         ...
 
     def end_deliveries(self, ended: Mapping[str, DeliveryState], now_us: int, detail: str = "") -> None:
         """These deliveries come to an end without being sent: EXPIRED, DEAD or WITHDRAWN. Each releases its
         reservation if it is certain that nothing was sent: if every lease it had was settled with RETRY. If
         one ran out without a word, its outcome is unknown: it counts."""
+        ...
+
+    def expire(self, now_us: int, limit: int) -> int:
+        """End up to `limit` deliveries, of any channel, whose time is over, as `end_deliveries` does; how
+        many there were."""
         ...
 
     def settle(
@@ -180,15 +189,19 @@ class LedgerTransaction(Protocol):
         Raises `UnknownDecisionError`."""
         ...
 
-    def redrive(self, decision_ids: Collection[str], now_us: int, expires_at_us: int | None) -> list[str]:
-        """Make dead letters pending again, with their attempts counted from the start, and their
-        reservation taken again if it was released. None keeps `expires_at_us`: then those whose time is
-        over are left alone. Gives the ids of those that were redriven."""
+    def redrive(self, redriven: Sequence[Redriven], now_us: int, by: str, reason: str) -> None:
+        """Make dead letters (as of this transaction) pending again, available at once, with their attempts
+        counted from the start; each reserves its `contact` in place of the one that it had. Audited."""
         ...
 
-    def erase(self, subscriber_id: str, at_us: int, by: str, reason: str) -> bool:
-        """Remove everything that names the subscriber, from every table but the log; audited without the
-        number. False if nothing was known."""
+    def erase(self, erasing: Erasing, at_us: int, by: str, reason: str) -> bool:
+        """Remove the subscriber whose number it is from every table but the log, and put the stand-in in
+        its place where people or other systems named it in words about others; audited without the number.
+        False if nothing was known."""
+        ...
+
+    def blot_out(self, erasing: Erasing, others: Collection[str]) -> None:
+        """Put the stand-in in the place of the number in what events and imports of these others led to."""
         ...
 
     def replace_log(self, rows: Sequence[LogRow]) -> None:
@@ -299,8 +312,11 @@ class Ledger(Protocol):
         """Deferrals due up to then, the earliest first; with one of a subscriber all that are due of it."""
         ...
 
-    def prompts_on(self, channel: str, now_us: int, limit: int) -> Sequence[tuple[str, Prompt]]:
-        """Open prompts of a channel with their subscribers, oldest first."""
+    def prompts_on(
+        self, channel: str, now_us: int, after: tuple[int, str], limit: int
+    ) -> Sequence[OpenPrompt]:
+        """Open prompts of a bulk channel, oldest first, beyond those decided at `after`: an instant and a
+        decision id, (0, "") for the beginning."""
         ...
 
     def pauses(self) -> Sequence[Pause]:
@@ -320,26 +336,32 @@ class Ledger(Protocol):
     def contact_changes(
         self, after: int, limit: int, campaigns: Collection[str]
     ) -> Sequence[ContactChange]:
-        """What happened to contacts beyond cursor `after`, in order of recording. Without campaigns: of all."""
+        """What happened to contacts beyond cursor `after`, in order of recording. No campaigns: of all."""
         ...
 
     def dead_letters(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
-        """A page of them, newest first, beyond cursor `before` (0 for the beginning). "": any."""
+        """A page of them, the newest decision first, beyond cursor `before` (0 for the beginning). "":
+        any."""
+        ...
+
+    def dead_letters_of(self, decision_ids: Collection[str]) -> Sequence[DeadLetter]:
+        """Those of these decisions that are dead letters."""
         ...
 
     def campaign_figures(
-        self, periods: Sequence[tuple[int, int]], triggers: Mapping[str, Collection[str]]
+        self, start_us: int, end_us: int, triggers: Mapping[str, Collection[str]]
     ) -> Sequence[CampaignFigures]:
-        """What campaigns did in each period [start, end), by decision time. `triggers`: the campaigns asked
-        for, each with its event types."""
+        """What campaigns did in [start, end), by decision time; events by whole hours. `triggers`: the
+        campaigns asked for, each with its event types; in that order."""
         ...
 
-    def channel_figures(self, periods: Sequence[tuple[int, int]]) -> Sequence[ChannelFigures]:
-        """How busy each channel was in each period; without channels that were not used."""
+    def channel_figures(self, start_us: int, end_us: int) -> Sequence[ChannelFigures]:
+        """How busy each channel was in [start, end), by name; without channels that were not used."""
         ...
 
-    def contact_frequencies(self, from_us: int, to_us: int) -> Mapping[int, int]:
-        """Number of contacts in the time -> subscribers who had so many."""
+    def contact_frequencies(self, start_us: int, end_us: int) -> Mapping[int, int]:
+        """Number of contacts by this service in [start, end), without released ones -> subscribers who had
+        so many."""
         ...
 
     def rulebases(self) -> Sequence[RulebaseRow]:
@@ -400,8 +422,8 @@ class LiveState(Protocol):
         ...
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
-        """That subscriber's context as it is, to read only; None if none was ever imported. Makes no
-        state."""
+        """That subscriber's context as it is, to read only; None if none was ever imported and nothing was
+        said about consent. Makes no state."""
         ...
 
     def subscribers(self) -> list[str]:

@@ -56,6 +56,7 @@ class Lease(msgspec.Struct, frozen=True):
     subscriber_id: str
     channel: str
     campaign: str
+    product: str
     content: str
     lease_until_us: int
     expires_at_us: int
@@ -88,8 +89,8 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A delivery that ran out of attempts. `cursor` orders by when that was; `detail`: what the channel
-    said last."""
+    """A delivery that ran out of attempts. `cursor` orders by when it was decided; `detail`: what the
+    channel said last."""
 
     cursor: int
     decision_id: str
@@ -100,6 +101,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
     attempts: int
     detail: str
     dead_at_us: int
+    expires_at_us: int
+
+
+class Redriven(msgspec.Struct, frozen=True):
+    """A dead letter that is to be tried again until `expires_at_us`, and the contact that it reserves."""
+
+    subscriber_id: str
+    contact: Contact
     expires_at_us: int
 
 
@@ -155,8 +164,11 @@ class CampaignFigures(msgspec.Struct, frozen=True):
     """What a campaign did in one period [start, end): counts, not rates. `lost`: reason -> candidates.
     Decisions taken again (deferrals, prompts that were shown) count once, by their last word.
 
-    `by_outcome`: contacts of the period with at least one such outcome, whenever it came; `answered`: with
-    any that a customer gives. `converted`: with an order in the campaign's attribution window."""
+    `sent`: contacts that went out or were shown; of these, `by_outcome`: with such an outcome, whenever it
+    came; `converted`: with an order in the campaign's attribution window; `cost`: what they cost.
+    `answered`: contacts with an answer that only a customer gives. `treated`: all contacts that were
+    decided, sent or not, and `control`: those that a control group held back. These two were chosen alike,
+    so uplift compares `treated_converted` and `control_converted` among them."""
 
     campaign: str
     start_us: int
@@ -169,6 +181,8 @@ class CampaignFigures(msgspec.Struct, frozen=True):
     delivered: int
     answered: int
     converted: int
+    treated: int
+    treated_converted: int
     control: int
     control_converted: int
     by_outcome: dict[OutcomeKind, int]

@@ -1,164 +1,222 @@
-"""Leasing and settling deliveries, and what outcomes do to the contacts they are about.
+"""Leasing and settling deliveries, and what each end of one does to its contact.
 
-Every reservation ends in one of three ways: committed (sent, or a person says the talk took place),
-released (certain that the customer was not contacted), or left reserved for good because nobody knows:
-some lease ran out without a word, and what may have been a contact counts as one.
+A lease that ran out without a word makes its delivery *uncertain*: what may have been a contact counts as
+one, so the reservation is then never released.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
 import sqlalchemy as sa
-from opportune_rulebase.policies import Mode, OutcomeKind
+from opportune_rulebase.policies import Mode
 
 from opportune_service.adapters.sql import schema
-from opportune_service.adapters.sql.verdicts import contact_row
+from opportune_service.adapters.sql.changes import Change, note_changes
+from opportune_service.adapters.sql.contacts import commit, release, reserve_again
+from opportune_service.adapters.sql.statements import add_many, select_keys
+from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
-from opportune_service.app.records import DeliveryState, Lease, Settlement
-from opportune_service.core.verdict import Contact, ContactState, Reason
-
-_MIN_PAGE = 100
-# Rows looked at in a further statement: a lease for one message must not crawl over expired ones singly.
+from opportune_service.app.records import (
+    DeadLetter,
+    DeliveryState,
+    Lease,
+    Redriven,
+    Settlement,
+    Waiting,
+)
+from opportune_service.core.verdict import OpenPrompt, UsageKind
 
 _y = schema.deliveries.c
-_c = schema.contacts.c
 _d = schema.decisions.c
-_o = schema.outcomes.c
+_c = schema.contacts.c
 _p = schema.prompts.c
 
-_due = (
-    sa.select(schema.deliveries)
+_PENDING, _LEASED = DeliveryState.PENDING.value, DeliveryState.LEASED.value
+
+_now: sa.BindParameter[int] = sa.bindparam("now_us", type_=sa.BigInteger)
+_until: sa.BindParameter[int] = sa.bindparam("until_us", type_=sa.BigInteger)
+
+# Leased, and somebody asks for it again: that lease ran out without a word.
+_now_uncertain = sa.or_(_y.uncertain, _y.state == _LEASED)
+# So that what has expired is always among what is available.
+_until_or_expiry = sa.case((_until < _y.expires_at_us, _until), else_=_y.expires_at_us)
+
+_earlier = schema.deliveries.alias("earlier").c
+_awaits_earlier = sa.exists().where(
+    _earlier.subscriber_id == _y.subscriber_id,
+    _earlier.channel == _y.channel,
+    _earlier.seq < _y.seq,
+    sa.or_(
+        sa.and_(_earlier.state == _PENDING, _earlier.attempts == 0, _earlier.available_at_us <= _now),
+        sa.and_(_earlier.state == _LEASED, _earlier.attempts == 1, _earlier.available_at_us > _now),
+    ),
+)
+"""Whether the first attempt of an earlier delivery to the subscriber is under way or can be made now."""
+
+_waiting = (
+    sa.select(schema.deliveries, _d.product, _d.category, _d.mode)
+    .join_from(schema.deliveries, schema.decisions, _d.decision_id == _y.decision_id)
     .where(
         _y.channel == sa.bindparam("of_channel"),
         schema.LIVE_DELIVERY,
-        sa.or_(_y.available_at_us <= sa.bindparam("now_us"), _y.expires_at_us <= sa.bindparam("now_us")),
+        _y.available_at_us <= _now,
+        sa.or_(_y.attempts > 0, sa.not_(_awaits_earlier)),
     )
-    .order_by(_y.seq)
-    .limit(sa.bindparam("page"))
+    .order_by(_y.available_at_us, _y.seq)
+    .limit(sa.bindparam("most"))
 )
-_take = (
-    schema.deliveries.update()
-    .where(_y.decision_id == sa.bindparam("of_decision"))
-    .values(
-        state=DeliveryState.LEASED.value,
-        token=sa.bindparam("new_token"),
-        attempts=sa.bindparam("new_attempts"),
-        uncertain=sa.bindparam("now_uncertain"),
-        available_at_us=sa.bindparam("until_us"),
-        changed_at_us=sa.bindparam("now_us"),
-    )
-)
-_end = (
-    schema.deliveries.update()
-    .where(_y.decision_id == sa.bindparam("of_decision"))
-    .values(
-        state=sa.bindparam("new_state"),
-        uncertain=sa.bindparam("now_uncertain"),
-        changed_at_us=sa.bindparam("now_us"),
-    )
-)
-_delivery = sa.select(_y.subscriber_id, _y.state, _y.token, _y.attempts, _y.uncertain).where(
-    _y.decision_id == sa.bindparam("of_decision")
-)
-_settle = (
-    schema.deliveries.update()
-    .where(_y.decision_id == sa.bindparam("of_decision"))
-    .values(
-        state=sa.bindparam("new_state"),
-        available_at_us=sa.bindparam("new_available_at_us"),
-        changed_at_us=sa.bindparam("now_us"),
-    )
-)
-_delivered = (
-    schema.deliveries.update()
-    .where(_y.decision_id == sa.bindparam("of_decision"))
-    .values(state=DeliveryState.DELIVERED.value, changed_at_us=sa.bindparam("now_us"))
-)
-_stop = (
-    schema.deliveries.update()
-    .where(_y.decision_id == sa.bindparam("of_decision"), schema.LIVE_DELIVERY)
-    .values(state=sa.bindparam("new_state"), changed_at_us=sa.bindparam("now_us"))
+_overdue = (
+    sa.select(_y.decision_id)
+    .where(schema.LIVE_DELIVERY, _y.expires_at_us <= _now)
+    .limit(sa.bindparam("most"))
 )
 
-_contact_key = sa.and_(
-    _c.subscriber_id == sa.bindparam("of_subscriber"), _c.decision_id == sa.bindparam("of_decision")
+_update = schema.deliveries.update().where(_y.decision_id == sa.bindparam("of_decision"))
+_take = _update.values(
+    state=_LEASED,
+    token=sa.bindparam("new_token"),
+    attempts=sa.bindparam("new_attempts"),
+    uncertain=_now_uncertain,
+    available_at_us=_until,
 )
-_commit = schema.contacts.update().where(_contact_key).values(state=ContactState.COMMITTED.value)
-_release = (
+_postpone = _update.values(state=_PENDING, uncertain=_now_uncertain, available_at_us=_until_or_expiry)
+_retry = _update.values(
+    state=_PENDING, available_at_us=_until_or_expiry, changed_at_us=_now, detail=sa.bindparam("new_detail")
+)
+_end = _update.values(
+    state=sa.bindparam("new_state"),
+    uncertain=sa.bindparam("now_uncertain"),
+    changed_at_us=_now,
+    detail=sa.bindparam("new_detail"),
+)
+_redrive = _update.values(
+    state=_PENDING,
+    attempts=0,
+    available_at_us=_now,
+    expires_at_us=sa.bindparam("new_expires_at_us"),
+    changed_at_us=_now,
+)
+_move_contact = (
     schema.contacts.update()
-    .where(_contact_key, _c.state == ContactState.RESERVED.value)
-    .values(state=ContactState.RELEASED.value)
-)
-
-_decision = sa.select(
-    _d.subscriber_id, _d.decided_at_us, _d.campaign, _d.product, _d.category, _d.channel, _d.mode, _d.reason
-).where(_d.decision_id == sa.bindparam("of_decision"))
-_known = sa.select(_o.kind).where(
-    _o.decision_id == sa.bindparam("of_decision"), _o.kind == sa.bindparam("of_kind")
-)
-_insert_outcome = schema.outcomes.insert()
-_insert_contact = schema.contacts.insert()
-_answer = (
-    schema.prompts.update()
-    .where(_p.decision_id == sa.bindparam("of_decision"), schema.OPEN_PROMPT)
-    .values(state="answered")
-)
-
-
-def lease(
-    connection: sa.Connection, channel: str, limit: int, now_us: int, lease_for_us: int, max_attempts: int
-) -> list[Lease]:
-    """See `LedgerTransaction.lease`. Works through what has expired on the way to what can be leased."""
-    leases: list[Lease] = []
-    page = limit
-    while len(leases) < limit:
-        due = connection.execute(_due, {"of_channel": channel, "now_us": now_us, "page": page}).all()
-        taken: list[dict[str, object]] = []
-        ended: list[dict[str, object]] = []
-        unsent: list[dict[str, object]] = []
-        for row in due:
-            if len(leases) == limit:
-                break
-            # Leased and due again: that lease ran out without a word.
-            uncertain = row.uncertain or row.state == DeliveryState.LEASED.value
-            change = {"of_decision": row.decision_id, "now_uncertain": uncertain, "now_us": now_us}
-            if row.expires_at_us <= now_us or row.attempts >= max_attempts:
-                end = DeliveryState.EXPIRED if row.expires_at_us <= now_us else DeliveryState.DEAD
-                ended.append({**change, "new_state": end.value})
-                if not uncertain:
-                    unsent.append({"of_decision": row.decision_id, "of_subscriber": row.subscriber_id})
-            else:
-                given = _next_lease(row, min(now_us + lease_for_us, row.expires_at_us))
-                leases.append(given)
-                new = {
-                    "new_token": given.token,
-                    "new_attempts": given.attempt,
-                    "until_us": given.lease_until_us,
-                }
-                taken.append({**change, **new})
-        if taken:
-            connection.execute(_take, taken)
-        if ended:
-            connection.execute(_end, ended)
-        if unsent:
-            connection.execute(_release, unsent)
-        if len(due) < page:
-            break
-        page = max(limit - len(leases), _MIN_PAGE)
-    return leases
-
-
-def _next_lease(row: sa.Row[tuple[object, ...]], until_us: int) -> Lease:
-    return Lease(
-        decision_id=row.decision_id,
-        token=row.token + 1,
-        attempt=row.attempts + 1,
-        subscriber_id=row.subscriber_id,
-        channel=row.channel,
-        campaign=row.campaign,
-        content=row.content,
-        lease_until_us=until_us,
-        expires_at_us=row.expires_at_us,
+    .where(_c.subscriber_id == sa.bindparam("of_subscriber"), _c.decision_id == sa.bindparam("of_decision"))
+    .values(
+        at_us=sa.bindparam("new_at_us"),
+        day=sa.bindparam("new_day"),
+        open_until_us=sa.bindparam("new_open_until_us"),
     )
+)
+_dead = sa.select(schema.deliveries).where(schema.DEAD_DELIVERY)
+_prompts_on = (
+    sa.select(_p.subscriber_id, _p.decision_id, _p.campaign, _p.decided_at_us)
+    .where(
+        _p.channel == sa.bindparam("of_channel"),
+        schema.OPEN_PROMPT,
+        _p.expires_at_us > _now,
+        sa.tuple_(_p.decided_at_us, _p.decision_id)
+        > sa.tuple_(sa.bindparam("after_us", type_=sa.BigInteger), sa.bindparam("after_id", type_=sa.Text)),
+    )
+    .order_by(_p.decided_at_us, _p.decision_id)
+    .limit(sa.bindparam("most"))
+)
+
+
+def waiting(connection: sa.Connection, channel: str, limit: int, now_us: int) -> Sequence[Waiting]:
+    """See `LedgerTransaction.waiting`."""
+    found = connection.execute(_waiting, {"of_channel": channel, "now_us": now_us, "most": limit})
+    return [
+        Waiting(
+            decision_id=row.decision_id,
+            subscriber_id=row.subscriber_id,
+            channel=row.channel,
+            campaign=row.campaign,
+            product=row.product,
+            category=row.category,
+            mode=Mode(row.mode),
+            content=row.content,
+            token=row.token,
+            attempts=row.attempts,
+            uncertain=row.uncertain or row.state == _LEASED,
+            expires_at_us=row.expires_at_us,
+        )
+        for row in found
+    ]
+
+
+def lease(connection: sa.Connection, leases: Sequence[Lease], day: int) -> None:
+    """See `LedgerTransaction.lease`."""
+    taken = [
+        {
+            "of_decision": each.decision_id,
+            "new_token": each.token,
+            "new_attempts": each.attempt,
+            "until_us": each.lease_until_us,
+        }
+        for each in leases
+    ]
+    if taken:
+        connection.execute(_take, taken)
+    first = Counter(each.channel for each in leases if each.attempt == 1)
+    kind = UsageKind.CHANNEL_LEASES.value
+    used = [{"kind": kind, "name": name, "period": day, "value": first[name]} for name in sorted(first)]
+    add_many(connection, schema.usage, used)
+
+
+def postpone(connection: sa.Connection, decision_ids: Collection[str], until_us: int) -> None:
+    """See `LedgerTransaction.postpone`."""
+    if decision_ids:
+        connection.execute(
+            _postpone, [{"of_decision": each, "until_us": until_us} for each in decision_ids]
+        )
+
+
+def end_deliveries(
+    connection: sa.Connection, ended: Mapping[str, DeliveryState], now_us: int, detail: str = ""
+) -> None:
+    """See `LedgerTransaction.end_deliveries`."""
+    rows = _rows_of(connection, ended)
+    _end_rows(connection, ((row, ended[row.decision_id]) for row in rows), now_us, detail)
+
+
+def expire(connection: sa.Connection, now_us: int, limit: int) -> int:
+    """See `LedgerTransaction.expire`."""
+    overdue = connection.scalars(_overdue, {"now_us": now_us, "most": limit}).all()
+    end_deliveries(connection, dict.fromkeys(overdue, DeliveryState.EXPIRED), now_us)
+    return len(overdue)
+
+
+def _end_rows(
+    connection: sa.Connection,
+    ended: Iterable[tuple[sa.Row[Any], DeliveryState]],
+    now_us: int,
+    detail: str,
+    *,
+    settled: bool = False,
+) -> None:
+    """`settled`: by the word of whoever holds the lease, so that this one did not run out in silence."""
+    new: list[dict[str, object]] = []
+    changes: list[Change] = []
+    unsent: list[tuple[str, str]] = []
+    for row, state in ended:
+        uncertain = row.uncertain or (row.state == _LEASED and not settled)
+        new.append(
+            {
+                "of_decision": row.decision_id,
+                "new_state": state.value,
+                "now_uncertain": uncertain,
+                "now_us": now_us,
+                "new_detail": detail or row.detail,
+            }
+        )
+        changes.append(Change(row.subscriber_id, row.decision_id, row.campaign, now_us, state))
+        if not uncertain:
+            unsent.append((row.subscriber_id, row.decision_id))
+    if new:
+        connection.execute(_end, new)
+        release(connection, unsent)
+        note_changes(connection, changes)
 
 
 def settle(
@@ -168,87 +226,120 @@ def settle(
     settlement: Settlement,
     now_us: int,
     retry_at_us: int,
+    detail: str = "",
 ) -> bool:
     """See `LedgerTransaction.settle`. A lease that ran out may still be settled until something else
     happened to the delivery: until then its token is the newest."""
-    which = {"of_decision": decision_id}
-    row = connection.execute(_delivery, which).one_or_none()
+    row = next(iter(_rows_of(connection, [decision_id])), None)
     if row is None:
         raise UnknownDecisionError(f"no delivery belongs to decision {decision_id}")
-    if row.token != token or row.state != DeliveryState.LEASED.value:
+    if row.token != token or row.state != _LEASED:
         return False
-    state, available_at_us = {
-        Settlement.SENT: (DeliveryState.SENT, now_us),
-        Settlement.RETRY: (DeliveryState.PENDING, retry_at_us),
-        Settlement.FAILED: (DeliveryState.FAILED, now_us),
-    }[settlement]
-    new = {"new_state": state.value, "new_available_at_us": available_at_us, "now_us": now_us}
-    connection.execute(_settle, {**which, **new})
-    contact = {**which, "of_subscriber": row.subscriber_id}
-    if state is DeliveryState.SENT:
-        connection.execute(_commit, contact)
-    elif state is DeliveryState.FAILED and not row.uncertain:
-        connection.execute(_release, contact)
+    said = {"of_decision": decision_id, "now_us": now_us, "new_detail": detail or row.detail}
+    match settlement:
+        case Settlement.RETRY:
+            connection.execute(_retry, {**said, "until_us": retry_at_us})
+        case Settlement.FAILED:
+            _end_rows(connection, [(row, DeliveryState.FAILED)], now_us, detail, settled=True)
+        case Settlement.SENT:
+            sent = DeliveryState.SENT
+            connection.execute(_end, {**said, "new_state": sent.value, "now_uncertain": row.uncertain})
+            commit(connection, [(row.subscriber_id, decision_id)])
+            note_changes(connection, [Change(row.subscriber_id, decision_id, row.campaign, now_us, sent)])
     return True
 
 
-def record_outcome(connection: sa.Connection, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
-    """See `LedgerTransaction.record_outcome`.
-
-    Evidence of a contact outweighs the word that there was none, in whichever order they come. It also
-    ends a delivery that is still live: what has reached the customer is not sent again.
-    """
-    which = {"of_decision": decision_id}
-    decision = connection.execute(_decision, which).one_or_none()
-    if decision is None:
-        raise UnknownDecisionError(f"no decision has the id {decision_id}")
-    if decision.reason != Reason.DECIDED.value:
-        raise UnknownDecisionError(
-            f"decision {decision_id} let no offer out ({decision.reason}): it can have no outcome"
-        )
-    if connection.execute(_known, {**which, "of_kind": kind.value}).first():
-        return False
-    at_us = max(at_us, decision.decided_at_us)  # an earlier one would escape caps and cool-downs
-    connection.execute(
-        _insert_outcome,
+def redrive(connection: sa.Connection, redriven: Sequence[Redriven], now_us: int) -> None:
+    """See `LedgerTransaction.redrive`; without the audit."""
+    keys = [(each.subscriber_id, each.contact.decision_id) for each in redriven]
+    contacts = [
         {
-            "decision_id": decision_id,
-            "kind": kind.value,
-            "subscriber_id": decision.subscriber_id,
-            "campaign": decision.campaign,
-            "product": decision.product,
-            "category": decision.category,
-            "at_us": at_us,
-        },
-    )
-    contacted = kind is not OutcomeKind.NOT_OFFERED
-    if connection.execute(_answer, which).rowcount:
-        # A prompt that was answered though nobody noted that it was shown: the talk took place.
-        if contacted:
-            contact = Contact(
-                decision_id=decision_id,
-                campaign=decision.campaign,
-                product=decision.product,
-                category=decision.category,
-                channel=decision.channel,
-                mode=Mode(decision.mode),
-                at_us=at_us,
-                state=ContactState.COMMITTED,
+            "of_subscriber": each.subscriber_id,
+            "of_decision": each.contact.decision_id,
+            "new_at_us": each.contact.at_us,
+            "new_day": each.contact.day,
+            "new_open_until_us": each.contact.open_until_us,
+        }
+        for each in redriven
+    ]
+    deliveries = [
+        {
+            "of_decision": each.contact.decision_id,
+            "now_us": now_us,
+            "new_expires_at_us": each.expires_at_us,
+        }
+        for each in redriven
+    ]
+    if not redriven:
+        return
+    # Given back as it was counted, then taken again as it counts from now on.
+    release(connection, keys)
+    connection.execute(_move_contact, contacts)
+    connection.execute(_redrive, deliveries)
+    reserve_again(connection, keys)
+    note_changes(
+        connection,
+        [
+            Change(
+                each.subscriber_id,
+                each.contact.decision_id,
+                each.contact.campaign,
+                now_us,
+                DeliveryState.PENDING,
             )
-            connection.execute(_insert_contact, contact_row(decision.subscriber_id, contact))
-        return True
-    contact_key = {**which, "of_subscriber": decision.subscriber_id}
-    connection.execute(_commit if contacted else _release, contact_key)
-    change = {**which, "now_us": at_us}
-    if kind is OutcomeKind.DELIVERED:
-        connection.execute(_delivered, change)
-    else:
-        state = DeliveryState.SENT if contacted else DeliveryState.FAILED
-        connection.execute(_stop, {**change, "new_state": state.value})
-    return True
+            for each in redriven
+        ],
+    )
+
+
+def dead_letters(
+    connection: sa.Connection, channel: str, campaign: str, before: int, limit: int
+) -> Sequence[DeadLetter]:
+    """See `Ledger.dead_letters`."""
+    page = _dead.order_by(_y.seq.desc()).limit(limit)
+    page = page.where(_y.seq < before) if before else page
+    page = page.where(_y.channel == channel) if channel else page
+    page = page.where(_y.campaign == campaign) if campaign else page
+    return [_dead_letter(row) for row in connection.execute(page)]
+
+
+def dead_letters_of(connection: sa.Connection, decision_ids: Collection[str]) -> Sequence[DeadLetter]:
+    """See `Ledger.dead_letters_of`."""
+    rows = _rows_of(connection, decision_ids)
+    return [_dead_letter(row) for row in rows if row.state == DeliveryState.DEAD.value]
+
+
+def _dead_letter(row: sa.Row[Any]) -> DeadLetter:
+    return DeadLetter(
+        cursor=row.seq,
+        decision_id=row.decision_id,
+        subscriber_id=row.subscriber_id,
+        channel=row.channel,
+        campaign=row.campaign,
+        content=row.content,
+        attempts=row.attempts,
+        detail=row.detail,
+        dead_at_us=row.changed_at_us,
+        expires_at_us=row.expires_at_us,
+    )
+
+
+def prompts_on(
+    connection: sa.Connection, channel: str, now_us: int, after: tuple[int, str], limit: int
+) -> Sequence[OpenPrompt]:
+    """See `Ledger.prompts_on`."""
+    where = {"of_channel": channel, "now_us": now_us, "after_us": after[0], "after_id": after[1]}
+    rows = connection.execute(_prompts_on, {**where, "most": limit}).all()
+    decided = decisions_of(connection, [row.decision_id for row in rows])
+    return [OpenPrompt(*row, decided[row.decision_id].trigger) for row in rows]
 
 
 def delivery_of(connection: sa.Connection, decision_id: str) -> tuple[DeliveryState, int] | None:
     """State and attempts."""
-    row = connection.execute(_delivery, {"of_decision": decision_id}).one_or_none()
+    row = next(iter(_rows_of(connection, [decision_id])), None)
     return None if row is None else (DeliveryState(row.state), row.attempts)
+
+
+def _rows_of(connection: sa.Connection, decision_ids: Iterable[str]) -> list[sa.Row[Any]]:
+    keys = ((decision_id,) for decision_id in decision_ids)
+    return list(select_keys(connection, schema.deliveries, ("decision_id",), keys))

@@ -2,141 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 import sqlalchemy as sa
-from opportune_rulebase.policies import OutcomeKind
-from sqlalchemy.dialects import postgresql, sqlite
 
 from opportune_service.adapters.sql import (
+    changes,
+    contact_view,
+    deferrals,
     deliveries,
     heartbeat,
+    histories,
+    log,
+    outcomes,
+    pauses,
     quarantine,
+    reports,
     rulebases,
-    schema,
+    states,
     sweeps,
     verdicts,
 )
-from opportune_service.adapters.sql.engine import insert_many, open_engine
+from opportune_service.adapters.sql.engine import open_engine
+from opportune_service.adapters.sql.statements import chunks
+from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import (
+    CampaignFigures,
+    ChannelFigures,
+    ContactChange,
+    ContactRow,
+    DeadLetter,
     DecisionFilter,
     DecisionRow,
     DeliveryState,
-    Lease,
-    LogKind,
     LogRow,
+    Pause,
     Quarantined,
     QuarantineFilter,
     RulebaseRow,
-    Settlement,
     Sweep,
+    TouchRow,
 )
-from opportune_service.core.verdict import EventKey, History, Outcome, Prompt, Verdict
+from opportune_service.core.verdict import Deferral, EventKey, OpenPrompt, Outcome, Prompt, Verdict
 from opportune_service.core.watermarks import SourceMark
 
 _LOG_PIECE = 64
 _STATE_PIECE = 1000
 # Rows read at a time: both about 1 to 4 MB.
-
-_l = schema.log.c
-_s = schema.states.c
-
-_checkpoint = sa.select(schema.meta.c.value).where(schema.meta.c.name == "checkpoint")
-_save_checkpoint = schema.meta.update().where(schema.meta.c.name == "checkpoint")
-
-
-def _save_state(dialect: str) -> sa.Insert:
-    # The words are the same in both dialects, but SQLAlchemy has no common statement for them.
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(schema.states)
-    new = {"position": insert.excluded.position, "body": insert.excluded.body}
-    return insert.on_conflict_do_update(index_elements=["subscriber_id"], set_=new)
-
-
-class SqlTransaction:
-    """`LedgerTransaction` on one connection. After an error leave the block: it must be rolled back."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
-
-    def append_log(self, rows: Sequence[LogRow]) -> None:
-        columns = [
-            {
-                "position": row.position,
-                "kind": row.kind.value,
-                "source": row.source,
-                "now_us": row.now_us,
-                "revision": row.revision,
-                "payload": row.payload,
-            }
-            for row in rows
-        ]
-        insert_many(self._connection, schema.log, columns)
-
-    def verdicts(self, keys: Collection[EventKey]) -> dict[EventKey, Verdict]:
-        return verdicts.verdicts_of(self._connection, keys)
-
-    def histories(self, subscriber_ids: Collection[str], since_us: int, now_us: int) -> dict[str, History]:
-        return verdicts.histories_of(self._connection, subscriber_ids, since_us, now_us)
-
-    def record_verdicts(self, decided: Sequence[Verdict]) -> None:
-        verdicts.record_verdicts(self._connection, decided)
-
-    def record_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
-        return deliveries.record_outcome(self._connection, decision_id, kind, at_us)
-
-    def lease(
-        self, channel: str, limit: int, now_us: int, lease_for_us: int, max_attempts: int
-    ) -> list[Lease]:
-        return deliveries.lease(self._connection, channel, limit, now_us, lease_for_us, max_attempts)
-
-    def settle(
-        self, decision_id: str, token: int, settlement: Settlement, now_us: int, retry_at_us: int
-    ) -> bool:
-        return deliveries.settle(self._connection, decision_id, token, settlement, now_us, retry_at_us)
-
-    def save_rulebase(self, row: RulebaseRow, archive: bytes) -> None:
-        rulebases.save_rulebase(self._connection, row, archive)
-
-    def activate(
-        self,
-        revision: str,
-        expected: str,
-        at_us: int,
-        by: str,
-        comment: str,
-        coverage: Mapping[str, int],
-        backfill: Collection[str] = (),
-    ) -> None:
-        rulebases.activate(self._connection, revision, expected, at_us, by, comment, coverage, backfill)
-
-    def finish_backfill(self, keys: Collection[str], since_us: Mapping[str, int]) -> None:
-        rulebases.finish_backfill(self._connection, keys, since_us)
-
-    def finish_sweeps(self, done: Collection[Sweep], forget_before_us: int) -> None:
-        sweeps.finish_sweeps(self._connection, done, forget_before_us)
-
-    def quarantine(self, rejected: Sequence[Quarantined], most: int) -> None:
-        quarantine.quarantine(self._connection, rejected, most)
-
-    def save_states(self, states: Iterable[tuple[str, int, bytes]]) -> None:
-        statement = _save_state(self._connection.dialect.name)
-        for piece in verdicts.chunks(states, _STATE_PIECE):
-            rows = [
-                {"subscriber_id": id_, "position": position, "body": body} for id_, position, body in piece
-            ]
-            self._connection.execute(statement, rows)
-
-    def save_checkpoint(self, position: int) -> None:
-        self._connection.execute(_save_checkpoint, {"value": position})
-
-    def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
-        heartbeat.save_heartbeat(self._connection, alive_us, sources)
-
-    def reset_coverage(self, keys: Collection[str], since_us: int) -> None:
-        rulebases.reset_coverage(self._connection, keys, since_us)
 
 
 class SqlLedger:
@@ -174,27 +89,18 @@ class SqlLedger:
                 self._writing = None
 
     def read_log(self, after: int) -> Iterator[LogRow]:
-        page = (
-            sa.select(_l.position, _l.kind, _l.source, _l.now_us, _l.revision, _l.payload)
-            .where(_l.position > sa.bindparam("after"))
-            .order_by(_l.position)
-            .limit(_LOG_PIECE)
-        )
         # Each piece is read to its end before any of it is given out, so that the reader may write between.
-        while rows := self._all(page, after=after):
-            for row in rows:
-                yield LogRow(
-                    row.position, LogKind(row.kind), row.source, row.now_us, row.revision, row.payload
-                )
+        while rows := self._log_page(after):
+            yield from rows
             after = rows[-1].position
 
     def last_position(self) -> int:
         with self._reading() as connection:
-            return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(_l.position), 0))) or 0
+            return log.last_position(connection)
 
     def checkpoint(self) -> int:
         with self._reading() as connection:
-            return connection.scalar(_checkpoint) or 0
+            return states.checkpoint(connection)
 
     def heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
         with self._reading() as connection:
@@ -203,17 +109,16 @@ class SqlLedger:
     def load_states(
         self, subscriber_ids: Collection[str] | None = None
     ) -> Iterator[tuple[str, int, bytes]]:
-        columns = sa.select(_s.subscriber_id, _s.position, _s.body)
         if subscriber_ids is not None:
-            some = columns.where(_s.subscriber_id.in_(sa.bindparam("ids", expanding=True)))
-            for ids in verdicts.chunks(subscriber_ids, _STATE_PIECE):
-                yield from (tuple(row) for row in self._all(some, ids=ids))
+            for ids in chunks(subscriber_ids, _STATE_PIECE):
+                with self._reading() as connection:
+                    some = states.states_of(connection, ids)
+                yield from some
             return
-        page = columns.where(_s.subscriber_id > sa.bindparam("after")).order_by(_s.subscriber_id)
         after = ""
-        while rows := self._all(page.limit(_STATE_PIECE), after=after):
-            yield from (tuple(row) for row in rows)
-            after = rows[-1].subscriber_id
+        while rows := self._state_page(after):
+            yield from rows
+            after, _, _ = rows[-1]
 
     def verdict_of(self, decision_id: str) -> Verdict | None:
         with self._reading() as connection:
@@ -225,7 +130,7 @@ class SqlLedger:
 
     def outcomes_of(self, decision_id: str) -> Sequence[Outcome]:
         with self._reading() as connection:
-            return verdicts.outcomes_of(connection, decision_id)
+            return outcomes.outcomes_of(connection, [decision_id])
 
     def delivery_of(self, decision_id: str) -> tuple[DeliveryState, int] | None:
         with self._reading() as connection:
@@ -233,13 +138,63 @@ class SqlLedger:
 
     def prompts(self, subscriber_id: str, now_us: int) -> Sequence[Prompt]:
         with self._reading() as connection:
-            return verdicts.prompts_of(connection, subscriber_id, now_us)
+            return histories.prompts_of(connection, subscriber_id, now_us)
 
     def decisions(
         self, where: DecisionFilter, after: int, limit: int, newest_first: bool
     ) -> Sequence[DecisionRow]:
         with self._reading() as connection:
             return verdicts.list_decisions(connection, where, after, limit, newest_first)
+
+    def due_deferrals(self, until_us: int, limit: int) -> Sequence[Deferral]:
+        with self._reading() as connection:
+            return deferrals.due_deferrals(connection, until_us, limit)
+
+    def prompts_on(
+        self, channel: str, now_us: int, after: tuple[int, str], limit: int
+    ) -> Sequence[OpenPrompt]:
+        with self._reading() as connection:
+            return deliveries.prompts_on(connection, channel, now_us, after, limit)
+
+    def pauses(self) -> Sequence[Pause]:
+        with self._reading() as connection:
+            return pauses.pauses(connection)
+
+    def contacts_of(self, subscriber_id: str, from_us: int, to_us: int, limit: int) -> Sequence[ContactRow]:
+        with self._reading() as connection:
+            return contact_view.contacts_of(connection, subscriber_id, from_us, to_us, limit)
+
+    def touches_of(self, subscriber_id: str, from_us: int, to_us: int, limit: int) -> TouchRow:
+        with self._reading() as connection:
+            return contact_view.touches_of(connection, subscriber_id, from_us, to_us, limit)
+
+    def contact_changes(
+        self, after: int, limit: int, campaigns: Collection[str]
+    ) -> Sequence[ContactChange]:
+        with self._reading() as connection:
+            return changes.contact_changes(connection, after, limit, campaigns)
+
+    def dead_letters(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
+        with self._reading() as connection:
+            return deliveries.dead_letters(connection, channel, campaign, before, limit)
+
+    def dead_letters_of(self, decision_ids: Collection[str]) -> Sequence[DeadLetter]:
+        with self._reading() as connection:
+            return deliveries.dead_letters_of(connection, decision_ids)
+
+    def campaign_figures(
+        self, start_us: int, end_us: int, triggers: Mapping[str, Collection[str]]
+    ) -> Sequence[CampaignFigures]:
+        with self._reading() as connection:
+            return reports.campaign_figures(connection, start_us, end_us, triggers)
+
+    def channel_figures(self, start_us: int, end_us: int) -> Sequence[ChannelFigures]:
+        with self._reading() as connection:
+            return reports.channel_figures(connection, start_us, end_us)
+
+    def contact_frequencies(self, start_us: int, end_us: int) -> Mapping[int, int]:
+        with self._reading() as connection:
+            return reports.contact_frequencies(connection, start_us, end_us)
 
     def rulebases(self) -> Sequence[RulebaseRow]:
         with self._reading() as connection:
@@ -292,6 +247,10 @@ class SqlLedger:
         if self._closed:  # the engine would quietly connect anew
             raise StoreUnavailableError("the ledger is closed: the service is going down")
 
-    def _all(self, statement: sa.Select[tuple[object, ...]], **values: object) -> Sequence[sa.Row[Any]]:
+    def _log_page(self, after: int) -> Sequence[LogRow]:
         with self._reading() as connection:
-            return connection.execute(statement, values).all()
+            return log.log_page(connection, after, _LOG_PIECE)
+
+    def _state_page(self, after: str) -> Sequence[tuple[str, int, bytes]]:
+        with self._reading() as connection:
+            return states.states_page(connection, after, _STATE_PIECE)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
-from opportune_service.adapters.sql.verdicts import chunks
+from opportune_service.adapters.sql.statements import chunks
 from opportune_service.app.errors import StoreConflictError, UnknownRevisionError
 from opportune_service.app.records import RulebaseRow
 

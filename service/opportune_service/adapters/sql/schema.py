@@ -66,6 +66,7 @@ decisions = sa.Table(
     sa.ForeignKeyConstraint(
         ["subscriber_id", "source", "event_id"],
         ["verdicts.subscriber_id", "verdicts.source", "verdicts.event_id"],
+        onupdate="CASCADE",  # an event id may name somebody who is erased
     ),
     sa.Index("decisions_subscriber", "subscriber_id", "cursor"),
     sa.Index("decisions_campaign", "campaign", "cursor"),
@@ -73,8 +74,8 @@ decisions = sa.Table(
     sqlite_autoincrement=True,  # a cursor that a reader holds is never given to another row
 )
 """What of a decision can be listed and searched; the rest is in the verdict. `superseded`: it was decided
-again (a deferral that fell due, a prompt that was shown), so that reports count its last word only. `fate`
-is "" for none."""
+again (a deferral that fell due, a prompt that was shown) or was itself such a decision but left the prompt
+waiting, so that reports count the last word only. `fate` is "" for none."""
 
 contacts = sa.Table(
     "contacts",
@@ -124,7 +125,8 @@ usage = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Counters over all subscribers (`UsageKind`): always what the unreleased contacts come to."""
+"""Counters over all subscribers (`UsageKind`): always what the unreleased contacts come to, those
+included that were erased since. Those of first leases only ever rise."""
 
 event_counts = sa.Table(
     "event_counts",
@@ -217,6 +219,12 @@ prompts = sa.Table(
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Index("prompts_open", "subscriber_id", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
+    sa.Index(
+        "prompts_channel",
+        *("channel", "decided_at_us", "decision_id"),
+        sqlite_where=OPEN_PROMPT,
+        postgresql_where=OPEN_PROMPT,
+    ),
     sqlite_with_rowid=False,
 )
 """`state` is open, shown (decided again and shown under another decision) or answered."""
@@ -241,7 +249,13 @@ deliveries = sa.Table(
     sa.Index("deliveries_dead", "seq", sqlite_where=DEAD_DELIVERY, postgresql_where=DEAD_DELIVERY),
     sa.Index("deliveries_subscriber", "subscriber_id", "channel"),
     sa.Index(
-        "deliveries_live", "channel", "seq", sqlite_where=LIVE_DELIVERY, postgresql_where=LIVE_DELIVERY
+        "deliveries_live",
+        *("channel", "available_at_us", "seq"),
+        sqlite_where=LIVE_DELIVERY,
+        postgresql_where=LIVE_DELIVERY,
+    ),
+    sa.Index(
+        "deliveries_expiry", "expires_at_us", sqlite_where=LIVE_DELIVERY, postgresql_where=LIVE_DELIVERY
     ),
 )
 """`available_at_us`: from when it may be leased: the end of a backoff (pending) or of a lease (leased).

@@ -1,0 +1,41 @@
+"""Campaigns that are paused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from opportune_service.adapters.sql import schema
+from opportune_service.adapters.sql.audit import note_action
+from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.app.records import Pause
+
+_u = schema.pauses.c
+
+_is_paused = sa.select(_u.campaign).where(_u.campaign == sa.bindparam("of_campaign"))
+_resume = schema.pauses.delete().where(_u.campaign == sa.bindparam("of_campaign"))
+_all = sa.select(_u.campaign, _u.at_us, _u.by, _u.reason).order_by(_u.campaign)
+
+
+def pause(connection: sa.Connection, new: Pause) -> bool:
+    """See `LedgerTransaction.pause`."""
+    if connection.execute(_is_paused, {"of_campaign": new.campaign}).first():
+        return False
+    row = {"campaign": new.campaign, "at_us": new.at_us, "by": new.by, "reason": new.reason}
+    insert_many(connection, schema.pauses, [row])
+    note_action(connection, new.at_us, new.by, "pause", [new.campaign], new.reason)
+    return True
+
+
+def resume(connection: sa.Connection, campaign: str, at_us: int, by: str, reason: str) -> bool:
+    """See `LedgerTransaction.resume`."""
+    if not connection.execute(_resume, {"of_campaign": campaign}).rowcount:
+        return False
+    note_action(connection, at_us, by, "resume", [campaign], reason)
+    return True
+
+
+def pauses(connection: sa.Connection) -> Sequence[Pause]:
+    """See `Ledger.pauses`."""
+    return [Pause(*row) for row in connection.execute(_all)]

@@ -1,0 +1,54 @@
+"""Snapshots of subscribers, and the log position that they go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import sqlalchemy as sa
+
+from opportune_service.adapters.sql import schema
+from opportune_service.adapters.sql.statements import chunks, put_many
+
+_PIECE = 1000
+# Rows written at a time: about 1 to 4 MB.
+
+_s = schema.states.c
+
+_some = sa.select(_s.subscriber_id, _s.position, _s.body).where(
+    _s.subscriber_id.in_(sa.bindparam("ids", expanding=True))
+)
+_page = (
+    sa.select(_s.subscriber_id, _s.position, _s.body)
+    .where(_s.subscriber_id > sa.bindparam("after"))
+    .order_by(_s.subscriber_id)
+    .limit(sa.bindparam("most"))
+)
+_checkpoint = sa.select(schema.meta.c.value).where(schema.meta.c.name == "checkpoint")
+_save_checkpoint = schema.meta.update().where(schema.meta.c.name == "checkpoint")
+
+
+def save_states(connection: sa.Connection, states: Iterable[tuple[str, int, bytes]]) -> None:
+    """See `LedgerTransaction.save_states`."""
+    for piece in chunks(states, _PIECE):
+        rows = [{"subscriber_id": id_, "position": position, "body": body} for id_, position, body in piece]
+        put_many(connection, schema.states, rows)
+
+
+def states_of(connection: sa.Connection, ids: Collection[str]) -> Sequence[tuple[str, int, bytes]]:
+    """Snapshots of these, in no order."""
+    return [tuple(row) for row in connection.execute(_some, {"ids": list(ids)})]
+
+
+def states_page(connection: sa.Connection, after: str, limit: int) -> Sequence[tuple[str, int, bytes]]:
+    """The first snapshots of ids > `after`, by id."""
+    return [tuple(row) for row in connection.execute(_page, {"after": after, "most": limit})]
+
+
+def save_checkpoint(connection: sa.Connection, position: int) -> None:
+    """See `LedgerTransaction.save_checkpoint`."""
+    connection.execute(_save_checkpoint, {"value": position})
+
+
+def checkpoint(connection: sa.Connection) -> int:
+    """See `Ledger.checkpoint`."""
+    return connection.scalar(_checkpoint) or 0

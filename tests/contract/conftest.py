@@ -1,0 +1,17 @@
+"""The ledger that the contract is checked on: once on each of the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opportune_service.app.ports import Ledger
+from support.ledgers import STORES
+
+
+@pytest.fixture(params=STORES)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    opened = STORES[request.param](tmp_path)
+    yield opened
+    opened.close()
