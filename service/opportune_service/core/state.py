@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -119,102 +118,51 @@ class StateHead(msgspec.Struct, array_like=True, gc=False):
     context: dict[str, object]
 
 
-class _Encoded(msgspec.Struct, array_like=True, gc=False):
-    """A state as bytes: the head as it is, then all else, packed. `primed`: with which dictionary."""
+class Encoded(msgspec.Struct, array_like=True, gc=False):
+    """A state as bytes: the head as it is, then all else, packed. `primed`: with which of a process's own
+    examples (`packing.py`); 0 for none, so that any process can unpack it."""
 
     position: int
     due_us: int
     known: bool
-    context: msgspec.Raw
+    context: dict[str, object]
     primed: int
     packed: bytes
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_encoded = msgspec.msgpack.Decoder(_Encoded).decode
+_decode_encoded = msgspec.msgpack.Decoder(Encoded).decode
 _decode_state = msgspec.msgpack.Decoder(SubscriberState).decode
-_decode_context = msgspec.msgpack.Decoder(dict[str, object]).decode
 head_of = msgspec.msgpack.Decoder(StateHead).decode
 """The head of an encoded state. Raises `msgspec.DecodeError` on anything else."""
 
 _LEVEL = 6
 """Of the compression; measured, less saves no time."""
 
-_MAX_DICTIONARY = 32_000
-"""What deflate can look back to."""
-
-
-class Packing:
-    """How states are packed: by deflate, primed with what other states look like. Their keys, and the shape
-    of what stands under them, are then all but free: a state takes half of what it takes by itself.
-
-    Dictionaries are only ever added, so whatever was packed can be unpacked, by the same object. Without a
-    dictionary, as at first, any can.
-    """
-
-    def __init__(self) -> None:
-        self._dictionaries: list[bytes] = [b""]
-
-    def prime(self, examples: Iterable[SubscriberState]) -> None:
-        """From now on pack with these for an example."""
-        self._dictionaries.append(b"".join(map(_encode, examples))[-_MAX_DICTIONARY:])
-
-    def encode(self, state: SubscriberState) -> bytes:
-        """The state as bytes. Equal states give equal bytes only if built in equal order."""
-        context, state.context = state.context, {}
-        try:
-            body = _encode(state)
-        finally:
-            state.context = context
-        newest = len(self._dictionaries) - 1
-        packed = _deflated(body, self._dictionaries[newest])
-        raw = msgspec.Raw(_encode(context))
-        return _encode(_Encoded(state.position, state.due_us, state.known, raw, newest, packed))
-
-    def decode(self, data: bytes) -> SubscriberState:
-        """The inverse of `encode`. Raises `msgspec.DecodeError` on anything else."""
-        encoded, body = self._opened(data)
-        try:
-            state = _decode_state(body)
-            state.context = _decode_context(encoded.context)
-        except UnicodeDecodeError as error:
-            raise msgspec.DecodeError("not a state") from error
-        # Interned: the same few keys are in all states.
-        state.series = {sys.intern(key): each for key, each in state.series.items()}
-        state.patterns = {sys.intern(key): each for key, each in state.patterns.items()}
-        return state
-
-    def plain(self, data: bytes) -> bytes:
-        """Encoded bytes as any other process can decode them."""
-        encoded, body = self._opened(data)
-        if encoded.primed:
-            encoded.primed, encoded.packed = 0, _deflated(body, b"")
-        return _encode(encoded)
-
-    def _opened(self, data: bytes) -> tuple[_Encoded, bytes]:
-        try:
-            encoded = _decode_encoded(data)
-            inflate = zlib.decompressobj(-15, self._dictionaries[encoded.primed])
-            body = inflate.decompress(encoded.packed)
-        except (zlib.error, IndexError, UnicodeDecodeError) as error:
-            raise msgspec.DecodeError("not a state") from error
-        return encoded, body
-
-
-def _deflated(body: bytes, dictionary: bytes) -> bytes:
-    deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -15, zdict=dictionary)
-    return deflate.compress(body) + deflate.flush()
-
-
-_plain = Packing()
-
 
 def encode_state(state: SubscriberState) -> bytes:
     """The state as bytes that any process can decode. Equal states give equal bytes only if built in equal
     order."""
-    return _plain.encode(state)
+    context, state.context = state.context, {}
+    try:
+        body = _encode(state)
+    finally:
+        state.context = context
+    packed = zlib.compress(body, _LEVEL, -15)
+    return _encode(Encoded(state.position, state.due_us, state.known, context, 0, packed))
 
 
 def decode_state(data: bytes) -> SubscriberState:
     """The inverse of `encode_state`. Raises `msgspec.DecodeError` on anything else."""
-    return _plain.decode(data)
+    try:
+        encoded = _decode_encoded(data)
+        if encoded.primed:
+            raise msgspec.DecodeError("a state that only the process can read that packed it")
+        state = _decode_state(zlib.decompress(encoded.packed, -15))
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError("not a state") from error
+    state.context = encoded.context
+    # Interned: the same few keys are in all states.
+    state.series = {sys.intern(key): each for key, each in state.series.items()}
+    state.patterns = {sys.intern(key): each for key, each in state.patterns.items()}
+    return state

@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 
-from opportune_service.core.state import Packing, SubscriberState, encode_state, head_of
+from opportune_service.core.packing import Packing
+from opportune_service.core.state import SubscriberState, encode_state, head_of
 
 _PRIME_AT = frozenset((100, 10_000, 1_000_000))
 """After so many went to rest the packing takes a fresh look at what states are like by then: in the first
 minutes they are nearly empty."""
-_EXAMPLES = 5
+_EXAMPLES = 11
 
 _STRANGER = SubscriberState()
 
@@ -86,12 +87,12 @@ class MemoryLiveState:
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         state = self._decoded.get(subscriber_id)
         if state is not None:
-            return state.context if state.known else None
+            return state.context if state.known or state.context else None
         data = self._encoded.get(subscriber_id)
         if data is None:
             return None
         head = head_of(data)
-        return head.context if head.known else None
+        return head.context if head.known or head.context else None
 
     def subscribers(self) -> list[str]:
         return [*self._decoded, *self._encoded]
