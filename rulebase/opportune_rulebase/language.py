@@ -7,102 +7,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from opportune_rulebase.model import ValueType
-from opportune_rulebase.policies import CalendarPeriod, CoolDownScope, Dimension, Mode, OutcomeKind
+from opportune_rulebase.model import TouchKind
+from opportune_rulebase.policies import (
+    CalendarPeriod,
+    CoolDownScope,
+    DayKind,
+    Dimension,
+    Fate,
+    Fit,
+    Mode,
+    OutcomeKind,
+)
+from opportune_rulebase.shapes import (
+    ANY,
+    ATTRIBUTE_NAME,
+    ATTRIBUTES,
+    CLOCK,
+    CONDITION,
+    DATE,
+    DURATION,
+    EVENT,
+    EVENT_TYPE,
+    EVENT_TYPES,
+    EXPRESSION,
+    FLAG,
+    INSTANT,
+    INSTANT_OR_AFTER,
+    LABEL,
+    NAME,
+    NUMBER,
+    SHARE,
+    STEP,
+    TEXT,
+    TYPE,
+    Key,
+    Shape,
+    by_name,
+    either,
+    listed,
+    one_of,
+    section,
+    several,
+    whole,
+)
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a value looks like: as JSON Schema, and in words."""
-
-    schema: Mapping[str, Any]
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of a mapping. `text` is one line for people; `default` is in words, "" if there is none."""
-
-    shape: Shape
-    text: str
-    required: bool = False
-    default: str = ""
-
-
-def one_of(*values: str) -> Shape:
-    """One of a few words."""
-    return Shape({"enum": list(values)}, " or ".join(f"`{value}`" for value in values))
-
-
-def whole(least: int, most: int) -> Shape:
-    """A whole number within bounds."""
-    return Shape({"type": "integer", "minimum": least, "maximum": most}, f"{least} to {most}")
-
-
-def listed(shape: Shape) -> Shape:
-    """A list; a single value stands for a list of one."""
-    return Shape(
-        {"anyOf": [shape.schema, {"type": "array", "items": shape.schema}]}, f"{shape.words}, or a list"
-    )
-
-
-def section(name: str) -> Shape:
-    """A mapping with keys of its own."""
-    return Shape({"$ref": f"#/$defs/{name}"}, f"[{name}](#{name.replace('_', '-')})")
-
-
-def by_name(shape: Shape) -> Shape:
-    """A mapping from names that are being declared."""
-    return Shape({"type": "object", "additionalProperties": shape.schema}, f"name: {shape.words}")
-
-
-def several(shape: Shape) -> Shape:
-    """A list, even of one."""
-    return Shape({"type": "array", "items": shape.schema}, f"list of {shape.words}")
-
-
-def either(*shapes: Shape) -> Shape:
-    """One of several shapes."""
-    return Shape({"anyOf": [each.schema for each in shapes]}, "; or ".join(each.words for each in shapes))
-
-
-TEXT: Final = Shape({"type": ["string", "number"]}, "text")
-NAME: Final = Shape({"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,63}$"}, "name")
-FLAG: Final = Shape({"type": "boolean"}, "`true` or `false`")
-NUMBER: Final = Shape({"type": "number"}, "number")
-DURATION: Final = Shape({"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}, "duration")
-DATE: Final = Shape({"type": "string", "pattern": "^20[0-9]{2}-[0-9]{2}-[0-9]{2}$"}, "date")
-CLOCK: Final = Shape(
-    {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"}, "time of day"
-)
-EXPRESSION: Final = Shape({"type": ["string", "boolean", "number"]}, "expression")
-CONDITION: Final = Shape({"type": ["string", "boolean"]}, "condition")
-ANY: Final = Shape({}, "any value")
-EVENT_TYPE: Final = Shape(NAME.schema, "event type")
-EVENT_TYPES: Final = listed(EVENT_TYPE)
-ATTRIBUTE_NAME: Final = Shape(
-    {"type": "string", "pattern": r"^event\.[a-z][a-z0-9_]*$"}, "`event.ATTRIBUTE`"
-)
-TYPE: Final = Shape(
-    {"enum": [*ValueType, "map<string,bool>"]}, ", ".join(f"`{each}`" for each in ValueType)
-)
-LABEL: Final = Key(TEXT, "for people, in any language", default="the name")
-INSTANT: Final = Shape({"type": "string"}, "instant with its offset")
-INSTANT_OR_AFTER: Final = either(INSTANT, DURATION)
-ATTRIBUTES: Final = Shape({"type": "object"}, "name: value")
-EVENT: Final = Shape(
-    {"type": "object", "required": ["type"], "properties": {"type": NAME.schema}}, "`type`, attributes"
-)
-STEP: Final = either(EVENT_TYPES, section("step"))
-
-
 def _selected(what: str) -> Key:
     return Key(listed(NAME), f"only these {what}", default="any")
+
+
+def _otherwise(what: str) -> Key:
+    return Key(one_of(*Fate), what, default="`drop`")
 
 
 SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
@@ -144,6 +103,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     },
     "event_type": {
         "label": LABEL,
+        "touch": Key(one_of(*TouchKind), "what it is in the contact view", default="nothing"),
         "attributes": Key(by_name(either(TYPE, section("attribute"))), "what such an event tells"),
     },
     "attribute": {
@@ -160,6 +120,15 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "mode": Key(one_of(*Mode), "who carries the offer", required=True),
         "needs": Key(CONDITION, "what the handset must be able to do, over `terminal.*`"),
         "max_segments": Key(whole(1, 10), "how many SMS a text may take", default="not counted"),
+        "per_second": Key(whole(1, 100_000), "pace, over all its clients", default="any"),
+        "per_day": Key(
+            whole(1, 1_000_000_000),
+            "capacity of a day of the rulebase's zone, over all its clients",
+            default="any",
+        ),
+        "otherwise": _otherwise("what becomes of an offer that finds no capacity"),
+        "cost": Key(whole(0, 1_000_000_000), "of one contact, in the unit of budgets", default="0"),
+        "bulk": Key(FLAG, "whether it takes interface files, many contacts in each", default="`false`"),
     },
     "product": {
         "label": LABEL,
@@ -255,12 +224,48 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "fresh_for": Key(DURATION, "how old the event may be when it is decided", default="`5m`"),
         "expires_after": Key(DURATION, "how long the offer may wait", default="`2h`"),
         "allow_unknown": Key(FLAG, "whether subscribers without context may get it", default="`false`"),
+        "open_for": Key(
+            DURATION, "how long its offer stands after the contact", default="as `expires_after`"
+        ),
+        "exclusive_group": Key(NAME, "of such a group only the best is decided", default="none"),
+        "quota": Key(section("quota"), "how many, over all subscribers", default="any number"),
+        "alarm": Key(section("alarm"), "when it pauses itself", default="that of the policies"),
+        "control_group": Key(
+            either(SHARE, one_of("exempt")),
+            "share held back to compare with; `exempt`: nobody is",
+            default="none of its own",
+        ),
+        "conversion": Key(section("conversion"), "what counts as success"),
+        "baseline": Key(NAME, "the campaign of plain mass sending to compare with", default="none"),
         "exempt": Key(listed(NAME), "caps that do not bind it", default="none"),
         "branches": Key(listed(TEXT), "values of `sub.branch` that it serves", default="all"),
     },
     "valid": {
         "from": Key(DATE, "the first day"),
         "to": Key(DATE, "the last day"),
+    },
+    "quota": {
+        "per_day": Key(whole(0, 1_000_000_000), "contacts a day of the rulebase's zone", default="any"),
+        "total": Key(whole(0, 1_000_000_000), "contacts in its whole life", default="any"),
+        "budget": Key(
+            whole(0, 1_000_000_000_000), "what all of them may cost, in the unit of `cost`", default="any"
+        ),
+        "otherwise": _otherwise("what becomes of an offer beyond it; only `per_day` can `defer`"),
+    },
+    "alarm": {
+        "complaint_rate": Key(SHARE, "pause when more of its contacts are complained of", default="never"),
+        "at_least": Key(whole(1, 1_000_000), "contacts before a rate counts", default="50"),
+        "within": Key(DURATION, "over how long, up to `30d`", default="`24h`"),
+        "per_hour": Key(
+            whole(1, 1_000_000_000), "pause when more are decided in a clock hour", default="never"
+        ),
+    },
+    "conversion": {
+        "event": Key(EVENT_TYPE, "event type that shows it", required=True),
+        "when": Key(
+            CONDITION, "which such events, over `event`, `sub`, `terminal`, `place`", default="all"
+        ),
+        "within": Key(DURATION, "after the contact, up to `400d`", required=True),
     },
     "date_trigger": {
         "date": Key(
@@ -293,6 +298,16 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
             listed(TEXT), "values of `sub.status` that may be contacted", default="`[active]`"
         ),
         "arbitration": Key(section("arbitration"), "which of several"),
+        "fit": Key(
+            by_name(by_name(one_of(*Fit))),
+            "product: {channel: preferred, fits, does not fit}",
+            default="`BB`",
+        ),
+        "preference": Key(section("preference"), "which channel a customer likes better"),
+        "deferral": Key(section("deferral"), "how what waits comes back"),
+        "control": Key(section("control"), "the control group of all campaigns"),
+        "alarm": Key(section("alarm"), "when campaigns without one of their own pause themselves"),
+        "replies": Key(section("replies"), "what customers' answers mean"),
     },
     "cap": {
         "label": LABEL,
@@ -304,15 +319,30 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         ),
         "per": Key(listed(one_of(*Dimension)), "count apart"),
         "applies_to": Key(section("selector"), "which contacts obey it", default="all"),
-        "counts": Key(section("selector"), "which contacts count toward it", default="those it applies to"),
+        "counts": Key(
+            section("selector"),
+            "which contacts count toward it",
+            default="those it applies to, of either mode",
+        ),
+        "headroom": Key(section("headroom"), "the last contacts are for the important", default="none"),
+        "otherwise": _otherwise("what becomes of an offer that it stops"),
+    },
+    "headroom": {
+        "last": Key(whole(1, 100_000), "so many contacts", required=True),
+        "priority": Key(
+            whole(-1_000_000, 1_000_000), "are for campaigns of this priority or more", required=True
+        ),
     },
     "period": {"rolling": Key(DURATION, "up to `400d`", required=True)},
     "quiet_window": {
         "label": LABEL,
         "from": Key(CLOCK, "when it begins", required=True),
         "to": Key(CLOCK, "when it ends; before `from`: on the next day", required=True),
-        "days": Key(listed(one_of(*WEEKDAYS)), "days on which it begins", default="all"),
+        "days": Key(
+            listed(one_of(*WEEKDAYS, *DayKind)), "days on which it begins, also by calendar", default="all"
+        ),
         "applies_to": Key(section("selector"), "which contacts", default="all"),
+        "otherwise": _otherwise("what becomes of an offer that it stops"),
     },
     "cool_down": {
         "label": LABEL,
@@ -335,6 +365,37 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "max_automatic": Key(whole(0, 100), "automatic decisions an event", default="1"),
         "max_prompts": Key(whole(0, 100), "prompts an event", default="3"),
         "default_propensity": Key(NUMBER, "where none is known", default="0.1"),
+        "settle": Key(
+            DURATION, "how long automatic candidates wait for better ones, up to `24h`", default="not"
+        ),
+        "no_channel": Key(
+            one_of(Fate.DROP, Fate.NEXT), "what becomes of a winner without a channel", default="`drop`"
+        ),
+    },
+    "deferral": {
+        "jitter": Key(DURATION, "over how long it is spread, up to `24h`; `0m`: not", default="`30m`"),
+    },
+    "control": {
+        "share": Key(SHARE, "of all subscribers: no campaign contacts them", default="none"),
+        "salt": Key(TEXT, "another text draws other people", default="the rulebase's name"),
+    },
+    "preference": {
+        "from_contacts": Key(whole(1, 1_000), "with so many contacts, their own habit", default="10"),
+        "within": Key(DURATION, "contacts of that time, up to `400d`", default="`180d`"),
+        "scores": Key(by_name(EXPRESSION), "for the others: channel: number, more is better"),
+        "segment": Key(EXPRESSION, "text that names the customer's class"),
+        "segments": Key(by_name(listed(NAME)), "class: channels in order"),
+    },
+    "replies": {
+        "event": Key(EVENT_TYPE, "event type of what they write", required=True),
+        "text": Key(ATTRIBUTE_NAME, "attribute with the text", required=True),
+        "channel": Key(ATTRIBUTE_NAME, "attribute with the channel; or"),
+        "on_channel": Key(NAME, "the channel of all of them"),
+        "accepted": Key(listed(TEXT), "words that say yes"),
+        "refused": Key(listed(TEXT), "words that say no"),
+        "opt_out": Key(
+            listed(TEXT), "words after which the channel is closed, besides those that always do so"
+        ),
     },
     "selector": {
         "campaigns": _selected("campaigns"),
@@ -351,7 +412,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "name": Key(TEXT, "what it shows", required=True),
         "now": Key(INSTANT, "when it takes place", default="the file's"),
         "subscriber": Key(ATTRIBUTES, "what is known: context attributes, `id`, `known`"),
-        "given": Key(ATTRIBUTES, "metrics, facts and the handset before the first event"),
+        "given": Key(
+            ATTRIBUTES, "metrics, facts, the handset; `control`, `paused`, `spent`: before the first event"
+        ),
         "peers": Key(by_name(ATTRIBUTES), "other subscribers: number: attributes"),
         "history": Key(section("history"), "earlier contacts and answers"),
         "events": Key(several(EVENT), "what happens"),
@@ -363,18 +426,23 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "outcomes": Key(several(section("past_outcome")), "what the customer answered"),
     },
     "past_contact": {
-        "campaign": Key(NAME, "of which campaign", required=True),
-        "channel": Key(NAME, "on which channel", default="its first"),
+        "campaign": Key(NAME, "of which campaign; its offer is open for `open_for`"),
+        "origin": Key(TEXT, "or which other system made it"),
+        "product": Key(NAME, "of another system: what was offered"),
+        "category": Key(TEXT, "of another system: its category", default="the product's"),
+        "channel": Key(NAME, "on which channel", default="the campaign's first"),
         "before": Key(DURATION, "how long before `now`", required=True),
     },
     "past_outcome": {
-        "campaign": Key(NAME, "to which campaign", required=True),
+        "campaign": Key(NAME, "to the newest contact of which campaign", required=True),
         "outcome": Key(one_of(*OutcomeKind), "what was answered", required=True),
         "before": Key(DURATION, "how long before `now`", required=True),
     },
     "expectation": {
         "campaign": Key(NAME, "which campaign", required=True),
         "reason": Key(TEXT, "how it ends", default="`decided`"),
+        "fate": Key(one_of(*Fate), "what becomes of it then"),
+        "due": Key(INSTANT_OR_AFTER, "when it is decided again, the jitter apart"),
         "mode": Key(one_of(*Mode), "who carries it"),
         "channel": Key(NAME, "on which channel"),
         "content": Key(TEXT, "part of what is said"),
@@ -400,4 +468,4 @@ def keys_in(name: str) -> tuple[str, ...]:
     return tuple(SECTIONS[name])
 
 
-__all__ = ["FILES", "SECTIONS", "Key", "Shape", "keys_in"]
+__all__ = ["FILES", "SECTIONS", "WEEKDAYS", "keys_in"]

@@ -64,7 +64,7 @@ class Attribute:
 
 TOUCH_ATTRIBUTES = (
     *("channel", "business", "succeeded", "topic"),
-    *("department", "type", "content", "handling", "level", "satisfaction"),
+    *("department", "complaint_type", "content", "handling", "level", "satisfaction"),
 )
 """Attributes of events that the contact view shows."""
 

@@ -9,25 +9,25 @@ from opportune_rulebase.errors import Problem, Severity
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.loading.problems import Code
 from opportune_rulebase.model import Campaign, ChangePattern, MetricKind, Rulebase
-from opportune_rulebase.policies import QuietHours
-
-_WEEK = range(7)
+from opportune_rulebase.quiet_times import WEEK, QuietTimes
 
 
 def never_sent(rulebase: Rulebase) -> Iterator[Problem]:
     """One warning for each such campaign and reason."""
+    quiet = QuietTimes(rulebase.policies)
     for campaign in rulebase.campaigns.values():
         minutes = _due_minutes(rulebase, campaign)
         if minutes and all(
-            _always_quiet(rulebase.policies.quiet_hours, campaign, channel, minute)
+            _always_quiet(quiet, campaign, channel, minute)
             for channel in campaign.channels
             for minute in minutes
         ):
             times = ", ".join(f"{minute // 60:02}:{minute % 60:02}" for minute in sorted(set(minutes)))
             message = f"campaign {campaign.name!r} is due at {times} only, when all its channels are quiet"
             hint = (
-                "choose another hour; for a fall, which completes at midnight, remember a fact on it and "
-                "let a schedule read it"
+                "choose another hour, or let it wait: 'otherwise: defer' of the quiet hours, with a longer "
+                "'expires_after'; for a fall, which completes at midnight, remember a fact on it and let a "
+                "schedule read it"
             )
             yield Problem(campaign.position, Code.ALWAYS_QUIET, message, hint, severity=Severity.WARNING)
         yield from _unknown_content(rulebase, campaign)
@@ -47,30 +47,11 @@ def _due_minutes(rulebase: Rulebase, campaign: Campaign) -> list[int]:
     return minutes
 
 
-def _always_quiet(windows: tuple[QuietHours, ...], campaign: Campaign, channel: str, minute: int) -> bool:
-    """Whether every day of the week is quiet at that minute for this campaign on this channel."""
-    meant = [
-        each
-        for each in windows
-        if each.applies_to.selects(
-            campaign=campaign.name,
-            product=campaign.product,
-            category=campaign.category,
-            channel=channel,
-            mode=campaign.mode,
-        )
-    ]
-    return all(any(_covers(each, day, minute) for each in meant) for day in _WEEK)
-
-
-def _covers(window: QuietHours, day: int, minute: int) -> bool:
-    """A window that crosses midnight belongs to the day on which it starts."""
-    start, end = window.start_minute, window.end_minute
-    if start < end:
-        return start <= minute < end and day in window.weekdays
-    return (minute >= start and day in window.weekdays) or (
-        minute < end and (day - 1) % 7 in window.weekdays
-    )
+def _always_quiet(quiet: QuietTimes, campaign: Campaign, channel: str, minute: int) -> bool:
+    """Whether every day of the week is quiet at that minute for this campaign on this channel, and what
+    waits for the end expires before it."""
+    waits = [quiet.wait_us(campaign, channel, day, minute) for day in WEEK]
+    return all(wait is None or 0 < wait >= campaign.expires_after_us for wait in waits)
 
 
 def _unknown_content(rulebase: Rulebase, campaign: Campaign) -> Iterator[Problem]:

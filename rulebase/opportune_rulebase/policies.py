@@ -6,6 +6,7 @@ What they do to a decision is in the service's decision core; here is only what 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -249,12 +250,21 @@ OPT_OUT_WORDS = frozenset({"stop", "td", "t", "退订", "unsubscribe", "0000"})
 """Words by which a customer opts out whatever the rulebase says. Compared as `Replies` says."""
 
 
+def reply_word(text: str) -> str:
+    """What a customer's answer is compared by: without case, width, punctuation, symbols and extra space.
+    The words of `Replies` and `OPT_OUT_WORDS` are such; taking it of one again changes nothing."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    # What is neither letter, digit, mark nor space may stand anywhere: "T.D.", "STOP!", an emoji after it.
+    kept = "".join(each for each in plain if each.isspace() or unicodedata.category(each)[0] in "LMN")
+    return " ".join(kept.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Replies:
     """What customers' answers mean: events of type `event`, whose attribute `text` is what they wrote and
     `channel` (None: every such event is about `on_channel`) where.
 
-    Texts are compared whole, without case, width, surrounding space or punctuation. `opt_out` is taken
+    Texts are compared whole, by their `reply_word`, which all words here are. `opt_out` is taken
     besides `OPT_OUT_WORDS`. `accepted` and `refused` answer the newest open offer on the channel. An
     opt-out refuses the channel for good.
     """

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from opportune_rulebase.language import FILES, SECTIONS, Key
+from opportune_rulebase.language import FILES, SECTIONS
+from opportune_rulebase.shapes import Key
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -5,7 +5,7 @@ Every warning is certain of what it says: it may miss something, but does not cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -25,10 +25,12 @@ from opportune_rulebase.model import (
     Rulebase,
     SequencePattern,
     Step,
+    Vocabulary,
 )
 from opportune_rulebase.never_sent import never_sent
 from opportune_rulebase.nodes import reads
-from opportune_rulebase.policies import CoolDownScope, Mode, Policies
+from opportune_rulebase.policies import CoolDownScope, Fate, Mode, Policies
+from opportune_rulebase.policy_warnings import policy_warnings
 from opportune_rulebase.satisfiable import Opened, Possible, conjuncts, open_definitions, satisfiable
 from opportune_rulebase.unparse import unparse
 
@@ -47,6 +49,7 @@ def warnings_of(rulebase: Rulebase) -> list[Problem]:
         *_outranked(rulebase),
         *_suppressing_at_first(rulebase),
         *never_sent(rulebase),
+        *policy_warnings(rulebase),
     ]
     if rulebase.vocabulary.sources:
         found += _without_source(rulebase)
@@ -101,10 +104,27 @@ def _dead_campaigns(rulebase: Rulebase) -> Iterator[Problem]:
             message = f"{what} of campaign {campaign.name!r} {are}"
             hint = "the conditions contradict each other, or a definition that they read is never true"
             yield _warning((dead or conditions[-1:])[0].position, Code.NEVER_TRUE, message, hint)
+        yield from _dead_conversion(campaign, opened, anything)
         if types and types <= idle:
             never = ", ".join(sorted(types))
             message = f"campaign {campaign.name!r} can never be triggered: {never} never completes"
             yield _warning(campaign.position, Code.NEVER_TRUE, message, "mend the pattern's conditions")
+
+
+def _dead_conversion(
+    campaign: Campaign, opened: Opened, anything: Callable[[str], Possible | None]
+) -> Iterator[Problem]:
+    conversion = campaign.conversion
+    if conversion is None or conversion.when is None:
+        return
+
+    def domain(name: str) -> Possible | None:
+        return Possible(values={conversion.event}) if name == "event.type" else anything(name)
+
+    if not satisfiable([conversion.when.tree], opened, domain):
+        message = f"'when' of the conversion of campaign {campaign.name!r} is never true"
+        hint = "no order will count as its success"
+        yield _warning(conversion.when.position, Code.NEVER_TRUE, message, hint)
 
 
 def _idle_patterns(rulebase: Rulebase) -> set[str]:
@@ -194,7 +214,7 @@ def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
     they are. Of prompts nothing is certain: a campaign is out of the race while a prompt of it is open."""
     policies = rulebase.policies
     alone = any(each.scope is CoolDownScope.CAMPAIGN for each in policies.cool_downs)
-    if policies.max_automatic != 1 or alone:
+    if policies.max_automatic != 1 or alone or _makes_way(rulebase):
         return
     rivals: dict[tuple[str, str], list[_Rival]] = {}
     by_priority = sorted(rulebase.campaigns.values(), key=lambda campaign: -campaign.priority)
@@ -220,6 +240,16 @@ def _outranked(rulebase: Rulebase) -> Iterator[Problem]:
             if rival.comparable:
                 for name in campaign.on:
                     rivals.setdefault((campaign.product, name), []).append(rival)
+
+
+def _makes_way(rulebase: Rulebase) -> bool:
+    """Whether some policy lets the next candidate move up into the place of one that it stops."""
+    policies = rulebase.policies
+    fates = [each.otherwise for each in policies.caps]
+    fates += [each.otherwise for each in policies.quiet_hours]
+    fates += [each.otherwise for each in rulebase.vocabulary.channels.values()]
+    fates += [each.quota.otherwise for each in rulebase.campaigns.values() if each.quota]
+    return Fate.NEXT in (*fates, policies.no_channel)
 
 
 def _rival(campaign: Campaign) -> _Rival:
@@ -294,13 +324,25 @@ def _without_source(rulebase: Rulebase) -> Iterator[Problem]:
     filled = {name for source in words.sources.values() for name in source.subscriber}
     for campaign in rulebase.campaigns.values():
         for name in campaign.on if sent else ():
-            if not words.events[name].derived and name not in sent and name != "handset_changed":
+            if not _comes(words, sent, name):
                 message = (
                     f"campaign {campaign.name!r} is triggered by {name!r}, which no declared source sends"
                 )
                 yield _warning(
                     campaign.position, Code.NO_SOURCE, message, "add it to the events of a source"
                 )
+        conversion = campaign.conversion
+        if conversion and sent and not _comes(words, sent, conversion.event):
+            message = (
+                f"campaign {campaign.name!r} counts {conversion.event!r} as its success, which no declared "
+                "source sends"
+            )
+            yield _warning(campaign.position, Code.NO_SOURCE, message, "add it to the events of a source")
+    replies = rulebase.policies.replies
+    if replies and sent and not _comes(words, sent, replies.event):
+        message = f"replies come as {replies.event!r}, which no declared source sends"
+        hint = "add it to the events of a source"
+        yield _warning(Position("policies.yaml"), Code.NO_SOURCE, message, hint)
     if not filled:
         return
     defaults = {a.name for a in words.subscriber.values() if a.default is not None}
@@ -313,6 +355,11 @@ def _without_source(rulebase: Rulebase) -> Iterator[Problem]:
                 yield _warning(expression.position, Code.NO_SOURCE, message, hint)
 
 
+def _comes(words: Vocabulary, sent: Collection[str], event: str) -> bool:
+    """Whether somebody sends events of this type, or the service makes them."""
+    return words.events[event].derived or event in sent or event == "handset_changed"
+
+
 def _all_conditions(rulebase: Rulebase) -> Iterable[tuple[Expression, str]]:
     for definition in rulebase.definitions.values():
         yield definition.when, definition.name
@@ -320,8 +367,14 @@ def _all_conditions(rulebase: Rulebase) -> Iterable[tuple[Expression, str]]:
         for each in (campaign.when, campaign.target):
             if each is not None:
                 yield each, f"campaign {campaign.name!r}"
+        if campaign.conversion and campaign.conversion.when is not None:
+            yield campaign.conversion.when, f"the conversion of campaign {campaign.name!r}"
     for suppression in rulebase.policies.suppressions:
         yield suppression.when, f"suppression {suppression.name!r}"
+    preference = rulebase.policies.preference
+    for expression in (*preference.scores.values(), preference.segment):
+        if expression is not None:
+            yield expression, "the channel preference"
 
 
 __all__ = ["CALENDAR_NOTICE", "calendar_warnings", "warnings_of"]

@@ -60,7 +60,9 @@ def guide_files() -> dict[str, bytes]:
     for name, text in blocks(GUIDE):
         path = name.removeprefix("my-rulebase/")
         note, _, rest = text.partition("\n")
-        if section := re.search(r"to be added under `(\w+)`", note):
+        if "to be added at the end" in note:
+            files[path] += rest.encode()
+        elif section := re.search(r"to be added under `(\w+)`", note):
             heading = f"\n{section[1]}:\n".encode()
             assert files[path].count(heading) == 1
             files[path] = files[path].replace(heading, heading + rest.encode())

@@ -7,7 +7,9 @@ write it anew, then read the difference.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import date, datetime
 from pathlib import Path
 from typing import get_args
@@ -24,8 +26,10 @@ from opportune_rulebase.model import (
     Pattern,
     ScheduleTrigger,
     SequencePattern,
+    TouchKind,
 )
 from opportune_rulebase.network import NetworkEngine
+from opportune_rulebase.policies import Fate, Fit, Policies, reply_word
 from opportune_rulebase.warnings import calendar_warnings
 from opportune_service import simulator
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
@@ -95,6 +99,45 @@ def test_it_uses_the_whole_language() -> None:
     assert "\nlike: " in campaign
 
 
+def test_it_uses_all_policies() -> None:
+    """All but `settle`: its moments pass within seconds, so nothing may wait for better offers."""
+    policies, words = RULEBASE.policies, RULEBASE.vocabulary
+    plain = Policies()
+    unused = {
+        each.name for each in fields(Policies) if getattr(policies, each.name) == getattr(plain, each.name)
+    }
+    assert unused == {"settle_us", "jitter_us", "max_automatic", "default_propensity", "normal_status"}
+    assert policies.control.share
+    assert policies.control.salt
+    assert {fit for fits in policies.fit.values() for fit in fits.values()} == {Fit.AA, Fit.CC}
+    assert policies.preference.scores
+    assert policies.preference.segments
+    assert any(cap.headroom for cap in policies.caps)
+    assert any(window.kinds for window in policies.quiet_hours)
+    channels, campaigns = words.channels.values(), RULEBASE.campaigns.values()
+    stopping = (*policies.caps, *policies.quiet_hours, *channels, *(c.quota for c in campaigns if c.quota))
+    assert {each.otherwise for each in stopping} == set(Fate)
+    assert all(
+        any(getattr(each, name) for each in channels) for name in ("per_second", "per_day", "cost", "bulk")
+    )
+    assert {each.touch for each in words.events.values()} == {None, *TouchKind}
+    for name in ("group", "control_share", "control_exempt", "quota", "conversion", "alarm", "baseline"):
+        assert any(getattr(each, name) for each in campaigns), name
+    assert any(each.open_for_us != each.expires_after_us for each in campaigns)
+
+
+def test_every_word_that_messages_ask_for_accepts() -> None:
+    assert RULEBASE.policies.replies
+    asked = {
+        reply_word(word)
+        for campaign in RULEBASE.campaigns.values()
+        for template in campaign.content.values()
+        for word in re.findall(r"回复 ?([A-Z0-9]+)", template.text)
+    }
+    assert asked
+    assert asked <= RULEBASE.policies.replies.accepted
+
+
 def test_every_file_names_its_schema() -> None:
     for path in sorted(PACK.rglob("*.yaml")):
         if path.parent.name in ("tests", "mappings"):
@@ -153,7 +196,8 @@ def test_the_vocabulary_is_that_of_the_simulated_province() -> None:
         if line.startswith("| ") and "event type" not in line
     }
     declared = {name for name, each in RULEBASE.vocabulary.events.items() if not each.derived}
-    assert documented | {"handset_changed"} == declared
+    # Nobody in it writes back: its people answer to the channels.
+    assert documented | {"handset_changed", "reply_received"} == declared
 
 
 def test_a_simulated_day_gives_what_it_gave_before() -> None:

@@ -12,17 +12,18 @@ from zoneinfo import ZoneInfo
 
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.language import keys_in
-from opportune_rulebase.loading.common import refuse_slow
+from opportune_rulebase.loading.common import WHERE_READS, check_reads, refuse_slow
 from opportune_rulebase.loading.conditions import Conditions
-from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields
+from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, Fields, check_name
 from opportune_rulebase.loading.inherit import ANY_CONTENT
+from opportune_rulebase.loading.limits import read_alarm, read_quota
 from opportune_rulebase.loading.matrix import Cells
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import MapNode, ScalarNode
 from opportune_rulebase.loading.templates import read_template
 from opportune_rulebase.loading.triggers import read_on
 from opportune_rulebase.model import Campaign, Product, Template, Trigger, Vocabulary
-from opportune_rulebase.policies import Mode
+from opportune_rulebase.policies import Conversion, Mode
 from opportune_rulebase.segments import segments, stranger
 
 DEFAULT_PRIORITY: Final = 500
@@ -32,10 +33,6 @@ DEFAULT_FRESH_DUE_US: Final = 12 * HOUR_US
 DEFAULT_EXPIRES_US: Final = 2 * HOUR_US
 MAX_LIFE_US: Final = 400 * DAY_US
 
-LATER: Final = dict.fromkeys(
-    ["control_group", "quota", "conversion", "remember", "exclusive_group", "settle", "otherwise"],
-    "leave it out",
-)
 _DATE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}")
 
 
@@ -45,6 +42,7 @@ class Known:
 
     vocabulary: Vocabulary
     caps: Collection[str]
+    campaigns: Collection[str]
     cells: Mapping[str, Cells]
     zone: ZoneInfo
     triggers: dict[str, Trigger]
@@ -55,7 +53,7 @@ def read_campaign(
     name: ScalarNode, node: MapNode, known: Known, conditions: Conditions, report: Report
 ) -> Campaign | None:
     """One campaign; None if it is too wrong to go on with. Errors go to `report`."""
-    fields = Fields(report, node, f"campaign {name.text!r}", keys_in("campaign"), later=LATER, at=name.at)
+    fields = Fields(report, node, f"campaign {name.text!r}", keys_in("campaign"), at=name.at)
     fields.require("product", "mode", "channels", "content")
     words = known.vocabulary
     product = words.products.get(fields.choice("product", "product", words.products) or "")
@@ -74,6 +72,8 @@ def read_campaign(
     cells = known.cells.get(name.text)
     if cells is not None:
         when = _in_cells(when, cells, conditions)
+    expires_after_us = fields.duration("expires_after", DEFAULT_EXPIRES_US, most=MAX_LIFE_US)
+    control_share, control_exempt = _control_group(fields)
     campaign = Campaign(
         name=name.text,
         label=fields.text("label", name.text),
@@ -91,11 +91,19 @@ def read_campaign(
         valid_from_us=valid_from_us,
         valid_to_us=valid_to_us,
         fresh_for_us=fields.duration("fresh_for", _fresh_us(on, known), most=MAX_LIFE_US),
-        expires_after_us=fields.duration("expires_after", DEFAULT_EXPIRES_US, most=MAX_LIFE_US),
+        expires_after_us=expires_after_us,
         allow_unknown=fields.flag("allow_unknown"),
         exempt=frozenset(fields.choices("exempt", "cap", known.caps)),
         branches=frozenset(node.text for node in fields.scalars("branches", "text")),
         position=name.at,
+        group=_group(fields),
+        control_share=control_share,
+        control_exempt=control_exempt,
+        quota=read_quota(fields),
+        conversion=_conversion(fields, words, conditions),
+        alarm=read_alarm(fields),
+        open_for_us=fields.duration("open_for", expires_after_us, most=MAX_LIFE_US),
+        baseline=_baseline(fields, name.text, known),
     )
     return campaign if product else None  # what else is wrong with it has been reported
 
@@ -231,6 +239,43 @@ def _check_reads(
                 hint = report.suggest(name, present - {"event.type"})
                 message = f"{fields.what} reads {name}, which {' or '.join(on)} does not have"
                 report.error(expression.position, Code.ATTRIBUTE_NOT_ON_EVENT, message, hint)
+
+
+def _group(fields: Fields) -> str:
+    node = fields.scalar("exclusive_group", "a name")
+    return node.text if node and check_name(fields.report, node, "exclusive group") else ""
+
+
+def _control_group(fields: Fields) -> tuple[int, bool]:
+    """The share of subscribers that it holds back to compare with, and whether it holds nobody back."""
+    node = fields.node("control_group")
+    if isinstance(node, ScalarNode) and node.text == "exempt":
+        return 0, True
+    return fields.share("control_group", instead="exempt"), False
+
+
+def _conversion(campaign: Fields, words: Vocabulary, conditions: Conditions) -> Conversion | None:
+    node, report = campaign.node("conversion"), campaign.report
+    if node is None:
+        return None
+    what = f"the conversion of {campaign.what}"
+    fields = Fields(report, node, what, keys_in("conversion"), at=campaign.key_at("conversion"))
+    fields.require("event", "within")
+    event = fields.choice("event", "event type", words.events) or ""
+    of = [event] if event else []
+    when = conditions.compile(
+        fields.scalar("when", "an expression"), "'when' of a conversion", may_read=WHERE_READS
+    )
+    check_reads(when, what, {"event": of}, words, report)
+    return Conversion(event, when, fields.duration("within", DAY_US, most=MAX_LIFE_US))
+
+
+def _baseline(fields: Fields, own: str, known: Known) -> str:
+    baseline = fields.choice("baseline", "campaign", known.campaigns) or ""
+    if baseline == own:
+        message = f"{fields.what} cannot be compared with itself"
+        fields.report.error(fields.place("baseline"), Code.BAD_VALUE, message, "name another campaign")
+    return baseline
 
 
 def _validity(fields: Fields, zone: ZoneInfo, report: Report) -> tuple[int | None, int | None]:

@@ -15,6 +15,7 @@ from opportune_rulebase.errors import Position
 from opportune_rulebase.expressions import RESERVED
 from opportune_rulebase.loading.problems import Code, Report, article, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
+from opportune_rulebase.policies import SHARES, Fate
 
 MAX_NAME = 64
 MAX_INT = 2**53
@@ -28,6 +29,7 @@ DAY_US: Final = 24 * HOUR_US
 _UNITS: Final = {"s": SECOND_US, "m": MINUTE_US, "h": HOUR_US, "d": DAY_US}
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_SHARE = re.compile(r"(100|[1-9]?[0-9])(?:\.([0-9]{1,2}))? ?%")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
 _BOOLS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -62,6 +64,13 @@ def parse_float(text: str) -> float | None:
     if not _FLOAT.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return float(text)
+
+
+def parse_share(text: str) -> int | None:
+    """Of `SHARES`: 250 for `2.5%`, up to two decimals, at most 100 %; None if it is not written so."""
+    match = _SHARE.fullmatch(text)
+    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else None
+    return share if share is None or share <= SHARES else None
 
 
 def describe(node: Node) -> str:
@@ -141,6 +150,21 @@ class Fields:
             if key not in self._nodes and not self._broken:
                 self.report.error(self.at, Code.MISSING_KEY, f"{self.what} has no {key!r}", f"add {key!r}")
 
+    def require_any(self, *keys: str) -> None:
+        """At least one of these keys must be there."""
+        if not any(key in self._nodes for key in keys) and not self._broken:
+            names = ", ".join(map(repr, keys))
+            message = f"{self.what} has none of {names}" if len(keys) > 2 else ""
+            message = message or f"{self.what} has neither {' nor '.join(map(repr, keys))}"
+            self.report.error(self.at, Code.MISSING_KEY, message, "add one of them")
+
+    def goes_with(self, key: str, other: str) -> None:
+        """A key that says nothing without another one."""
+        if key in self._nodes and other not in self._nodes:
+            message = f"{key!r} in {self.what} says nothing without {other!r}"
+            hint = f"add {other!r}, or leave {key!r} out"
+            self.report.error(self.key_at(key), Code.MISSING_KEY, message, hint)
+
     def scalar(self, key: str, expected: str = "text") -> ScalarNode | None:
         """The scalar of a key, whatever it looks like; None (and an error, if present) otherwise."""
         node = self._nodes.get(key)
@@ -174,6 +198,13 @@ class Fields:
             return default
         return value
 
+    def count(self, key: str, *, least: int = 0, most: int = MAX_INT) -> int | None:
+        """A whole number; None if the key is absent (or wrong)."""
+        if self.node(key) is None:
+            return None
+        found = self.integer(key, least - 1, least=least, most=most)
+        return None if found < least else found
+
     def number(self, key: str, default: float, *, least: float, most: float) -> float:
         node = self.scalar(key, "a number")
         if node is None:
@@ -197,8 +228,24 @@ class Fields:
             return default
         return value
 
-    def duration(self, key: str, default: int, *, most: int) -> int:
-        """Microseconds, more than zero and at most `most`."""
+    def share(self, key: str, default: int = 0, *, instead: str = "") -> int:
+        """Of `SHARES`: 500 for `5%`. `instead`: a word that may stand there too, for the hint."""
+        node = self.scalar(key, "a share")
+        if node is None:
+            return default
+        value = parse_share(node.text)
+        if value is None:
+            hint = "write 0% to 100%, with two decimals at most: 5%, 2.5%"
+            hint += f"; or {instead}" if instead else ""
+            self._wrong(node, key, "a share", hint)
+        return default if value is None else value
+
+    def fate(self, key: str = "otherwise", known: Collection[str] = tuple(Fate)) -> Fate:
+        """What happens to what a policy stops; it is dropped if nothing is said."""
+        return Fate(self.choice(key, "fate", known) or Fate.DROP)
+
+    def duration(self, key: str, default: int, *, most: int, least: int = 1) -> int:
+        """Microseconds, more than zero (unless `least` is 0) and at most `most`."""
         node = self.scalar(key, "a duration")
         if node is None:
             return default
@@ -206,12 +253,10 @@ class Fields:
         if value is None:
             self._wrong(node, key, "a duration", "write a number and a unit: 30s, 10m, 24h or 7d")
             return default
-        if not 0 < value <= most:
-            self.report.error(
-                node.at,
-                Code.BAD_VALUE,
-                f"{key!r} must be more than nothing and at most {write_duration(most)}",
-            )
+        if not least <= value <= most:
+            above = "more than nothing and " if least else ""
+            message = f"{key!r} must be {above}at most {write_duration(most)}"
+            self.report.error(node.at, Code.BAD_VALUE, message)
             return default
         return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from opportune_rulebase.errors import Position
@@ -59,7 +59,6 @@ def inherit(
     templates: Named,
     *,
     keys: Collection[str],
-    later: Mapping[str, str],
     channels: Collection[str],
     report: Report,
 ) -> Named:
@@ -69,11 +68,11 @@ def inherit(
     template says for channels that the campaign does not use is left out. Values keep the place where
     they are written. A campaign whose template is unknown or wrong is left out: what it lacks is unknown.
 
-    `keys`: those of a campaign, `later`: those not honoured yet, `channels`: those declared.
+    `keys`: those of a campaign, `channels`: those declared.
     """
     inherited = [key for key in keys if key != "campaign"]
     for name, (at, node) in templates.items():
-        fields = Fields(report, node, f"template {name!r}", (*inherited, "template"), later=later, at=at.at)
+        fields = Fields(report, node, f"template {name!r}", (*inherited, "template"), at=at.at)
         for channel, _ in fields.entries("content"):
             if channel.text != ANY_CONTENT and channel.text not in channels:
                 report.unknown(channel.at, "channel", channel.text, (*channels, ANY_CONTENT))

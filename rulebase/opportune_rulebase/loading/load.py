@@ -14,10 +14,9 @@ from opportune_rulebase.expressions import Scope
 from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.archive import check_files
 from opportune_rulebase.loading.calendars import read_calendar
-from opportune_rulebase.loading.campaigns import LATER, Known, read_campaign
+from opportune_rulebase.loading.campaigns import Known, read_campaign
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.definitions import (
-    Definitions,
     RawDefinitions,
     compile_definitions,
     read_definitions,
@@ -48,6 +47,7 @@ from opportune_rulebase.loading.tables import MAX_TABLE_BYTES, read_cells, read_
 from opportune_rulebase.loading.triggers import with_triggers
 from opportune_rulebase.loading.vocabulary import RawVocabulary, read_vocabulary, with_needs
 from opportune_rulebase.model import Calendar, Campaign, Rulebase, Tables, Trigger
+from opportune_rulebase.policies import Policies
 from opportune_rulebase.variables import declared
 from opportune_rulebase.warnings import warnings_of
 
@@ -134,28 +134,21 @@ class _Loader:
         )
         policies_node = self.single("policies.yaml")
         triggers: dict[str, Trigger] = {}
-        known = Known(vocabulary, cap_names(policies_node), cells, zone, triggers)
+        known = Known(vocabulary, cap_names(policies_node), nodes, cells, zone, triggers)
         whole = inherit(
             nodes,
             templates,
             keys=keys_in("campaign"),
-            later=LATER,
             channels=vocabulary.channels,
             report=report,
         )
         read = {n: read_campaign(key, node, known, conditions, report) for n, (key, node) in whole.items()}
         campaigns = {n: campaign for n, campaign in sorted(read.items()) if campaign is not None}
-        names = Names(
-            campaigns=nodes,
-            products=vocabulary.products,
-            categories={p.category for p in vocabulary.products.values() if p.category},
-            channels=vocabulary.channels,
-            definitions=compiled.definitions,
-        )
+        names = Names(nodes, vocabulary, compiled.definitions)
         policies = read_policies(policies_node, names, conditions, report)
         if report.failed:
             self.refuse()
-        self.warn(raw, definitions, compiled, campaigns, conditions)
+        self.warn(raw, definitions, campaigns, policies, conditions)
         rulebase = Rulebase(
             name=name,
             label=label,
@@ -306,8 +299,8 @@ class _Loader:
         self,
         raw: RawVocabulary,
         definitions: RawDefinitions,
-        compiled: Definitions,
         campaigns: Mapping[str, Campaign],
+        policies: Policies,
         conditions: Conditions,
     ) -> None:
         """What an analyst would want to know of a rulebase without errors."""
@@ -321,6 +314,7 @@ class _Loader:
         facts = {f"fact.{name}": fact.at for name, fact in definitions.facts.items()}
         self.unused("fact", facts, conditions.read)
         types = definitions.event_types_in_use.union(*(campaign.on for campaign in campaigns.values()))
+        types = types | {each.conversion.event for each in campaigns.values() if each.conversion}
         self.unused("pattern", {n: p.at for n, p in definitions.patterns.items()}, types)
         self.unused("product", {n: at for (k, n), at in raw.positions.items() if k == "product"}, products)
         self.unused("channel", {n: at for (k, n), at in raw.positions.items() if k == "channel"}, channels)

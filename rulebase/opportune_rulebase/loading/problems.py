@@ -71,6 +71,10 @@ class Code(StrEnum):
     SUPPRESSES_AT_FIRST = "suppresses-at-first"
     UNKNOWN_AT_FIRST = "unknown-at-first"
     ALWAYS_QUIET = "always-quiet"
+    NEVER_SENT = "never-sent"
+    DEFERRED_IN_VAIN = "deferred-in-vain"
+    NO_EFFECT = "no-effect"
+    NOT_MEASURED = "not-measured"
     CALENDAR_ENDS = "calendar-ends"
     # the report itself
     TOO_MANY_PROBLEMS = "too-many-problems"

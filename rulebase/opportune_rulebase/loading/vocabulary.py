@@ -12,10 +12,19 @@ from opportune_rulebase.language import keys_in
 from opportune_rulebase.loading.common import parse_date
 from opportune_rulebase.loading.conditions import Conditions
 from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
+from opportune_rulebase.loading.limits import MAX_CONTACTS
 from opportune_rulebase.loading.problems import Code, Report, clip
 from opportune_rulebase.loading.source import ListNode, MapNode, Node, ScalarNode
 from opportune_rulebase.loading.sources import read_sources
-from opportune_rulebase.model import Attribute, Channel, EventType, Product, ValueType, Vocabulary
+from opportune_rulebase.model import (
+    Attribute,
+    Channel,
+    EventType,
+    Product,
+    TouchKind,
+    ValueType,
+    Vocabulary,
+)
 from opportune_rulebase.policies import Mode
 
 BUILT_IN_SUBSCRIBER: Final[Mapping[str, ValueType]] = MappingProxyType(
@@ -38,8 +47,9 @@ BUILT_IN_EVENTS: Final[Mapping[str, Mapping[str, ValueType]]] = MappingProxyType
 
 MAX_ATTRIBUTES: Final = 200
 MAX_SEGMENTS: Final = 10
+MAX_PACE: Final = 100_000
+MAX_COST: Final = 1_000_000_000
 
-_LEAVE_OUT: Final = "leave it out"
 _TERMINAL_TYPES: Final = (ValueType.STRING, ValueType.INT, ValueType.DOUBLE, ValueType.BOOL)
 
 
@@ -132,7 +142,13 @@ def _events(top: Fields, report: Report) -> dict[str, EventType]:
             message = f"event type {name!r} names {len(peers)} subscribers: {', '.join(peers)}"
             hint = "'peer' can be one of them: declare the others as string"
             report.error(key.at, Code.BAD_VALUE, message, hint)
-        found[name] = EventType(name, fields.text("label", name), MappingProxyType(attributes))
+        touch = fields.choice("touch", "kind of touch", tuple(TouchKind))
+        found[name] = EventType(
+            name,
+            fields.text("label", name),
+            MappingProxyType(attributes),
+            touch=TouchKind(touch) if touch else None,
+        )
     return found
 
 
@@ -187,13 +203,13 @@ def _table(fields: Fields, kind: str, raw: RawVocabulary) -> None:
 
 
 def _channels(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Channel]:
-    later = {"per_second": _LEAVE_OUT, "per_day": _LEAVE_OUT, "fit": _LEAVE_OUT, "bulk": _LEAVE_OUT}
     found: dict[str, Channel] = {}
     for key, value in top.named("channels", "channel"):
         name = key.text
         raw.positions["channel", name] = key.at
-        fields = Fields(report, value, f"channel {name!r}", keys_in("channel"), later=later, at=key.at)
+        fields = Fields(report, value, f"channel {name!r}", keys_in("channel"), at=key.at)
         fields.require("mode")
+        fields.goes_with("otherwise", "per_day")
         mode = Mode(fields.choice("mode", "mode", tuple(Mode)) or Mode.AUTOMATIC)
         max_segments = None
         if fields.node("max_segments") is not None:
@@ -202,7 +218,22 @@ def _channels(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Chan
                 message = f"channel {name!r} is manual: nothing of it is sent as SMS"
                 at = fields.key_at("max_segments")
                 report.error(at, Code.BAD_VALUE, message, "leave 'max_segments' out")
-        found[name] = Channel(name, fields.text("label", name), mode, max_segments=max_segments)
+        bulk = fields.flag("bulk")
+        if mode is Mode.MANUAL and not bulk and fields.node("per_second") is not None:
+            message = f"channel {name!r} is manual: people have a pace of their own"
+            hint = "leave 'per_second' out, or add 'bulk: true' if it takes files"
+            report.error(fields.key_at("per_second"), Code.BAD_VALUE, message, hint)
+        found[name] = Channel(
+            name=name,
+            label=fields.text("label", name),
+            mode=mode,
+            max_segments=max_segments,
+            per_second=fields.count("per_second", least=1, most=MAX_PACE),
+            per_day=fields.count("per_day", least=1, most=MAX_CONTACTS),
+            otherwise=fields.fate(),
+            cost=fields.integer("cost", 0, most=MAX_COST),
+            bulk=bulk,
+        )
         needs = fields.scalar("needs", "an expression")
         if needs is not None:
             raw.needs["channel", name] = needs
@@ -216,8 +247,7 @@ def _products(top: Fields, report: Report, raw: RawVocabulary) -> dict[str, Prod
     for key, value in entries:
         name = key.text
         raw.positions["product", name] = key.at
-        later = {"fit": _LEAVE_OUT, "lifetime": _LEAVE_OUT}
-        fields = Fields(report, value, f"product {name!r}", keys_in("product"), later=later, at=key.at)
+        fields = Fields(report, value, f"product {name!r}", keys_in("product"), at=key.at)
         requires = fields.choices("requires", "product", names)
         excludes = fields.choices("excludes", "product", names)
         for other in {name, *requires}.intersection(excludes) | {name}.intersection(requires):

@@ -58,7 +58,7 @@ class Generator:
         }
         for function in (
             *(functions.in_range, functions.divide_int, functions.modulo_int, functions.divide_double),
-            *(functions.item, functions.exact, functions.as_double, functions.day_of_year),
+            *(functions.item, functions.as_double, functions.day_of_year),
         ):
             self.names[function.__name__] = function
         self._count = 0
@@ -87,7 +87,9 @@ class Generator:
 
     def lines_of(self, name: str, body: Iterable[str]) -> list[str]:
         """Source of a function of facts, from the lines of its body."""
-        return [f"def {name}(X):", " metric = X.metric", *(f" {line}" for line in body)]
+        lines = [f" {line}" for line in body]
+        looks = [" metric = X.metric"] if any("metric(" in line for line in lines) else []
+        return [f"def {name}(X):", *looks, *lines]
 
     def function(self, name: str) -> Any:
         """A function that `define` has made."""
@@ -104,7 +106,7 @@ class Generator:
                     default = self.literal(attribute.default)
                     source = f"(r if (r := {source}) is not None else {default})"
             case "metric":
-                source = f"exact({self.figure(name, type_)})"
+                source = f"(r[0] if (r := {self.figure(name, type_)})[1] else None)"
             case "behaviour" | "scene" if name in self.definitions:
                 source = f"{self.definitions[name]}(X)"
             case _:

@@ -56,11 +56,6 @@ def day_of_year(moment: datetime) -> int:
     return moment.toordinal() - date(moment.year, 1, 1).toordinal()
 
 
-def exact(figure: Figure) -> object:
-    """The value of a metric if it is covered; None if there is none."""
-    return figure[0] if figure[1] else None
-
-
 def as_double(figure: Figure) -> Figure:
     value, covered = figure
     return (None if value is None else value * 1.0), covered

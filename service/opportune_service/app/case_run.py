@@ -1,25 +1,36 @@
-"""Run a test case through the core that serves: its past, its events, and the time that passes. Pure."""
+"""Run a test case through the core that serves: its past, its events, the time that passes, and what is
+decided. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from opportune_rulebase.engine import Engine
 from opportune_rulebase.model import Attribute, Metric, MetricKind, Rulebase, ValueType
+from opportune_rulebase.policies import SHARES
 
 from opportune_service.app.read_cases import Case
 from opportune_service.app.read_past import metric_attribute
 from opportune_service.core.calendars import local_day
 from opportune_service.core.context import apply_context
-from opportune_service.core.events import ContextRecord, Due, ImportMode, Rejection
+from opportune_service.core.decide import decide
+from opportune_service.core.events import ContextRecord, Due, Event, ImportMode, Rejection
 from opportune_service.core.fold import fold_fact, fold_metric
-from opportune_service.core.observe import observe, observe_due
+from opportune_service.core.observe import observe, observe_deferred, observe_due
 from opportune_service.core.revision import Plan, Revision
 from opportune_service.core.schedule import due_instants
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import Moment
+from opportune_service.core.verdict import (
+    Decision,
+    Deferral,
+    History,
+    Moment,
+    Usage,
+    UsageKey,
+    UsageKind,
+)
 
 _SOURCE = "test"
 _GIVEN_TAC = "00000000"
@@ -29,34 +40,79 @@ _MADE_UP = 1 << 40
 """Numbers from here on stand for values that a case only counts."""
 
 
-def run_case(rulebase: Rulebase, engine: Engine, case: Case) -> tuple[Revision, list[Moment]]:
-    """The moments of a case in order of time, from a fresh state.
+def run_case(rulebase: Rulebase, engine: Engine, case: Case) -> list[Decision]:
+    """Everything that is decided in a case, in order of time, from a fresh state.
 
     Everything counts as folded since ever: a metric that is not given is exactly 0 (or missing, if it is a
     value), a fact that is not given is false. Timers and triggers that fall due after the beginning settle
     each at its own time, after the events of that instant; none waits for a source. What was due at the
-    beginning itself has passed.
+    beginning itself has passed. What is deferred is decided again if it falls due before the end; what
+    settles is, in any case. The subscriber is in no control group, unless that is given.
     """
-    revision = _revision(rulebase, engine, case)
-    state = _state(revision, case)
-    states = {case.subscriber_id: state}
-    clock = _Dues(revision, case, state)
-    moments: list[Moment] = []
-
-    def let_pass(until_us: int) -> None:
-        for due in clock.until(until_us):
-            moments.extend(observe_due(revision, [due], states, 1, None, peers=case.peers.get).moments)
-
+    run = _Run(_revision(rulebase, engine, case), case)
     for event in case.events:
-        let_pass(event.occurred_at_us - 1)
-        attributes = revision.admission.admit(event, 0, event.occurred_at_us)
+        run.let_pass(event.occurred_at_us - 1)
+        run.take(event)
+    run.let_pass(case.end_us)
+    while settling := [each.due_us for each in run.history.deferrals if each.settling]:
+        run.let_pass(max(settling))
+    return run.decisions
+
+
+class _Run:
+    """A case while it runs: what is known of its subscriber, and what was decided so far."""
+
+    def __init__(self, revision: Revision, case: Case) -> None:
+        self.revision = revision
+        self.case = case
+        self.history = History(contacts=list(case.contacts), outcomes=list(case.outcomes))
+        self.decisions: list[Decision] = []
+        self._usage = _usage(revision.rulebase, case)
+        self._state = _state(revision, case)
+        self._states = {case.subscriber_id: self._state}
+        self._dues = _Dues(revision, case, self._state)
+
+    def take(self, event: Event) -> None:
+        attributes = self.revision.admission.admit(event, 0, event.occurred_at_us)
         if isinstance(attributes, Rejection):  # the reader admitted it before
             raise TypeError(attributes.message)
-        source = case.sources.get(event.id, _SOURCE)
-        observed = observe(revision, source, [(event, attributes)], states, 1, None, peers=case.peers.get)
-        moments.extend(observed.moments)
-    let_pass(case.end_us)
-    return revision, moments
+        source = self.case.sources.get(event.id, _SOURCE)
+        peers, admitted = self.case.peers.get, [(event, attributes)]
+        self._decide(
+            observe(
+                *(self.revision, source, admitted, self._states, 1, None), peers=peers, deferred=self._due
+            ).moments
+        )
+
+    def let_pass(self, until_us: int) -> None:
+        """Settle and decide again what falls due up to an instant, itself included."""
+        peers = self.case.peers.get
+        while True:
+            again_us = min((each.due_us for each in self.history.deferrals), default=until_us + 1)
+            # What is settled at the same instant takes what was deferred into its moment.
+            due = self._dues.next(min(until_us, again_us))
+            if due is not None:
+                observed = observe_due(
+                    self.revision, [due], self._states, 1, None, peers=peers, deferred=self._due
+                )
+                self._decide(observed.moments)
+            elif again_us <= until_us:
+                deferrals = self._due(self.case.subscriber_id, again_us)
+                self._decide(
+                    [observe_deferred(self.revision, deferrals, self._state, again_us, peers=peers)]
+                )
+            else:
+                return
+
+    def _due(self, _: str, now_us: int) -> list[Deferral]:
+        return [each for each in self.history.deferrals if each.due_us <= now_us]
+
+    def _decide(self, moments: Iterable[Moment]) -> None:
+        for moment in moments:
+            verdict = decide(
+                self.revision.rulebase, moment, self.history, self._usage, self.case.given.paused
+            )
+            self.decisions.extend(verdict.decisions)
 
 
 class _Dues:
@@ -76,27 +132,62 @@ class _Dues:
             )
         )
 
-    def until(self, until_us: int) -> Iterator[Due]:
-        """Those due up to an instant, itself included. Settling one may start the next: looked up anew."""
-        while True:
-            timers = (
-                (each.due_us, key)
-                for key, each in self._state.patterns.items()
-                if each.due_us and (each.due_us, key) not in self._settled
-            )
-            at_us, name = min(timers, default=(until_us + 1, ""))
-            if self._triggers and self._triggers[0][0] < at_us:
-                at_us, name = self._triggers[0]
-            if at_us > until_us:
-                return
-            if self._triggers and self._triggers[0] == (at_us, name):
-                self._triggers.popleft()
+    def next(self, until_us: int) -> Due | None:
+        """The next one due up to an instant, itself included; it is not given again. Settling one may start
+        another: they are looked up anew."""
+        timers = (
+            (each.due_us, key)
+            for key, each in self._state.patterns.items()
+            if each.due_us and (each.due_us, key) not in self._settled
+        )
+        at_us, name = min(timers, default=(until_us + 1, ""))
+        if self._triggers and self._triggers[0][0] < at_us:
+            at_us, name = self._triggers[0]
+        if at_us > until_us:
+            return None
+        if self._triggers and self._triggers[0] == (at_us, name):
+            self._triggers.popleft()
+        else:
+            self._settled.add((at_us, name))
+        return Due(self._subscriber_id, name, at_us)
+
+
+def _usage(rulebase: Rulebase, case: Case) -> Usage:
+    """What is used up: of today, where there is a daily bound, else for good."""
+    usage: Usage = {}
+    day = local_day(case.now_us, rulebase.time_zone)
+    for name in case.given.spent:
+        channel = rulebase.vocabulary.channels.get(name.removeprefix("channel/"))
+        campaign = rulebase.campaigns.get(name)
+        if campaign is not None and campaign.quota is not None:
+            quota = campaign.quota
+            if quota.per_day is not None:
+                usage[UsageKey(UsageKind.CAMPAIGN_DAY, name, day)] = quota.per_day
             else:
-                self._settled.add((at_us, name))
-            yield Due(self._subscriber_id, name, at_us)
+                usage[UsageKey(UsageKind.CAMPAIGN_TOTAL, name)] = quota.total or 0
+                usage[UsageKey(UsageKind.CAMPAIGN_COST, name)] = quota.budget or 0
+        elif channel is not None and channel.per_day is not None:
+            usage[UsageKey(UsageKind.CHANNEL_DAY, channel.name, day)] = channel.per_day
+    return usage
+
+
+def _with_control(rulebase: Rulebase, member: bool) -> Rulebase:
+    """The rulebase with everybody in each of its control groups, or nobody."""
+
+    def share(declared: int) -> int:
+        return SHARES if member and declared else 0
+
+    policies = rulebase.policies
+    control = replace(policies.control, share=share(policies.control.share))
+    campaigns = {
+        name: replace(each, control_share=share(each.control_share)) if each.control_share else each
+        for name, each in rulebase.campaigns.items()
+    }
+    return replace(rulebase, policies=replace(policies, control=control), campaigns=campaigns)
 
 
 def _revision(rulebase: Rulebase, engine: Engine, case: Case) -> Revision:
+    rulebase = _with_control(rulebase, case.given.control)
     if case.given.terminal:
         terminals = dict(rulebase.tables.terminals) | {_GIVEN_TAC: case.given.terminal}
         rulebase = replace(rulebase, tables=replace(rulebase.tables, terminals=terminals))

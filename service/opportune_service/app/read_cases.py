@@ -4,14 +4,19 @@ now: 2026-11-20T20:00:00+08:00
 cases:
   - name: heavy MMS sender in the evening is offered the bundle
     subscriber: {id: "8613800000001", products: []}     # id and known are the case's, the rest context
-    given: {metric.mms_30d: 25, terminal.mms: true, fact.interest_finance: true}  # before the first event
+    given:                                              # before the first event; what is not named is 0
+      {metric.mms_30d: 25, terminal.mms: true, fact.interest_finance: true,
+       control: false,                                  # true: in the control groups; without it, in none
+       paused: [ring-tone-club], spent: [mms-gallery, channel/mms]}  # campaigns; quotas that are used up
     peers: {"8613900000001": {brand: gotone}}           # others that events name
     history:
-      contacts: [{campaign: ring-tone-club, before: 2d}]
+      contacts: [{campaign: ring-tone-club, before: 2d}, {origin: crm, channel: outbound, before: 9d}]
       outcomes: [{campaign: ring-tone-club, outcome: refused, before: 1d}]
     events: [{type: mms_sent, size_kb: 80, at: 10m}]    # 10 minutes after `now`; absent: at `now`
     until: 25h                                          # time goes on until 25 hours after `now`
-    expect: [{campaign: mms-bundle-2026-11, mode: automatic, channel: sms}]
+    expect:
+      - {campaign: mms-bundle-2026-11, mode: automatic, channel: sms}
+      - {campaign: mms-gallery, reason: quiet_hours, fate: defer, due: 11h}  # or up to the jitter later
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from opportune_rulebase.loading.source import (
     documents,
 )
 from opportune_rulebase.model import Rulebase
-from opportune_rulebase.policies import Mode
+from opportune_rulebase.policies import Fate, Mode
 
 from opportune_service.app.case_values import MOST_US, parse_at, parse_instant, plain
 from opportune_service.app.read_past import Given, PastReader, items
@@ -47,13 +52,16 @@ _LATER_EVENT = {"touch_point": "leave it out: a case publishes events, it does n
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One decision that must come out. None does not matter; `content` is a part of the text."""
+    """One decision that must come out. None does not matter; `content` is a part of the text. `due_us`:
+    when it is decided again, or as much later as the rulebase spreads what it defers."""
 
     campaign: str
     reason: Reason
     mode: Mode | None
     channel: str | None
     content: str | None
+    fate: Fate | None
+    due_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +171,7 @@ class _Reader:
             events=sorted(events, key=lambda event: event.occurred_at_us),
             sources=sources,
             until_us=None if fields.node("until") is None else self.at(fields, "until", now_us),
-            expect=[self.expected(item) for item in items(self.report, fields, "expect")],
+            expect=[self.expected(item, now_us) for item in items(self.report, fields, "expect")],
         )
         self.check_times(fields, case)
         return case
@@ -217,17 +225,23 @@ class _Reader:
             return None
         return event
 
-    def expected(self, node: Node) -> Expected:
+    def expected(self, node: Node, now_us: int) -> Expected:
         fields = Fields(self.report, node, "the expectation", keys_in("expectation"))
         fields.require("campaign")
         mode = fields.choice("mode", "mode", [mode.value for mode in Mode])
         reason = fields.choice("reason", "reason", [reason.value for reason in Reason])
+        fate = fields.choice("fate", "fate", tuple(Fate))
+        if fields.node("due") is not None and fate != Fate.DEFER:
+            message = "only what is deferred is due again"
+            self.report.error(fields.key_at("due"), Code.BAD_VALUE, message, "add 'fate: defer'")
         return Expected(
             campaign=fields.choice("campaign", "campaign", self.rulebase.campaigns) or "",
             reason=Reason(reason) if reason else Reason.DECIDED,
             mode=Mode(mode) if mode else None,
             channel=fields.choice("channel", "channel", self.rulebase.vocabulary.channels),
             content=fields.text("content") or None,
+            fate=Fate(fate) if fate else None,
+            due_us=None if fields.node("due") is None else self.at(fields, "due", now_us),
         )
 
     def instant(self, fields: Fields, key: str) -> int | None:

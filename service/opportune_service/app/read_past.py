@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 from opportune_rulebase.language import keys_in
-from opportune_rulebase.loading.fields import Fields, parse_bool, parse_float, parse_int
+from opportune_rulebase.loading.common import exactly_one
+from opportune_rulebase.loading.fields import Fields, keys_of, parse_bool, parse_float, parse_int
 from opportune_rulebase.loading.problems import Code, Report
 from opportune_rulebase.loading.source import ListNode, Node, ScalarNode
 from opportune_rulebase.model import Attribute, Bound, Metric, MetricKind, Rulebase, ValueType
@@ -18,18 +19,25 @@ from opportune_service.app.case_values import MOST_US, checked, plain
 from opportune_service.core.admit import Admission, AttributesError, is_subscriber_id
 from opportune_service.core.events import Encoding
 from opportune_service.core.fold import MAX_RETAINED
-from opportune_service.core.verdict import Contact, Outcome
+from opportune_service.core.verdict import Contact, ContactState, Outcome
 
 _SOMEBODY = "8613800000001"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Given:
-    """Figures of metrics, remembered facts and what the handset can do, by plain name."""
+    """Figures of metrics, remembered facts and what the handset can do, by plain name.
+
+    `control`: whether the subscriber is in every control group there is, or in none. `paused`: campaigns.
+    `spent`: campaigns whose quota is used up, and channels (as `channel/NAME`) whose capacity is.
+    """
 
     metrics: dict[str, object] = field(default_factory=dict)
     facts: dict[str, bool] = field(default_factory=dict)
     terminal: dict[str, object] = field(default_factory=dict)
+    control: bool = False
+    paused: frozenset[str] = frozenset()
+    spent: frozenset[str] = frozenset()
 
 
 class PastReader:
@@ -83,12 +91,15 @@ class PastReader:
         names = {f"metric.{name}" for name in self.rulebase.metrics}
         names |= {f"fact.{name}" for name in self.rulebase.facts}
         names |= {f"terminal.{name}" for name in self.rulebase.vocabulary.terminal}
+        own = Fields(self.report, case.node("given"), "given", keys_of(case.node("given")))
         for key, node in case.entries("given"):
             root, _, name = key.text.partition(".")
             if key.text == "control":
-                if not (isinstance(node, ScalarNode) and parse_bool(node.text) is False):
-                    message = "control groups are not honoured yet, so nobody is in one"
-                    self.report.error(node.at, Code.NOT_YET_SUPPORTED, message, "write 'control: false'")
+                found.control = self.control(node)
+            elif key.text == "paused":
+                found.paused = frozenset(own.choices("paused", "campaign", self.rulebase.campaigns))
+            elif key.text == "spent":
+                found.spent = frozenset(own.choices("spent", "quota", self.limited()))
             elif key.text not in names:
                 self.unknown(key, names)
             elif root == "metric":
@@ -104,7 +115,25 @@ class PastReader:
             message, hint = "an imported behaviour is no figure", "write it under 'subscriber'"
             self.report.error(key.at, Code.BAD_VALUE, message, hint)
         else:
-            self.report.unknown(key.at, "value to be given", key.text, {*names, "control"})
+            self.report.unknown(
+                key.at, "value to be given", key.text, {*names, "control", "paused", "spent"}
+            )
+
+    def control(self, node: Node) -> bool:
+        member = self.truth(node)
+        shares = [campaign.control_share for campaign in self.rulebase.campaigns.values()]
+        if member and not any((*shares, self.rulebase.policies.control.share)):
+            message = "the rulebase has no control group"
+            self.report.error(node.at, Code.BAD_VALUE, message, "leave 'control' out")
+        return member
+
+    def limited(self) -> list[str]:
+        """What may be used up."""
+        channels = self.rulebase.vocabulary.channels.values()
+        return [
+            *(each.name for each in self.rulebase.campaigns.values() if each.quota),
+            *(f"channel/{each.name}" for each in channels if each.per_day is not None),
+        ]
 
     def truth(self, node: Node) -> bool:
         value = parse_bool(node.text) if isinstance(node, ScalarNode) and not node.style else None
@@ -143,27 +172,15 @@ class PastReader:
         return value
 
     def history(self, node: Node | None, now_us: int) -> tuple[list[Contact], list[Outcome]]:
+        """Earlier contacts and outcomes. An outcome is of the newest contact of its campaign before it."""
         fields = Fields(self.report, node, "the history", keys_in("history"))
+        contacts = [
+            contact
+            for number, item in enumerate(items(self.report, fields, "contacts"))
+            if (contact := self.contact(item, f"contact-{number}", now_us)) is not None
+        ]
         campaigns = self.rulebase.campaigns
-        contacts, outcomes = [], []
-        for number, item in enumerate(items(self.report, fields, "contacts")):
-            each = Fields(self.report, item, "the contact", keys_in("past_contact"))
-            each.require("campaign", "before")
-            campaign = campaigns.get(each.choice("campaign", "campaign", campaigns) or "")
-            at_us = now_us - each.duration("before", 1, most=MOST_US)
-            channel = each.choice("channel", "channel", self.rulebase.vocabulary.channels)
-            if campaign:
-                contacts.append(
-                    Contact(
-                        f"contact-{number}",
-                        campaign.name,
-                        campaign.product,
-                        campaign.category,
-                        channel or campaign.channels[0],
-                        campaign.mode,
-                        at_us,
-                    )
-                )
+        outcomes = []
         for number, item in enumerate(items(self.report, fields, "outcomes")):
             each = Fields(self.report, item, "the outcome", keys_in("past_outcome"))
             each.require("campaign", "outcome", "before")
@@ -171,9 +188,11 @@ class PastReader:
             at_us = now_us - each.duration("before", 1, most=MOST_US)
             kind = each.choice("outcome", "outcome", [kind.value for kind in OutcomeKind])
             if campaign and kind:
+                answered = [c for c in contacts if c.campaign == campaign.name and c.at_us <= at_us]
+                newest = max(answered, key=lambda contact: contact.at_us, default=None)
                 outcomes.append(
                     Outcome(
-                        f"outcome-{number}",
+                        newest.decision_id if newest else f"outcome-{number}",
                         OutcomeKind(kind),
                         at_us,
                         campaign.name,
@@ -182,6 +201,50 @@ class PastReader:
                     )
                 )
         return contacts, outcomes
+
+    def contact(self, node: Node, decision_id: str, now_us: int) -> Contact | None:
+        """A contact of a campaign, or of another system."""
+        words = self.rulebase.vocabulary
+        fields = Fields(self.report, node, "the contact", keys_in("past_contact"))
+        fields.require("before")
+        whose = exactly_one(fields, ("campaign", "origin"))
+        at_us = now_us - fields.duration("before", 1, most=MOST_US)
+        channel = fields.choice("channel", "channel", words.channels)
+        if whose == "campaign":
+            fields.goes_with("product", "origin")
+            fields.goes_with("category", "origin")
+            campaigns = self.rulebase.campaigns
+            campaign = campaigns.get(fields.choice("campaign", "campaign", campaigns) or "")
+            if campaign is None:
+                return None
+            return Contact(
+                decision_id=decision_id,
+                campaign=campaign.name,
+                product=campaign.product,
+                category=campaign.category,
+                channel=channel or campaign.channels[0],
+                mode=campaign.mode,
+                at_us=at_us,
+                state=ContactState.COMMITTED,
+                open_until_us=at_us + campaign.open_for_us,
+            )
+        if whose is None:
+            return None
+        fields.require("channel")
+        product = words.products.get(fields.choice("product", "product", words.products) or "")
+        if channel is None:
+            return None
+        return Contact(
+            decision_id=decision_id,
+            campaign="",
+            product=product.name if product else "",
+            category=product.category if product else fields.text("category"),
+            channel=channel,
+            mode=words.channels[channel].mode,
+            at_us=at_us,
+            state=ContactState.COMMITTED,
+            origin=fields.text("origin"),
+        )
 
 
 def items(report: Report, fields: Fields, key: str) -> Sequence[Node]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 
 from opportune_rulebase.engine import Engine
 from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern, Rulebase
+from opportune_rulebase.policies import Fate
 
 from opportune_service.app.case_run import run_case
 from opportune_service.app.coverage import Seen, Watcher
 from opportune_service.app.read_cases import Case, Expected
-from opportune_service.core.decide import decide
-from opportune_service.core.verdict import Decision, History, Reason
+from opportune_service.core.verdict import Decision, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +34,13 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
     failure; other reasons need not be listed.
     """
     watcher = Watcher(rulebase, engine)
-    revision, moments = run_case(rulebase, watcher, case)
-    history = History(contacts=list(case.contacts), outcomes=list(case.outcomes))
-    decisions: list[Decision] = []
-    for moment in moments:
-        decisions.extend(decide(revision.rulebase, moment, history).decisions)
+    decisions = run_case(rulebase, watcher, case)
     watcher.seen.decided = {each.campaign for each in decisions if each.reason is Reason.DECIDED}
     remaining = list(decisions)
     missing = []
     for expected in case.expect:
-        found = next((decision for decision in remaining if _meets(decision, expected)), None)
+        jitter_us = rulebase.policies.jitter_us
+        found = next((decision for decision in remaining if _meets(decision, expected, jitter_us)), None)
         if found is None:
             missing.append(expected)
         else:
@@ -58,13 +56,15 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
     return CaseResult(case, decisions, failures, watcher.seen)
 
 
-def _meets(decision: Decision, expected: Expected) -> bool:
+def _meets(decision: Decision, expected: Expected, jitter_us: int) -> bool:
     return (
         decision.campaign == expected.campaign
         and decision.reason is expected.reason
         and (expected.mode is None or decision.mode is expected.mode)
         and (expected.channel is None or decision.channel == expected.channel)
         and (expected.content is None or expected.content in decision.content)
+        and (expected.fate is None or decision.fate is expected.fate)
+        and (expected.due_us is None or 0 <= decision.due_us - expected.due_us <= jitter_us)
     )
 
 
@@ -88,10 +88,11 @@ def _why(
     decisions: Sequence[Decision],
     values: Mapping[str, Mapping[str, object]],
 ) -> str:
-    wanted = f"{expected.campaign} should be {_words(expected)}"
+    zone = rulebase.time_zone
+    wanted = f"{expected.campaign} should be {_words(expected, zone)}"
     found = [decision for decision in decisions if decision.campaign == expected.campaign]
     if found:
-        return f"{wanted}, but it is {', then '.join(map(_what_happened, found))}"
+        return f"{wanted}, but it is {', then '.join(_what_happened(each, zone) for each in found)}"
     if expected.campaign not in values:
         on = rulebase.campaigns[expected.campaign].on
         hint = (
@@ -108,20 +109,31 @@ def _needs_time(rulebase: Rulebase, on: Sequence[str]) -> bool:
     return any(name in rulebase.triggers or isinstance(rulebase.patterns.get(name), timed) for name in on)
 
 
-def _words(expected: Expected) -> str:
+def _words(expected: Expected, zone: tzinfo) -> str:
     parts = [expected.mode or "", expected.reason]
     if expected.channel:
         parts.append(f"on {expected.channel}")
     if expected.content:
         parts.append(f"saying {expected.content!r}")
+    if expected.fate:
+        parts.append(f"with the fate {expected.fate}")
+    if expected.due_us is not None:
+        parts.append(f"until {_instant(expected.due_us, zone)}")
     return " ".join(part for part in parts if part)
 
 
-def _what_happened(decision: Decision) -> str:
+def _what_happened(decision: Decision, zone: tzinfo) -> str:
     if decision.reason is Reason.DECIDED:
         return f"{decision.mode} decided on {decision.channel}, saying {decision.content!r}"
     failed = [check for check in decision.checks if not check.passed]
-    return f"{decision.reason} ({failed[-1].policy}: {failed[-1].detail})" if failed else decision.reason
+    said = f"{decision.reason} ({failed[-1].policy}: {failed[-1].detail})" if failed else decision.reason
+    if decision.fate is Fate.DEFER:
+        return f"{said}, deferred until {_instant(decision.due_us, zone)}"
+    return f"{said}, and the next may take its place" if decision.fate is Fate.NEXT else said
+
+
+def _instant(at_us: int, zone: tzinfo) -> str:
+    return datetime.fromtimestamp(at_us // 1_000_000, zone).isoformat()
 
 
 def _value(value: object) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from opportune_service.app.coverage import Coverage
 from opportune_service.app.try_cases import CaseResult
 from opportune_service.cli.junit import Entry
-from opportune_service.cli.terminal import out
+from opportune_service.cli.terminal import instant_text, out
 
 _NAMED = 8
 """Names that are listed of what is not covered; the rest is in the JSON."""
@@ -80,6 +80,8 @@ def _case_record(result: CaseResult) -> dict[str, object]:
                 "mode": decision.mode.value,
                 "channel": decision.channel,
                 "content": decision.content,
+                "fate": decision.fate.value if decision.fate else None,
+                "due": instant_text(decision.due_us) if decision.due_us else None,
             }
             for decision in result.decisions
         ],
