@@ -10,6 +10,7 @@ import pytest
 from opportune.v1 import delivery_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from opportune_service.adapters.grpc.delivery_service import MAX_CREDIT
+from opportune_service.app.clearance import MAX_ATTEMPTS
 from opportune_service.clocks import ManualClock
 from support.rulebases import NOON_US
 from support.server import Service, in_loop, read_to_end, refusal, running_service
@@ -40,10 +41,15 @@ class Client:
         return answer.lease
 
     async def ack(
-        self, lease: pb.Lease, result: pb.DeliveryResult.ValueType = pb.DELIVERY_RESULT_SENT
+        self,
+        lease: pb.Lease,
+        result: pb.DeliveryResult.ValueType = pb.DELIVERY_RESULT_SENT,
+        **fields: Any,
     ) -> pb.AckResult:
         await self.say(
-            ack=pb.Ack(delivery_id=lease.delivery_id, lease_token=lease.lease_token, result=result)
+            ack=pb.Ack(
+                delivery_id=lease.delivery_id, lease_token=lease.lease_token, result=result, **fields
+            )
         )
         return (await self.stream.read()).ack_result
 
@@ -92,7 +98,9 @@ async def test_a_decision_is_leased_acked_and_reported() -> None:
             delivery_state=types.DELIVERY_STATE_SENT,
         )
         decision, delivered = lease.decision_id, types.OUTCOME_KIND_DELIVERED
-        assert await client.report(decision, delivered) == pb.RECEIPT_STATUS_ACCEPTED
+        assert await client.report(decision, delivered, detail="x" * 501) == pb.RECEIPT_STATUS_ACCEPTED
+        (outcome,) = service.app.ledger.outcomes_of(decision)
+        assert outcome.detail == "x" * 500
         assert await client.report(decision, delivered) == pb.RECEIPT_STATUS_ALREADY_KNOWN
         assert await client.report(decision, 0) == pb.RECEIPT_STATUS_INVALID
         assert await client.report("nobody's", delivered) == pb.RECEIPT_STATUS_UNKNOWN_DECISION
@@ -196,6 +204,129 @@ async def test_a_client_speaks_for_its_own_channel_only() -> None:
             assert (await back.ack(wrong)).status == pb.ACK_STATUS_STALE
         assert (await back.ack(lease, 0)).status == pb.ACK_STATUS_INVALID
         assert (await back.ack(lease)).status == pb.ACK_STATUS_ACCEPTED
+
+
+@in_loop
+async def test_a_bulk_channel_is_attached_to_like_an_automatic_one() -> None:
+    files = small_rulebase(threshold=1, weekly_limit=9)
+    files["vocabulary.yaml"] = files["vocabulary.yaml"].replace(
+        b"counter: {mode: manual}", b"counter: {mode: manual, bulk: true}"
+    )
+    async with running_service(files=files) as service:
+        client = Client(service)
+        await client.attach(credit=1, channel="counter")
+        person = subscribers(1)[0]
+        await offer_to(service, [person])
+        big = event("m", person, attributes={"size_kb": 200})
+        # The client waits already: it is the commit of the prompt that wakes it.
+        await service.events.PublishEvents(publish(big, event("s", person, type="sms_sent", attributes={})))
+        lease = await client.lease()
+        assert (lease.subscriber_id, lease.product) == (person, "care-plan")
+        assert lease.content == "Offer the care plan."
+        assert (await client.ack(lease)).status == pb.ACK_STATUS_ACCEPTED
+
+
+@in_loop
+async def test_a_client_is_given_what_the_pace_allows_as_time_passes() -> None:
+    clock = ManualClock(NOON_US)
+    async with running_service(files=paced(2), clock=clock) as service:
+        client = Client(service)
+        await client.attach(credit=10)
+        await offer_to(service, subscribers(5))
+        for second, most in ((1, 2), (2, 2), (3, 1)):
+            clock.value_us = NOON_US + second * SECOND_US
+            for _ in range(most):
+                await client.lease()
+            assert await service.app.deliveries.lease("sms", 9) == []
+
+
+def paced(per_second: int) -> dict[str, bytes]:
+    files = dict(EAGER)
+    files["vocabulary.yaml"] = files["vocabulary.yaml"].replace(
+        b"sms: {mode: automatic}", b"sms: {mode: automatic, per_second: %d}" % per_second
+    )
+    return files
+
+
+async def give_up(service: Service, clock: ManualClock, people: list[str]) -> list[str]:
+    """Have messages to them given up; their delivery ids, in order of decision."""
+    client = Client(service)
+    await client.attach(credit=len(people))
+    given = []
+    for number, person in enumerate(people):
+        await offer_to(service, [person], tag=f"{number}")
+        for _ in range(MAX_ATTEMPTS):
+            lease = await client.lease()
+            await client.ack(lease, pb.DELIVERY_RESULT_RETRY, detail=f"no route to {person}")
+            clock.value_us += 61 * SECOND_US
+        given.append(lease.delivery_id)
+    assert await service.app.deliveries.lease("sms", 9) == []
+    client.stream.cancel()
+    return given
+
+
+@in_loop
+async def test_dead_letters_are_listed_and_redriven() -> None:
+    clock = ManualClock(NOON_US)
+    async with running_service(files=EAGER, clock=clock) as service:
+        people = subscribers(3)
+        given = await give_up(service, clock, people)
+        api = service.deliveries
+        first = await api.ListDeadLetters(pb.ListDeadLettersRequest(page_size=2))
+        rest = await api.ListDeadLetters(
+            pb.ListDeadLettersRequest(page_size=2, page_token=first.next_page_token)
+        )
+        assert [each.delivery_id for each in (*first.dead_letters, *rest.dead_letters)] == given[::-1]
+        assert not rest.next_page_token
+        (last,) = rest.dead_letters
+        assert (last.subscriber_id, last.attempt_count, last.channel) == (people[0], MAX_ATTEMPTS, "sms")
+        assert last.last_detail == "no route to *****"
+        assert last.dead_at.seconds * SECOND_US > NOON_US
+        elsewhere = await api.ListDeadLetters(pb.ListDeadLettersRequest(channel="push"))
+        assert not elsewhere.dead_letters
+
+        some = pb.RedriveDeadLettersRequest(delivery_ids=[given[0], "nothing"], comment="mended")
+        answer = await api.RedriveDeadLetters(some)
+        assert answer == pb.RedriveDeadLettersResponse(redriven_count=1, skipped_delivery_ids=["nothing"])
+        again = await api.RedriveDeadLetters(some)
+        assert (again.redriven_count, list(again.skipped_delivery_ids)) == (0, [given[0], "nothing"])
+        client = Client(service)
+        await client.attach(credit=5)
+        lease = await client.lease()
+        assert (lease.delivery_id, lease.attempt) == (given[0], 1)
+        # A client that waits is woken by the redrive, and the offer has the time that it was given.
+        all_ = pb.RedriveDeadLettersRequest(channel="sms")
+        all_.expires_in.FromSeconds(60)
+        assert (await api.RedriveDeadLetters(all_)).redriven_count == 2
+        assert {(await client.lease()).delivery_id for _ in range(2)} == set(given[1:])
+        assert not (await api.ListDeadLetters(pb.ListDeadLettersRequest())).dead_letters
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.RedriveDeadLettersRequest(), "delivery_ids"),
+        (pb.RedriveDeadLettersRequest(delivery_ids=["a"], channel="sms"), "delivery_ids"),
+        (pb.RedriveDeadLettersRequest(delivery_ids=map(str, range(1_001))), "delivery_ids"),
+        (pb.RedriveDeadLettersRequest(channel="sms", comment="x" * 501), "comment"),
+        (pb.RedriveDeadLettersRequest(channel="sms", request_id="x" * 65), "request_id"),
+        (pb.RedriveDeadLettersRequest(channel="sms", expires_in={"seconds": -1}), "expires_in"),
+        (pb.ListDeadLettersRequest(page_token="soon"), "page_token"),  # noqa: S106 - no password
+        (pb.ListDeadLettersRequest(page_size=1_001), "page_size"),
+    ],
+)
+def test_a_bad_request_about_dead_letters_is_refused(request_: Any, field: str) -> None:
+    @in_loop
+    async def body() -> None:
+        async with running_service(files=EAGER) as service:
+            api = service.deliveries
+            listing = isinstance(request_, pb.ListDeadLettersRequest)
+            call = api.ListDeadLetters if listing else api.RedriveDeadLetters
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request_)
+            assert refusal(caught.value).fields == [field]
+
+    body()
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,45 @@
-"""Hand automatic decisions to channel clients: leases out, settlements and outcomes in."""
+"""Hand contacts to channel clients: leases out, settlements and outcomes in.
+
+Every lease is checked anew (`clearance.py`), on the event loop, where the live state is; the lease is then
+queued for the ledger's thread with nothing awaited in between. So what was acknowledged before, such as a
+consent withdrawn, is always seen.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from opportune_rulebase.model import Channel
 from opportune_rulebase.policies import Mode, OutcomeKind
 
-from opportune_service.app.errors import InvalidRequestError, UnknownDecisionError
+from opportune_service.app.alarms import pause_complained_of, tell
+from opportune_service.app.bulk import BulkPrompts
+from opportune_service.app.clearance import Ended, Postponed, Step, next_step
+from opportune_service.app.errors import InvalidRequestError, StoreUnavailableError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.ports import Clock, Ledger
-from opportune_service.app.records import DeliveryState, Lease, Settlement
+from opportune_service.app.pace import Pace
+from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
+from opportune_service.app.records import DeliveryState, Lease, Pause, Settlement, Waiting
 from opportune_service.app.revisions import LiveRevision
-from opportune_service.core.verdict import Reason, Verdict
+from opportune_service.core.calendars import day_begins_us, local_day
+from opportune_service.core.revision import Revision
+from opportune_service.core.verdict import Decision, Outcome, Reason, UsageKey, UsageKind, Verdict
 
-MAX_ATTEMPTS = 5
 RETRY_AFTER_US = 5_000_000
-"""Backoff before the second attempt; it doubles with each attempt."""
+"""Backoff before the second attempt; it doubles with each attempt, up to `MAX_RETRY_AFTER_US`."""
+MAX_RETRY_AFTER_US = 60_000_000
+
+_PAGE = 100
+"""Deliveries looked at in one go, or more if so many may be leased: those that must not be leased now stand
+among those that may."""
+
+_EXPIRE_AT_ONCE = 200
+"""In one transaction: commits wait for some tens of milliseconds."""
+_EXPIRE_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +50,7 @@ class Settled:
     token: int
     attempt: int
     settlement: Settlement
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +60,7 @@ class Reported:
     decision_id: str
     kind: OutcomeKind
     at_us: int
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,52 +79,162 @@ class Deliveries:
     """
 
     def __init__(
-        self, live: LiveRevision, ledger: Ledger, thread: LedgerThread, clock: Clock, lease_for_us: int
+        self,
+        live: LiveRevision,
+        states: LiveState,
+        ledger: Ledger,
+        thread: LedgerThread,
+        clock: Clock,
+        lease_for_us: int,
+        prompts: BulkPrompts,
     ) -> None:
         self._live = live
+        self._states = states
         self._ledger = ledger
         self._thread = thread
         self._clock = clock
         self._lease_for_us = lease_for_us
-        self._news: dict[str, asyncio.Event] = {}
+        self._prompts = prompts
+        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        started_us = clock.now_us()
+        self._paces: defaultdict[str, Pace] = defaultdict(lambda: Pace(started_us))
 
     def check_channel(self, channel: str) -> None:
-        """Raises `InvalidRequestError` unless it is a declared automatic channel."""
+        """Raises `InvalidRequestError` unless clients carry contacts on it: automatic and bulk channels."""
         known = self._live.current.rulebase.vocabulary.channels
-        if channel not in known or known[channel].mode is not Mode.AUTOMATIC:
-            automatic = sorted(c.name for c in known.values() if c.mode is Mode.AUTOMATIC)
-            raise InvalidRequestError("channel", f"channel must be one of: {', '.join(automatic)}")
+        if channel not in known or not _has_clients(known[channel]):
+            carried = sorted(c.name for c in known.values() if _has_clients(c))
+            raise InvalidRequestError("channel", f"channel must be one of: {', '.join(carried)}")
+
+    # -- waiting for something to lease -----------------------------------------------------------
 
     def announce(self, verdicts: Sequence[Verdict]) -> None:
         """Wake the clients of every channel that has something new. Called after a commit."""
         for verdict in verdicts:
             for decision in verdict.decisions:
-                if decision.reason is Reason.DECIDED and decision.mode is Mode.AUTOMATIC:
-                    self._channel_news(decision.channel).set()
+                if decision.reason is Reason.DECIDED:
+                    self._news[decision.channel].set()
 
-    def _channel_news(self, channel: str) -> asyncio.Event:
-        return self._news.setdefault(channel, asyncio.Event())
+    def wake(self, channels: Collection[str]) -> None:
+        """Wake the clients of these channels."""
+        for channel in channels:
+            self._news[channel].set()
 
     async def news(self, channel: str, timeout_seconds: float) -> None:
         """Wait until the channel may have something to lease, or the time is over: leases run out and
-        retries fall due without an announcement."""
-        event = self._channel_news(channel)
+        retries fall due without an announcement, and the pace allows more."""
+        event = self._news[channel]
+        wait_us = self._paces[channel].frees_us() - self._clock.now_us()
+        if wait_us > 0:
+            timeout_seconds = min(timeout_seconds, wait_us / 1_000_000)
         try:
             await asyncio.wait_for(event.wait(), timeout_seconds)
         except TimeoutError:
             return
         event.clear()
 
+    # -- leasing ----------------------------------------------------------------------------------
+
     async def lease(self, channel: str, limit: int) -> list[Lease]:
-        """Up to `limit` deliveries for a client with so much credit left. May be empty."""
-        leases = await self._thread.run(self._lease, channel, limit)
+        """Up to `limit` deliveries for a client with so much credit left. May be empty.
+
+        The clients of a channel take turns, so that its pace and capacity hold over all of them; a turn
+        waits for nobody but the ledger. Prompts of a bulk channel are shown first.
+        """
+        leases: list[Lease] = []
+        async with self._turns[channel]:
+            await self._prompts.show(channel, limit)
+            page = max(limit, _PAGE)
+            while len(leases) < limit:
+                found = await self._thread.run(self._look, channel, page)
+                now_us = self._clock.now_us()
+                revision, pace = self._live.current, self._paces[channel]
+                declared = revision.rulebase.vocabulary.channels.get(channel)
+                free = pace.free(declared.per_second if declared else None, now_us)
+                # Nothing is awaited from here until the lease is queued: see above.
+                steps = self._steps(revision, found, now_us, min(limit - len(leases), free))
+                given, moved = await self._thread.run(self._take, revision, channel, page, steps, now_us)
+                pace.take(len(given), now_us)
+                leases += given
+                if len(found) < page or not moved:
+                    break
         if len(leases) == limit:
-            self._channel_news(channel).set()  # there may be more for another client
+            self._news[channel].set()  # there may be more for another client
         return leases
 
-    def _lease(self, channel: str, limit: int) -> list[Lease]:
+    def _look(self, channel: str, page: int) -> Sequence[Waiting]:
         with self._ledger.transaction() as tx:
-            return tx.lease(channel, limit, self._clock.now_us(), self._lease_for_us, MAX_ATTEMPTS)
+            return tx.waiting(channel, page, self._clock.now_us())
+
+    def _steps(
+        self, revision: Revision, found: Sequence[Waiting], now_us: int, most: int
+    ) -> dict[Waiting, Step]:
+        """What is to become of each, up to the last that may be leased."""
+        steps: dict[Waiting, Step] = {}
+        for waiting in found:
+            context = self._states.peek(waiting.subscriber_id)
+            step = next_step(revision, waiting, context, now_us, self._lease_for_us)
+            if isinstance(step, Lease):
+                if most <= 0:
+                    continue
+                most -= 1
+            steps[waiting] = step
+        return steps
+
+    def _take(
+        self, revision: Revision, channel: str, page: int, steps: Mapping[Waiting, Step], now_us: int
+    ) -> tuple[list[Lease], bool]:
+        """Carry the steps out, for what is still as it was when it was looked at; the leases, and whether
+        anything came of it. Pauses and the day's capacity are checked in the same transaction."""
+        leases: list[Lease] = []
+        postponed: defaultdict[int, list[str]] = defaultdict(list)
+        ended: dict[Ended, list[str]] = defaultdict(list)
+        with self._ledger.transaction() as tx:
+            paused = tx.paused()
+            room = _Room(tx, revision, channel, now_us)
+            still = [waiting for waiting in tx.waiting(channel, page, now_us) if waiting in steps]
+            for waiting in still:
+                step = steps[waiting]
+                if waiting.campaign in paused and not isinstance(step, Ended):
+                    step = Ended(DeliveryState.WITHDRAWN, "the campaign is paused")
+                if isinstance(step, Lease) and step.attempt == 1 and not room.take():
+                    step = Postponed(room.again_us)
+                    if step.until_us >= waiting.expires_at_us:
+                        step = Ended(DeliveryState.EXPIRED, "the channel had no capacity left")
+                match step:
+                    case Lease():
+                        leases.append(step)
+                    case Postponed():
+                        postponed[step.until_us].append(waiting.decision_id)
+                    case Ended():
+                        ended[step].append(waiting.decision_id)
+            if leases:
+                tx.lease(leases, room.day)
+            for until_us, decision_ids in postponed.items():
+                tx.postpone(decision_ids, until_us)
+            for end, decision_ids in ended.items():
+                tx.end_deliveries(dict.fromkeys(decision_ids, end.state), now_us, end.detail)
+        return leases, bool(still)
+
+    async def run(self) -> None:
+        """End what has expired every now and then, also where no client is attached, so that no reservation
+        outlives its offer."""
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY_SECONDS)
+            with contextlib.suppress(StoreUnavailableError):  # the next round does it
+                await self.expire()
+
+    async def expire(self) -> None:
+        """End all deliveries whose time is over."""
+        while await self._thread.run(self._expire) == _EXPIRE_AT_ONCE:
+            pass
+
+    def _expire(self) -> int:
+        with self._ledger.transaction() as tx:
+            return tx.expire(self._clock.now_us(), _EXPIRE_AT_ONCE)
+
+    # -- what clients say -------------------------------------------------------------------------
 
     async def settle(self, settled: Sequence[Settled]) -> list[bool]:
         """Apply what a client says of its leases, in one transaction. False: the lease was not the newest
@@ -112,10 +246,18 @@ class Deliveries:
         answers = []
         with self._ledger.transaction() as tx:
             for item in settled:
-                retry_at_us = now_us + RETRY_AFTER_US * 2 ** (max(item.attempt, 1) - 1)
+                backoff_us = min(RETRY_AFTER_US * 2 ** (max(item.attempt, 1) - 1), MAX_RETRY_AFTER_US)
+                retry_at_us = now_us + backoff_us
                 try:
                     answers.append(
-                        tx.settle(item.decision_id, item.token, item.settlement, now_us, retry_at_us)
+                        tx.settle(
+                            item.decision_id,
+                            item.token,
+                            item.settlement,
+                            now_us,
+                            retry_at_us,
+                            item.detail,
+                        )
                     )
                 except UnknownDecisionError:
                     answers.append(False)
@@ -128,14 +270,10 @@ class Deliveries:
     def _standings(self, decision_ids: Collection[str]) -> dict[str, Standing]:
         found = {}
         for decision_id in decision_ids:
-            delivery = self._ledger.delivery_of(decision_id)
-            if delivery is not None:
-                found[decision_id] = Standing(self._channel_of(decision_id), *delivery)
+            delivery, decision = self._ledger.delivery_of(decision_id), self._decision(decision_id)
+            if delivery is not None and decision is not None:
+                found[decision_id] = Standing(decision.channel, *delivery)
         return found
-
-    def _channel_of(self, decision_id: str) -> str:
-        verdict = self._ledger.verdict_of(decision_id)
-        return next((d.channel for d in verdict.decisions if d.id == decision_id), "") if verdict else ""
 
     async def report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
         """Note what became of contacts on a channel, in one transaction. False: it was known; None: the
@@ -144,21 +282,72 @@ class Deliveries:
 
     def _report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
         answers: list[bool | None] = []
+        new: list[Reported] = []
         with self._ledger.transaction() as tx:
             for item in reported:
-                try:
-                    known = self._channel_of(item.decision_id) == channel
-                    answers.append(
-                        tx.record_outcome(item.decision_id, item.kind, item.at_us) if known else None
-                    )
-                except UnknownDecisionError:
-                    answers.append(None)
+                decision = self._decision(item.decision_id)
+                answer = None
+                if decision is not None and decision.channel == channel:
+                    with contextlib.suppress(UnknownDecisionError):
+                        answer = tx.record_outcome(item.decision_id, item.kind, item.at_us, item.detail)
+                answers.append(answer)
+                if answer:
+                    new.append(item)
+            pauses = self._alarms(tx, new)
+        tell(pauses)
         return answers
 
-    async def report_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
+    async def report_outcome(
+        self, decision_id: str, kind: OutcomeKind, at_us: int, detail: str = ""
+    ) -> bool:
         """Note what became of a contact; False if it was known. Raises `UnknownDecisionError`."""
-        return await self._thread.run(self._report_outcome, decision_id, kind, at_us)
+        return await self._thread.run(self._report_outcome, Reported(decision_id, kind, at_us, detail))
 
-    def _report_outcome(self, decision_id: str, kind: OutcomeKind, at_us: int) -> bool:
+    def _report_outcome(self, item: Reported) -> bool:
         with self._ledger.transaction() as tx:
-            return tx.record_outcome(decision_id, kind, at_us)
+            new = tx.record_outcome(item.decision_id, item.kind, item.at_us, item.detail)
+            pauses = self._alarms(tx, [item] if new else [])
+        tell(pauses)
+        return new
+
+    def _alarms(self, tx: LedgerTransaction, new: Sequence[Reported]) -> Sequence[Pause]:
+        """Pause the campaigns that are complained of too much by now."""
+        complaints = [
+            Outcome(item.decision_id, item.kind, item.at_us, about.campaign, about.product, about.category)
+            for item in new
+            if item.kind is OutcomeKind.COMPLAINED
+            if (about := self._decision(item.decision_id)) is not None
+        ]
+        if not complaints or not self._live.id:
+            return ()
+        return pause_complained_of(tx, self._live.current.rulebase, complaints, self._clock.now_us())
+
+    def _decision(self, decision_id: str) -> Decision | None:
+        verdict = self._ledger.verdict_of(decision_id)
+        return next((d for d in verdict.decisions if d.id == decision_id), None) if verdict else None
+
+
+class _Room:
+    """The capacity that a channel has left today: first leases, counted in the ledger by the operator's
+    days. `again_us`: when it has room again."""
+
+    def __init__(self, tx: LedgerTransaction, revision: Revision, channel: str, now_us: int) -> None:
+        zone = revision.rulebase.time_zone
+        declared = revision.rulebase.vocabulary.channels.get(channel)
+        self._left = declared.per_day if declared else None
+        self.day = local_day(now_us, zone)
+        self.again_us = day_begins_us(self.day + 1, zone)
+        if self._left is not None:
+            key = UsageKey(UsageKind.CHANNEL_LEASES, channel, self.day)
+            self._left -= tx.usage([key]).get(key, 0)
+
+    def take(self) -> bool:
+        """Take one, if there is one left."""
+        if self._left is None:
+            return True
+        self._left -= 1
+        return self._left >= 0
+
+
+def _has_clients(channel: Channel) -> bool:
+    return channel.mode is Mode.AUTOMATIC or channel.bulk

@@ -1,4 +1,4 @@
-"""What channel clients do: take decisions, send them, say what became of them."""
+"""What channel clients do: take decisions, send them, say what became of them; and dead letters."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from google.protobuf.duration_pb2 import Duration
 from opportune.v1 import delivery_service_pb2 as pb
 
 from opportune_service.adapters.grpc.draining import Draining, read_all
-from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.roles import caller_name
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     OUTCOMES,
     check_length,
+    page_size,
     past_time,
+    read_cursor,
     state_number,
     timestamp,
 )
-from opportune_service.app.deliver import MAX_ATTEMPTS, Reported, Settled, Standing
+from opportune_service.app.clearance import MAX_ATTEMPTS
+from opportune_service.app.dead_letters import Redrive
+from opportune_service.app.deliver import Reported, Settled, Standing
 from opportune_service.app.errors import InvalidRequestError
-from opportune_service.app.records import DeliveryState, Lease, Settlement
+from opportune_service.app.records import DeadLetter, DeliveryState, Lease, Settlement
 from opportune_service.core.admit import mask
 
 log = logging.getLogger(__name__)
 
 MAX_CREDIT = 1_000
+MAX_REDRIVEN = 1_000
+_MAX_DETAIL = 500
 _LEASES_AT_ONCE = 100
 _LOOK_AGAIN_SECONDS = 1.0
 """Leases run out and retries fall due without an announcement."""
@@ -106,6 +112,44 @@ class DeliveryService:
         finally:
             reader.cancel()
 
+    async def ListDeadLetters(  # noqa: N802
+        self, request: pb.ListDeadLettersRequest, _: Context
+    ) -> pb.ListDeadLettersResponse:
+        size = page_size(request.page_size)
+        before = read_cursor("page_token", request.page_token) if request.page_token else 0
+        letters = await self._app.dead_letters.page(request.channel, request.campaign, before, size)
+        return pb.ListDeadLettersResponse(
+            dead_letters=[_dead_letter(letter) for letter in letters],
+            next_page_token=str(letters[-1].cursor) if len(letters) == size else "",
+        )
+
+    async def RedriveDeadLetters(  # noqa: N802
+        self, request: pb.RedriveDeadLettersRequest, context: Context
+    ) -> pb.RedriveDeadLettersResponse:
+        check_length("comment", request.comment, 500)
+        check_length("request_id", request.request_id, 64)
+        expires_in_us = None
+        if request.HasField("expires_in"):
+            expires_in_us = request.expires_in.ToMicroseconds()
+            if expires_in_us <= 0:
+                raise InvalidRequestError("expires_in", "expires_in must be more than nothing, or absent")
+        write = Redrive(caller_name(context), request.comment, expires_in_us)
+        ids = list(dict.fromkeys(request.delivery_ids))
+        if ids:
+            if request.channel or request.campaign:
+                raise InvalidRequestError("delivery_ids", "give delivery_ids, or a channel or campaign")
+            if len(ids) > MAX_REDRIVEN:
+                raise InvalidRequestError("delivery_ids", f"at most {MAX_REDRIVEN} delivery_ids at a time")
+            redriven = await self._app.dead_letters.redrive(ids, write)
+        elif request.channel or request.campaign:
+            redriven = await self._app.dead_letters.redrive_all(request.channel, request.campaign, write)
+        else:
+            raise InvalidRequestError("delivery_ids", "name delivery_ids, a channel or a campaign")
+        known = set(redriven)
+        return pb.RedriveDeadLettersResponse(
+            redriven_count=len(redriven), skipped_delivery_ids=[id_ for id_ in ids if id_ not in known]
+        )
+
 
 class _Client:
     """One attached client: its credit, and the leases that it holds."""
@@ -115,9 +159,9 @@ class _Client:
         check_length("hello.client_name", hello.client_name, 64, least=1)
         if not 0 <= hello.credit <= MAX_CREDIT:
             raise InvalidRequestError("hello.credit", f"hello.credit must be 0 to {MAX_CREDIT}")
+        log.info("%s attached to %s", mask(hello.client_name), hello.channel)
         self._app = app
         self._channel = hello.channel
-        self._name = hello.client_name
         self._credit = hello.credit
         # What was leased on this stream and not acked: it holds credit, even after the lease has run out.
         self._held: set[tuple[str, str]] = set()
@@ -156,14 +200,12 @@ class _Client:
                     case "ack":
                         acks.append(message.ack)
                     case "receipt":
-                        if message.receipt.detail:
-                            raise UnsupportedError("Receipt.detail")  # noqa: TRY301
                         receipts.append(message.receipt)
                     case "add_credit":
                         self._add_credit(message.add_credit.amount)
                     case _:
                         raise InvalidRequestError("message", "say ack, receipt or add_credit")  # noqa: TRY301
-            except (InvalidRequestError, UnsupportedError) as error:
+            except InvalidRequestError as error:
                 fault = error
                 break
         answers = [pb.AttachResponse(ack_result=each) for each in await self._settle(acks)]
@@ -193,11 +235,10 @@ class _Client:
             key = (ack.delivery_id, ack.lease_token)
             known = key in self._held or self._is_here(standings.get(ack.delivery_id))
             if known and ack.result in _SETTLEMENTS and (token := _read_token(ack.lease_token)):
-                settled[place] = Settled(ack.delivery_id, *token, _SETTLEMENTS[ack.result])
+                settled[place] = Settled(ack.delivery_id, *token, _SETTLEMENTS[ack.result], _detail(ack))
             if key in self._held:
                 self._held.remove(key)
                 self._credit += 1
-            self._note(ack)
         accepted = await deliveries.settle(list(settled.values())) if settled else []
         taken = dict(zip(settled, accepted, strict=True))
         refused = {ack.delivery_id for place, ack in enumerate(acks) if not taken.get(place)}
@@ -240,18 +281,6 @@ class _Client:
             delivery_state=state_number(state),
         )
 
-    def _note(self, ack: pb.Ack) -> None:
-        """What the client says for operators goes to the log."""
-        if ack.detail or ack.channel_message_id:
-            log.info(
-                "%s on %s: delivery %s, message %s: %s",
-                mask(self._name),
-                self._channel,
-                mask(ack.delivery_id[:64]),
-                mask(ack.channel_message_id[:128]) or "unnamed",
-                mask(ack.detail[:500]) or "no detail",
-            )
-
     async def _report(self, receipts: Sequence[pb.Receipt]) -> list[pb.ReceiptResult]:
         if not receipts:
             return []
@@ -265,7 +294,9 @@ class _Client:
             except InvalidRequestError:
                 continue  # answered as invalid
             if receipt.kind in OUTCOMES:
-                reported[place] = Reported(receipt.decision_id, OUTCOMES[receipt.kind], at_us)
+                reported[place] = Reported(
+                    receipt.decision_id, OUTCOMES[receipt.kind], at_us, mask(receipt.detail[:_MAX_DETAIL])
+                )
         known = await self._app.deliveries.report_receipts(self._channel, list(reported.values()))
         statuses = {place: _RECEIPT_STATUSES[each] for place, each in zip(reported, known, strict=True)}
         return [
@@ -289,12 +320,34 @@ class _Client:
             channel=lease.channel,
             campaign=lease.campaign,
             campaign_label=campaign.label if campaign else "",
-            product=campaign.product if campaign else "",
+            product=lease.product,
             content=lease.content,
             lease_expires_at=timestamp(lease.lease_until_us),
             expires_at=timestamp(lease.expires_at_us),
             idempotency_key=lease.decision_id,
         )
+
+
+def _detail(ack: pb.Ack) -> str:
+    """What the client says for operators. Words must not hold a number; the channel's own id may be one."""
+    said = mask(ack.detail[:_MAX_DETAIL])
+    message = f"message {ack.channel_message_id[:128]}" if ack.channel_message_id else ""
+    return ": ".join(filter(None, (message, said)))
+
+
+def _dead_letter(letter: DeadLetter) -> pb.DeadLetter:
+    return pb.DeadLetter(
+        delivery_id=letter.decision_id,
+        decision_id=letter.decision_id,
+        subscriber_id=letter.subscriber_id,
+        channel=letter.channel,
+        campaign=letter.campaign,
+        content=letter.content,
+        attempt_count=letter.attempts,
+        last_detail=letter.detail,
+        dead_at=timestamp(letter.dead_at_us),
+        expires_at=timestamp(letter.expires_at_us),
+    )
 
 
 def _token(lease: Lease) -> str:

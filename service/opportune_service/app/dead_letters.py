@@ -1,0 +1,186 @@
+"""Deliveries that ran out of attempts: listed, and tried again.
+
+Whoever is redriven is contacted now, whenever that was decided. So the contact counts from now on, and is
+reserved like a new one: within caps, quota and capacity, in one transaction with the redrive. All else,
+consent and quiet hours above all, is checked before each lease as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from itertools import chain
+
+import msgspec
+
+from opportune_service.app.deliver import Deliveries
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.records import DeadLetter, Redriven
+from opportune_service.app.revisions import LiveRevision
+from opportune_service.core.calendars import local_day
+from opportune_service.core.caps import cap_rulings
+from opportune_service.core.quotas import quota_rulings
+from opportune_service.core.revision import Revision
+from opportune_service.core.situation import Situation
+from opportune_service.core.verdict import (
+    Contact,
+    EventKey,
+    History,
+    Moment,
+    Profile,
+    Usage,
+    usage_of,
+)
+
+_PIECE = 100
+"""Dead letters redriven in one transaction: leases and commits wait for some tens of milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """Who has dead letters tried again, and why. `expires_in_us`: how long the offers are to last from now;
+    None: they keep their time."""
+
+    by: str
+    reason: str
+    expires_in_us: int | None
+
+
+class DeadLetters:
+    """The dead letters of all channels."""
+
+    def __init__(
+        self,
+        live: LiveRevision,
+        states: LiveState,
+        ledger: Ledger,
+        thread: LedgerThread,
+        clock: Clock,
+        deliveries: Deliveries,
+    ) -> None:
+        self._live = live
+        self._states = states
+        self._ledger = ledger
+        self._thread = thread
+        self._clock = clock
+        self._deliveries = deliveries
+
+    async def page(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
+        """See `Ledger.dead_letters`."""
+        return await self._thread.run(self._ledger.dead_letters, channel, campaign, before, limit)
+
+    async def redrive(self, decision_ids: Sequence[str], redrive: Redrive) -> list[str]:
+        """Try these again; the ids of those that are pending now. Left alone are those that are not dead,
+        those whose time is over, and those that caps, quota or capacity do not allow now. Raises
+        `NoRulebaseError`, `StoreUnavailableError`."""
+        done: list[str] = []
+        for start in range(0, len(decision_ids), _PIECE):
+            piece = decision_ids[start : start + _PIECE]
+            done += await self._redrive(
+                await self._thread.run(self._ledger.dead_letters_of, piece), redrive
+            )
+        return done
+
+    async def redrive_all(self, channel: str, campaign: str, redrive: Redrive) -> list[str]:
+        """The same for all that channel and campaign select ("": any)."""
+        done: list[str] = []
+        before = 0
+        while letters := await self.page(channel, campaign, before, _PIECE):
+            done += await self._redrive(letters, redrive)
+            before = letters[-1].cursor
+        return done
+
+    async def _redrive(self, letters: Sequence[DeadLetter], redrive: Redrive) -> list[str]:
+        revision = self._live.current
+        zones = {
+            letter.subscriber_id: revision.zone_of(self._states.peek(letter.subscriber_id) or {})
+            for letter in letters
+        }
+        ids = [letter.decision_id for letter in letters]
+        redriven = await self._thread.run(self._take, revision, ids, zones, redrive)
+        self._deliveries.wake({each.contact.channel for each in redriven})
+        return [each.contact.decision_id for each in redriven]
+
+    def _take(
+        self, revision: Revision, ids: Sequence[str], zones: Mapping[str, tzinfo], redrive: Redrive
+    ) -> list[Redriven]:
+        now_us = self._clock.now_us()
+        redriven: list[Redriven] = []
+        with self._ledger.transaction() as tx:
+            letters = sorted(self._ledger.dead_letters_of(ids), key=lambda letter: letter.cursor)
+            histories = tx.histories(zones, now_us - revision.lookback_us, now_us)
+            again = {each.decision_id: self._contact(revision, each, now_us) for each in letters}
+            usage = tx.usage({key for contact in again.values() for key in usage_of(contact)})
+            for letter in letters:
+                expires_at_us = letter.expires_at_us
+                if redrive.expires_in_us is not None:
+                    expires_at_us = now_us + redrive.expires_in_us
+                contact, history = again[letter.decision_id], histories[letter.subscriber_id]
+                zone = zones[letter.subscriber_id]
+                if expires_at_us > now_us and _reserve(revision, contact, history, usage, zone, letter):
+                    redriven.append(Redriven(letter.subscriber_id, contact, expires_at_us))
+            if redriven:
+                tx.redrive(redriven, now_us, redrive.by, redrive.reason)
+        return redriven
+
+    def _contact(self, revision: Revision, letter: DeadLetter, now_us: int) -> Contact:
+        """The contact of a dead letter as it counts when it is made now."""
+        verdict = self._ledger.verdict_of(letter.decision_id)
+        assert verdict is not None  # noqa: S101 - a delivery refers to its decision
+        decision = next(each for each in verdict.decisions if each.id == letter.decision_id)
+        return Contact(
+            decision_id=decision.id,
+            campaign=decision.campaign,
+            product=decision.product,
+            category=decision.category,
+            channel=decision.channel,
+            mode=decision.mode,
+            at_us=now_us,
+            open_until_us=now_us + max(0, decision.open_until_us - verdict.decided_at_us),
+            day=local_day(now_us, revision.rulebase.time_zone),
+            cost=decision.cost,
+        )
+
+
+def _reserve(
+    revision: Revision,
+    contact: Contact,
+    history: History,
+    usage: Usage,
+    zone: tzinfo,
+    letter: DeadLetter,
+) -> bool:
+    """Reserve the contact in `history` and `usage`, in place of what it reserves as yet, if caps, quota and
+    capacity allow it; else nothing changes. A campaign that is gone is left alone."""
+    rulebase = revision.rulebase
+    campaign = rulebase.campaigns.get(contact.campaign)
+    if campaign is None or contact.channel not in campaign.channels:
+        return False
+    others = [each for each in history.contacts if each.decision_id != contact.decision_id]
+    own = [each for each in history.contacts if each.decision_id == contact.decision_id]
+    left = dict(usage)
+    for each in own:
+        for key, amount in usage_of(each).items():
+            left[key] = left.get(key, 0) - amount
+    moment = Moment(
+        key=EventKey(letter.subscriber_id, "", ""),
+        event_type="",
+        occurred_at_us=contact.at_us,
+        now_us=contact.at_us,
+        profile=Profile(known=True, zone=str(zone)),
+        candidates=(),
+    )
+    situation = Situation.of(rulebase, moment, msgspec.structs.replace(history, contacts=others), left, ())
+    rulings = chain(
+        cap_rulings(situation, campaign, contact.channel),
+        quota_rulings(situation, campaign, contact.channel),
+    )
+    if not all(ruling.check.passed for ruling in rulings):
+        return False
+    history.contacts = [*others, contact]
+    for key, amount in usage_of(contact).items():
+        left[key] = left.get(key, 0) + amount
+    usage.update(left)
+    return True
