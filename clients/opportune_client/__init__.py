@@ -12,7 +12,8 @@ from opportune_client.async_collector import AsyncEventCollector
 from opportune_client.channel import ChannelClient
 from opportune_client.collector import EventCollector
 from opportune_client.connection import channel_options, connect, connect_async, service_config
-from opportune_client.crm import AsyncCrmClient, CrmClient, SubscriberRecord
+from opportune_client.contacts import RecordedContact
+from opportune_client.crm import AsyncCrmClient, CrmClient
 from opportune_client.errors import (
     AccessError,
     BufferFullError,
@@ -30,11 +31,12 @@ from opportune_client.errors import (
     Violation,
 )
 from opportune_client.events import Event
+from opportune_client.imports import SubscriberRecord
 from opportune_client.leases import ChannelCounters, Failed, Message, Sent
 from opportune_client.operators import OperatorClient, pack_rulebase
 from opportune_client.outbox import CollectorCounters, Rejected
 from opportune_client.times import from_timestamp, to_timestamp
-from opportune_client.words import Encoding, ImportMode, OutcomeKind, Reason, RejectionReason
+from opportune_client.words import Encoding, ImportMode, Mode, OutcomeKind, Reason, RejectionReason
 
 __all__ = [
     "AccessError",
@@ -55,12 +57,14 @@ __all__ = [
     "Failed",
     "ImportMode",
     "Message",
+    "Mode",
     "NotFoundError",
     "NotReadyError",
     "OperatorClient",
     "OpportuneError",
     "OutcomeKind",
     "Reason",
+    "RecordedContact",
     "Rejected",
     "RejectionReason",
     "RequestError",

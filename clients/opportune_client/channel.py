@@ -27,7 +27,7 @@ MAX_RECEIPTS: Final = 10_000
 
 
 class ChannelClient:
-    """Attaches to an automatic channel and hands each message to `handler`, up to `credit` at once.
+    """Attaches to an automatic or bulk channel and hands each message to `handler`, up to `credit` at once.
 
     `handler` runs in a pool of `credit` threads. It returns `Sent()`, or `Failed()` if the message
     certainly did not go out. If it raises or returns anything else, nobody knows: no ack is given, the

@@ -1,16 +1,15 @@
 # ruff: noqa: ASYNC109 - a timeout here is the call's deadline, which the service is told
-"""What business systems do: bring context, ask for advice, report what came of it."""
+"""What business systems do: bring context and consent, ask for advice, report what came of it, tell of
+their own contacts, and look at all of them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Final, cast
 
 import grpc
-import msgspec
 from grpc import aio
 from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import subscriber_service_pb2 as pb
@@ -18,35 +17,32 @@ from opportune.v1 import types_pb2
 from opportune.v1.advice_service_pb2_grpc import AdviceServiceStub
 from opportune.v1.subscriber_service_pb2_grpc import SubscriberServiceStub
 
+from opportune_client.contacts import (
+    RecordedContact,
+    add_answer,
+    consent_request,
+    contact_requests,
+    export_request,
+    view_request,
+)
 from opportune_client.errors import translated
 from opportune_client.events import ON_THE_WIRE, encode_attributes
+from opportune_client.imports import (
+    SubscriberRecord,
+    async_import_requests,
+    import_requests,
+    until_failure,
+)
 from opportune_client.times import to_timestamp
 from opportune_client.words import Encoding, ImportMode, OutcomeKind
 
-BATCH_SIZE: Final = 500
 IMPORT_SECONDS: Final = 3600.0
 """Deadline of an import unless told otherwise: millions of records take a while, hanging helps nobody."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriberRecord:
-    """What a business system knows of one subscriber.
-
-    `attributes` are those that the rulebase declares under `subscriber`. `consents`: scope
-    (`channel/NAME`, `category/NAME`, or `all`) -> whether contact is allowed. `behaviours`: name ->
-    whether data mining found it to hold. `metrics`: name -> local day -> the day's figure, from before
-    the metric was counted by the service. Its `repr` shows nobody's number.
-    """
-
-    subscriber_id: str = field(repr=False)
-    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    consents: Mapping[str, bool] = field(default_factory=dict)
-    behaviours: Mapping[str, bool] = field(default_factory=dict)
-    metrics: Mapping[str, Mapping[date, Any]] = field(default_factory=dict, repr=False)
-
-
 class CrmClient:
-    """Context, advice and outcomes over one channel. Thread-safe. Errors: `OpportuneError`."""
+    """Context, consent, advice, outcomes and contacts over one channel. Thread-safe. Errors:
+    `OpportuneError`."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._subscribers = SubscriberServiceStub(channel)
@@ -68,7 +64,7 @@ class CrmClient:
         `records` raises is raised, and the batches before it stay in place.
         """
         failures: list[Exception] = []
-        requests = _until_failure(import_requests(records, as_of, mode, origin), failures)
+        requests = until_failure(import_requests(records, as_of, mode, origin), failures)
         with translated():
             response = self._subscribers.ImportSubscribers(requests, timeout=timeout)
         if failures:
@@ -123,6 +119,80 @@ class CrmClient:
         with translated():
             return not self._advice.ReportOutcome(request, timeout=timeout).already_known
 
+    def set_consent(
+        self,
+        subscriber_id: str,
+        scope: str,
+        allowed: bool | None,
+        *,
+        as_of: datetime | None = None,
+        origin: str = "",
+        timeout: float | None = None,
+    ) -> pb.SetConsentResponse:
+        """Records what a subscriber said about being contacted; in force for every decision after that, and
+        for every message that is not handed out yet.
+
+        `scope` is `channel/NAME`, `category/NAME`, or `all` for the do-not-contact list. `allowed` None
+        takes the word back, so that the rulebase's default holds. `as_of` is when it was said, now if
+        absent: the newest wins, a refusal wins a tie. The answer tells what is in force, and whether that
+        is what was said (`applied`). `origin` names the system or touch point, for the audit.
+        """
+        request = consent_request(subscriber_id, scope, allowed, as_of, origin)
+        with translated():
+            return self._subscribers.SetConsent(request, timeout=timeout)
+
+    def record_contacts(
+        self, source: str, contacts: Iterable[RecordedContact], *, timeout: float | None = None
+    ) -> pb.RecordContactsResponse:
+        """Records contacts that the system `source` made, so that caps count them from then on.
+
+        1,000 at a time, each time within `timeout`; the index of a rejection counts all of them. If it
+        fails, call it again with all: those that are known already are counted as duplicates.
+        """
+        total, sent = pb.RecordContactsResponse(), 0
+        for request in contact_requests(source, contacts):
+            with translated():
+                answer = self._subscribers.RecordContacts(request, timeout=timeout)
+            add_answer(total, answer, sent)
+            sent += len(request.contacts)
+        return total
+
+    def get_contact_view(
+        self,
+        subscriber_id: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page_size: int = 100,
+        timeout: float | None = None,
+    ) -> pb.ContactView:
+        """Everything that the company and the customer said to each other, newest first: at most
+        `page_size` entries of each kind from [since, until). That of a stranger is empty."""
+        request = view_request(subscriber_id, since, until, page_size)
+        with translated():
+            return self._subscribers.GetContactView(request, timeout=timeout).view
+
+    def export_contacts(
+        self, cursor: str = "", *, campaigns: Collection[str] = (), timeout: float | None = None
+    ) -> Iterator[pb.ExportContactsResponse]:
+        """What happened to contacts after `cursor`, in order of recording, piece by piece; ends when it has
+        caught up. Keep a piece's `cursor` once its entries are safe: go on from there next time, or after
+        an error. `timeout` is that of the whole export; without it there is none."""
+        with translated():
+            yield from self._subscribers.ExportContacts(export_request(cursor, campaigns), timeout=timeout)
+
+    def delete_subscriber(
+        self, subscriber_id: str, reason: str, *, timeout: float | None = None
+    ) -> pb.DeleteSubscriberResponse:
+        """Erases a subscriber: context, state, contacts, and the number wherever it stands.
+
+        It reads the whole log, so it may take minutes; it goes on if this call is given up, and calling it
+        again waits for it. `reason` is for the audit, and must not hold the number.
+        """
+        request = pb.DeleteSubscriberRequest(subscriber_id=subscriber_id, reason=reason)
+        with translated():
+            return self._subscribers.DeleteSubscriber(request, timeout=timeout)
+
 
 class AsyncCrmClient:
     """As `CrmClient`, for one event loop."""
@@ -146,7 +216,7 @@ class AsyncCrmClient:
             try:
                 # A call that has ended refuses to be written to; awaiting it says why.
                 with suppress(aio.UsageError, grpc.RpcError):
-                    async for request in _async_import_requests(records, as_of, mode, origin):
+                    async for request in async_import_requests(records, as_of, mode, origin):
                         await call.write(request)
                     await call.done_writing()
                 return await call
@@ -195,20 +265,63 @@ class AsyncCrmClient:
         with translated():
             return not (await self._advice.ReportOutcome(request, timeout=timeout)).already_known
 
+    async def set_consent(
+        self,
+        subscriber_id: str,
+        scope: str,
+        allowed: bool | None,
+        *,
+        as_of: datetime | None = None,
+        origin: str = "",
+        timeout: float | None = None,
+    ) -> pb.SetConsentResponse:
+        """As `CrmClient.set_consent`."""
+        request = consent_request(subscriber_id, scope, allowed, as_of, origin)
+        with translated():
+            return await self._subscribers.SetConsent(request, timeout=timeout)
 
-def import_requests(
-    records: Iterable[SubscriberRecord], as_of: datetime, mode: ImportMode, origin: str
-) -> Iterator[pb.ImportSubscribersRequest]:
-    """The messages of an import: the header, then batches."""
-    yield _header(as_of, mode, origin)
-    batch: list[pb.SubscriberRecord] = []
-    for record in records:
-        batch.append(_record(record))
-        if len(batch) == BATCH_SIZE:
-            yield _batch(batch)
-            batch = []
-    if batch:
-        yield _batch(batch)
+    async def record_contacts(
+        self, source: str, contacts: Iterable[RecordedContact], *, timeout: float | None = None
+    ) -> pb.RecordContactsResponse:
+        """As `CrmClient.record_contacts`."""
+        total, sent = pb.RecordContactsResponse(), 0
+        for request in contact_requests(source, contacts):
+            with translated():
+                answer = await self._subscribers.RecordContacts(request, timeout=timeout)
+            add_answer(total, answer, sent)
+            sent += len(request.contacts)
+        return total
+
+    async def get_contact_view(
+        self,
+        subscriber_id: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page_size: int = 100,
+        timeout: float | None = None,
+    ) -> pb.ContactView:
+        """As `CrmClient.get_contact_view`."""
+        request = view_request(subscriber_id, since, until, page_size)
+        with translated():
+            return (await self._subscribers.GetContactView(request, timeout=timeout)).view
+
+    async def export_contacts(
+        self, cursor: str = "", *, campaigns: Collection[str] = (), timeout: float | None = None
+    ) -> AsyncIterator[pb.ExportContactsResponse]:
+        """As `CrmClient.export_contacts`."""
+        with translated():
+            request = export_request(cursor, campaigns)
+            async for piece in self._subscribers.ExportContacts(request, timeout=timeout):
+                yield piece
+
+    async def delete_subscriber(
+        self, subscriber_id: str, reason: str, *, timeout: float | None = None
+    ) -> pb.DeleteSubscriberResponse:
+        """As `CrmClient.delete_subscriber`."""
+        request = pb.DeleteSubscriberRequest(subscriber_id=subscriber_id, reason=reason)
+        with translated():
+            return await self._subscribers.DeleteSubscriber(request, timeout=timeout)
 
 
 def advise_request(
@@ -252,75 +365,3 @@ def outcome_request(
         agent=agent,
         request_id=request_id,
     )
-
-
-async def _async_import_requests(
-    records: Iterable[SubscriberRecord] | AsyncIterable[SubscriberRecord],
-    as_of: datetime,
-    mode: ImportMode,
-    origin: str,
-) -> AsyncIterator[pb.ImportSubscribersRequest]:
-    if not isinstance(records, AsyncIterable):
-        for request in import_requests(records, as_of, mode, origin):
-            yield request
-        return
-    yield _header(as_of, mode, origin)
-    batch: list[pb.SubscriberRecord] = []
-    async for record in records:
-        batch.append(_record(record))
-        if len(batch) == BATCH_SIZE:
-            yield _batch(batch)
-            batch = []
-    if batch:
-        yield _batch(batch)
-
-
-def _header(as_of: datetime, mode: ImportMode, origin: str) -> pb.ImportSubscribersRequest:
-    header = pb.ImportHeader(
-        as_of=to_timestamp(as_of),
-        mode=cast("pb.ImportMode.ValueType", int(mode)),
-        attributes_encoding=ON_THE_WIRE[Encoding.JSON],
-        origin=origin,
-    )
-    return pb.ImportSubscribersRequest(header=header)
-
-
-def _batch(records: list[pb.SubscriberRecord]) -> pb.ImportSubscribersRequest:
-    return pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=records))
-
-
-def _record(record: SubscriberRecord) -> pb.SubscriberRecord:
-    return pb.SubscriberRecord(
-        subscriber_id=record.subscriber_id,
-        attributes=encode_attributes(record.attributes, Encoding.JSON),
-        consents=[
-            types_pb2.Consent(
-                scope=scope,
-                state=types_pb2.CONSENT_STATE_ALLOWED if allowed else types_pb2.CONSENT_STATE_REFUSED,
-            )
-            for scope, allowed in record.consents.items()
-        ],
-        behaviours=[
-            pb.ImportedBehaviour(name=name, holds=holds) for name, holds in record.behaviours.items()
-        ],
-        metrics=[
-            pb.MetricSeed(
-                name=name,
-                days=[
-                    pb.MetricSeedDay(date=day.isoformat(), value_json=msgspec.json.encode(value).decode())
-                    for day, value in days.items()
-                ],
-            )
-            for name, days in record.metrics.items()
-        ],
-    )
-
-
-def _until_failure(
-    requests: Iterator[pb.ImportSubscribersRequest], failures: list[Exception]
-) -> Iterator[pb.ImportSubscribersRequest]:
-    """The messages up to the first failure, which is kept: gRPC, whose thread this is, would hide it."""
-    try:
-        yield from requests
-    except Exception as error:  # noqa: BLE001 - kept for the caller, who raises it
-        failures.append(error)

@@ -6,14 +6,16 @@ import io
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
 
 import grpc
+from opportune.v1 import delivery_service_pb2 as delivery_pb
 from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2
+from opportune.v1.delivery_service_pb2_grpc import DeliveryServiceStub
 from opportune.v1.insight_service_pb2_grpc import InsightServiceStub
 from opportune.v1.rulebase_service_pb2_grpc import RulebaseServiceStub
 
@@ -26,6 +28,13 @@ MAX_ARCHIVE_BYTES: Final = 16 << 20
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".csv", ".xlsx"})
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: equal files, equal bytes
+
+_PERIODS: Final = {
+    "whole": insight_pb.REPORT_PERIOD_UNSPECIFIED,
+    "hour": insight_pb.REPORT_PERIOD_HOUR,
+    "day": insight_pb.REPORT_PERIOD_DAY,
+    "week": insight_pb.REPORT_PERIOD_WEEK,
+}
 
 Source = Path | str | bytes
 """A rulebase's directory, a zip file of it, or the bytes of one."""
@@ -41,6 +50,7 @@ class OperatorClient:
     def __init__(self, channel: grpc.Channel) -> None:
         self._rulebases = RulebaseServiceStub(channel)
         self._insight = InsightServiceStub(channel)
+        self._deliveries = DeliveryServiceStub(channel)
 
     def check(self, rulebase: Source, *, timeout: float | None = None) -> pb.CheckRulebaseResponse:
         """Every problem of a rulebase; finding some is no error. Stores nothing."""
@@ -155,6 +165,51 @@ class OperatorClient:
                 return
             request.page_token = page.next_page_token
 
+    def pause(self, campaign: str, reason: str, *, timeout: float | None = None) -> pb.CampaignStatus:
+        """Pauses a campaign: nothing is decided for it or handed out any more. One that is paused stays as
+        it was. `reason` is for the audit. NotFoundError: the rulebase in force has no such campaign."""
+        request = pb.PauseCampaignRequest(campaign=campaign, reason=reason)
+        with translated():
+            return self._rulebases.PauseCampaign(request, timeout=timeout).campaign
+
+    def resume(self, campaign: str, reason: str = "", *, timeout: float | None = None) -> pb.CampaignStatus:
+        """Lets a paused campaign go on. NotFoundError as of `pause`."""
+        request = pb.ResumeCampaignRequest(campaign=campaign, reason=reason)
+        with translated():
+            return self._rulebases.ResumeCampaign(request, timeout=timeout).campaign
+
+    def why_not(
+        self, subscriber_id: str, campaign: str, *, timeout: float | None = None
+    ) -> insight_pb.WhyNotResponse:
+        """Why a campaign would not fire now, on a bare event of each type that triggers it. Writes nothing.
+        NotFoundError: the revision in force has no such campaign."""
+        request = insight_pb.WhyNotRequest(subscriber_id=subscriber_id, campaign=campaign)
+        with translated():
+            return self._insight.WhyNot(request, timeout=timeout)
+
+    def report(
+        self,
+        campaigns: Collection[str] = (),
+        *,
+        since: datetime,
+        until: datetime | None = None,
+        period: str = "whole",
+        timeout: float | None = None,
+    ) -> insight_pb.GetCampaignReportResponse:
+        """What campaigns (none: all) did in [since, until), now if absent, and with what effect.
+
+        `period`: one report over all (`whole`), or one for each `hour`, `day` or `week`. RequestError: the
+        revision in force has no such campaign, the time is empty, or it makes more than 1,000 periods.
+        """
+        request = insight_pb.GetCampaignReportRequest(
+            campaigns=campaigns,
+            since=to_timestamp(since),
+            until=to_timestamp(until) if until is not None else None,
+            period=_PERIODS[period],
+        )
+        with translated():
+            return self._insight.GetCampaignReport(request, timeout=timeout)
+
     def list_quarantine(
         self,
         *,
@@ -186,6 +241,51 @@ class OperatorClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def list_dead_letters(
+        self,
+        *,
+        channel: str = "",
+        campaign: str = "",
+        page_size: int = 50,
+        timeout: float | None = None,
+    ) -> Iterator[delivery_pb.DeadLetter]:
+        """Deliveries that ran out of attempts, the newest decision first, fetched page by page as they are
+        read. `timeout` is that of one page. They hold people's numbers."""
+        request = delivery_pb.ListDeadLettersRequest(
+            channel=channel, campaign=campaign, page_size=page_size
+        )
+        while True:
+            with translated():
+                page = self._deliveries.ListDeadLetters(request, timeout=timeout)
+            yield from page.dead_letters
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def redrive(
+        self,
+        delivery_ids: Collection[str] = (),
+        *,
+        channel: str = "",
+        campaign: str = "",
+        expires_in: timedelta | None = None,
+        comment: str = "",
+        timeout: float | None = None,
+    ) -> delivery_pb.RedriveDeadLettersResponse:
+        """Has dead letters tried again: these, or all of a channel or campaign.
+
+        `expires_in`: how long the offers are to last from now; None: they keep their time, and those whose
+        time is over are left alone. So are those that caps, quota or capacity do not allow now. A
+        repetition finds nothing left to redrive. RequestError: neither ids nor channel nor campaign.
+        """
+        request = delivery_pb.RedriveDeadLettersRequest(
+            delivery_ids=delivery_ids, channel=channel, campaign=campaign, comment=comment
+        )
+        if expires_in is not None:
+            request.expires_in.FromTimedelta(expires_in)
+        with translated():
+            return self._deliveries.RedriveDeadLetters(request, timeout=timeout)
 
     def follow_decisions(
         self,

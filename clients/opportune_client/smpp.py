@@ -66,7 +66,8 @@ class SmppGateway:
 
     `on_delivered(decision_id)` is called when the centre reports that all parts have reached the handset.
     `on_reply(subscriber_id, text)`: what customers write back. Both are called on the gateway's thread,
-    must not wait, and may be set at any time. Receipts of messages that another process sent are not known.
+    must not wait, and may be set at any time; if one raises, the centre is asked to send the same again
+    later. Receipts of messages that another process sent are not known.
 
     Reconnects by itself. Use it in a `with` statement; leaving it unbinds. Never logs a number or a text.
     """
@@ -239,22 +240,32 @@ class SmppGateway:
             self._expected.popitem(last=False)
 
     def _received(self, pdu: Any) -> int:
+        """What comes from the centre; the status to answer with."""
+        try:
+            self._take(pdu)
+        except Exception as error:  # noqa: BLE001 - of whoever is told; the connection must outlive it
+            logger.warning("the SMS centre is asked to send again later: %s", type(error).__name__)
+            return int(consts.SMPP_ESME_RX_T_APPN)
+        return int(consts.SMPP_ESME_ROK)
+
+    def _take(self, pdu: Any) -> None:
         """A delivery receipt, or what a customer wrote."""
         data = pdu.short_message or b""
         if not pdu.esm_class & _IS_RECEIPT:
             if self.on_reply is not None:
                 self.on_reply(_text(pdu.source_addr), text_of(data, pdu.data_coding))
-            return int(consts.SMPP_ESME_ROK)
+            return
         found = _RECEIPT.search(data)
         id_ = _text(getattr(pdu, "receipted_message_id", None) or (found["id"] if found else b""))
         if found is not None and found["state"] == b"DELIVRD":
-            expected = self._expected.pop(id_, None)
+            expected = self._expected.get(id_)
             if expected is not None:
-                decision_id, *others = expected
+                decision_id, *parts = expected
                 # The message has arrived when its last part has.
-                if not any(other in self._expected for other in others) and self.on_delivered is not None:
+                missing = [part for part in parts if part != id_ and part in self._expected]
+                if not missing and self.on_delivered is not None:
                     self.on_delivered(decision_id)
-        return int(consts.SMPP_ESME_ROK)
+                del self._expected[id_]
 
     def _break_off(self) -> None:
         """Whatever waits for an answer gets none on this connection."""

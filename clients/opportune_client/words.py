@@ -21,6 +21,15 @@ class ImportMode(IntEnum):
     """They stay as they are; None makes one unknown."""
 
 
+class Mode(IntEnum):
+    """Who carries an offer."""
+
+    AUTOMATIC = 1
+    """A channel client sends it."""
+    MANUAL = 2
+    """A person may offer it."""
+
+
 class OutcomeKind(IntEnum):
     """What became of a contact."""
 
@@ -56,6 +65,7 @@ class Reason(IntEnum):
     QUOTA = 13
     CAPACITY = 14
     CONTROL = 15
+    SETTLING = 16
 
 
 class RejectionReason(IntEnum):

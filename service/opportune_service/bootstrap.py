@@ -20,7 +20,11 @@ from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_r
 from opportune_service.adapters.memory.live_state import MemoryLiveState
 from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.app.backfill import Backfill
+from opportune_service.app.bulk import BulkPrompts
+from opportune_service.app.dead_letters import DeadLetters
+from opportune_service.app.defer import decide_due
 from opportune_service.app.deliver import Deliveries
+from opportune_service.app.erase import Erasures
 from opportune_service.app.errors import (
     InvalidRequestError,
     OpportuneError,
@@ -30,6 +34,7 @@ from opportune_service.app.errors import (
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import note_listening, recover_all
 from opportune_service.app.revisions import LiveRevision, stored_revision
@@ -57,9 +62,12 @@ class Application:
     ingest: Ingest
     rulebases: Rulebases
     deliveries: Deliveries
+    dead_letters: DeadLetters
     insight: Insight
     backfill: Backfill
     schedule: Schedule
+    pauses: Pauses
+    erasures: Erasures
 
 
 def engine_factory(name: EngineName) -> EngineFactory:
@@ -117,8 +125,13 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         active = ledger.active_revision()
         if active:
             live.swap(stored_revision(ledger, active, make_engine))
-        deliveries = Deliveries(live, ledger, thread, clock, int(settings.lease_seconds * 1_000_000))
-        ingest = Ingest(live, states, ledger, thread, clock, make_engine, recovered, deliveries.announce)
+        ingest = Ingest(
+            *(live, states, ledger, thread, clock, make_engine, recovered),
+            on_verdicts=lambda verdicts: deliveries.announce(verdicts),  # noqa: PLW0108 - made below
+        )
+        prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
+        lease_for_us = int(settings.lease_seconds * 1_000_000)
+        deliveries = Deliveries(live, states, ledger, thread, clock, lease_for_us, prompts)
         backfill = Backfill(live, states, ledger, thread, clock, make_engine, ingest)
         rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start)
         app = Application(
@@ -131,9 +144,12 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             ingest=ingest,
             rulebases=rulebases,
             deliveries=deliveries,
+            dead_letters=DeadLetters(live, states, ledger, thread, clock, deliveries),
             insight=Insight(ledger, thread),
             backfill=backfill,
             schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
+            pauses=Pauses(live, ledger, thread, clock),
+            erasures=Erasures(states, ledger, thread, clock, ingest, backfill.start),
         )
         async with _running(app):
             if settings.rulebase is not None:
@@ -151,7 +167,9 @@ async def _running(app: Application) -> AsyncIterator[None]:
     helpers = [
         asyncio.create_task(_checkpoint_now_and_then(app)),
         asyncio.create_task(_settle_timers_when_due(app)),
+        asyncio.create_task(_decide_deferred_when_due(app)),
         asyncio.create_task(app.schedule.run(app.settings.timer_seconds)),
+        asyncio.create_task(app.deliveries.run()),
     ]
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase)))
@@ -201,6 +219,16 @@ async def _settle_timers_when_due(app: Application) -> None:
                 await app.ingest.settle_timers()
         except StoreUnavailableError:
             await app.ingest.healthy.wait()  # what was due is due again after recovery
+
+
+async def _decide_deferred_when_due(app: Application) -> None:
+    while True:
+        await asyncio.sleep(app.settings.timer_seconds)
+        try:
+            if app.live.id:
+                await decide_due(app.ingest, app.clock.now_us())
+        except StoreUnavailableError:
+            await app.ingest.healthy.wait()  # what was not decided is still due
 
 
 async def _follow_directory(app: Application, directory: Path) -> None:

@@ -204,10 +204,10 @@ async def test_draining_acks_what_was_read_and_ends_streams(monkeypatch: pytest.
         commit = service.app.ingest._commit
         loop = asyncio.get_running_loop()
 
-        def held(group: Any) -> None:
+        def held(group: Any) -> Any:
             loop.call_soon_threadsafe(offered.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
-            commit(group)
+            return commit(group)
 
         monkeypatch.setattr(service.app.ingest, "_commit", held)
         await stream.write(batch(1, event("1")))

@@ -187,25 +187,47 @@ def test_a_bad_import_names_the_field(messages: list[pb.ImportSubscribersRequest
     body()
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"consents": [types.Consent(scope="all")]},
-        {"behaviours": [pb.ImportedBehaviour(name="b", valid_until=timestamp(NOON_US))]},
-    ],
-)
-def test_what_is_not_honoured_yet_is_refused(part: dict[str, Any]) -> None:
-    @in_loop
-    async def body() -> None:
-        async with running_service() as service:
-            record = pb.SubscriberRecord(subscriber_id=SOMEBODY, **part)
-            message = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
-            said = await refused(bring(service, import_header(), message))
-            assert said.code is grpc.StatusCode.UNIMPLEMENTED
-            missing = {
-                "consents": "SubscriberRecord.consents",
-                "behaviours": "ImportedBehaviour.valid_until",
-            }
-            assert said.metadata["missing"] == missing[next(iter(part))]
+@in_loop
+async def test_consents_come_with_a_record_each_as_of_its_own_time() -> None:
+    async with running_service() as service:
+        refused_sms = types.Consent(
+            scope="channel/sms", state=types.CONSENT_STATE_REFUSED, as_of=timestamp(NOON_US - 1)
+        )
+        allowed_care = types.Consent(scope="category/care", state=types.CONSENT_STATE_ALLOWED)
+        listed = types.Consent(scope="all", state=types.CONSENT_STATE_REFUSED)
+        wrong = types.Consent(scope="channel/pigeon", state=types.CONSENT_STATE_REFUSED)
+        stranger = "8613800000077"
+        records = [
+            pb.SubscriberRecord(
+                subscriber_id=SOMEBODY, attributes=b'{"age": 30}', consents=[refused_sms, allowed_care]
+            ),
+            pb.SubscriberRecord(subscriber_id=SOMEBODY, attributes=b'{"age": 99}', consents=[wrong]),
+            pb.SubscriberRecord(subscriber_id=stranger, consents=[listed]),
+        ]
+        batch = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=records))
+        patch = import_header(NOON_US - HOUR_US, mode=pb.IMPORT_MODE_PATCH)
+        answer = await bring(service, patch, batch)
+        assert (answer.imported_count, answer.rejected_count) == (2, 1)
+        assert [(each.index, each.reason) for each in answer.rejections] == [
+            (1, types.REJECTION_REASON_UNKNOWN_NAME)
+        ]
+        request = pb.GetSubscriberRequest(subscriber_id=SOMEBODY)
+        shown = (await service.subscribers.GetSubscriber(request)).subscriber
+        assert json.loads(shown.attributes)["age"] == 30
+        assert {each.scope: (each.state, each.as_of) for each in shown.consents} == {
+            "channel/sms": (types.CONSENT_STATE_REFUSED, timestamp(NOON_US - 1)),
+            "category/care": (types.CONSENT_STATE_ALLOWED, timestamp(NOON_US - HOUR_US)),
+        }
+        state = (await service.app.states.load([stranger]))[stranger]
+        assert (state.known, state.context) == (False, {"do_not_contact": True})
 
-    body()
+
+@in_loop
+async def test_what_is_not_honoured_yet_is_refused() -> None:
+    async with running_service() as service:
+        behaviour = pb.ImportedBehaviour(name="b", valid_until=timestamp(NOON_US))
+        record = pb.SubscriberRecord(subscriber_id=SOMEBODY, behaviours=[behaviour])
+        message = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
+        said = await refused(bring(service, import_header(), message))
+        assert said.code is grpc.StatusCode.UNIMPLEMENTED
+        assert said.metadata["missing"] == "ImportedBehaviour.valid_until"

@@ -17,11 +17,15 @@ from support.wire import SOMEBODY, archive, event, publish
 
 WORKING = {
     "EventService": {"PublishEvents", "StreamEvents"},
-    "SubscriberService": {"ImportSubscribers", "GetSubscriber"},
+    "SubscriberService": {
+        "ImportSubscribers", "GetSubscriber", "DeleteSubscriber", "GetContactView", "SetConsent",
+        "RecordContacts", "ExportContacts",
+    },
     "AdviceService": {"Advise", "ReportOutcome"},
-    "DeliveryService": {"Attach"},
+    "DeliveryService": {"Attach", "ListDeadLetters", "RedriveDeadLetters"},
     "RulebaseService": {
         "CheckRulebase", "UploadRulebase", "ActivateRulebase", "GetRulebase", "ListRulebases",
+        "PauseCampaign", "ResumeCampaign",
     },
     "InsightService": {"ExplainDecision", "ListDecisions", "ListQuarantine"},
 }  # fmt: skip

@@ -119,3 +119,45 @@ def test_whether_a_prompt_is_still_open_does_not_depend_on_the_cut_into_batches(
             return [encode_verdict(verdict) for verdict in verdicts]
 
     assert in_loop(body, [events]) == in_loop(body, [[event] for event in events])
+
+
+def test_a_member_of_the_control_group_is_shown_nothing_and_counts_all_the_same() -> None:
+    """Also not when somebody asks again: what would have been shown was shown, as far as caps go."""
+    files = quiet_visits()
+    files["policies.yaml"] += b'control: {share: 100%, salt: "x"}\n'
+
+    async def body() -> None:
+        async with running(files=files) as app:
+            await prompted(app)
+            assert await ask(app, "v1") == []
+            rows = await app.insight.decisions(DecisionFilter(subscriber_id=ANNE), 0, 10, False)
+            told = [row.reason for row in rows if row.key.source == ADVICE_SOURCE]
+            assert told == [Reason.CONTROL]
+            assert app.ledger.prompts(ANNE, NOON_US) == []
+            assert await ask(app, "v2") == []
+
+    in_loop(body)
+
+
+def test_nothing_is_shown_to_who_has_gone_before_the_question_was_taken_up() -> None:
+    """A caller whose deadline is over: its prompt is still open for the next one that asks."""
+
+    async def body() -> None:
+        async with running(files=quiet_visits()) as app:
+            await prompted(app)
+            go_on = asyncio.Event()
+            busy = asyncio.create_task(app.ingest.between(lambda: wait_for(go_on)))
+            asking = asyncio.create_task(ask(app, "v1"))
+            while not app.ingest._queue.events:  # noqa: ASYNC110 - some turns of the loop, nothing else
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            go_on.set()
+            await busy
+            assert len(await ask(app, "v2")) == 1
+
+    in_loop(body)
+
+
+async def wait_for(event: asyncio.Event) -> None:
+    await event.wait()

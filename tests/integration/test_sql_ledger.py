@@ -123,8 +123,10 @@ def filled(path: Path) -> None:
 
 
 def erased(path: Path, number: str = NUMBER) -> bool:
+    erasing = Erasing(number, STAND_IN)
     with opened(path) as ledger, ledger.transaction() as tx:
-        return tx.erase(Erasing(number, STAND_IN), NOON_US + 1, "li", f"asked for by {number}")
+        tx.blot_out(erasing, [OTHER, NEIGHBOUR])
+        return tx.erase(erasing, NOON_US + 1, "li", f"asked for by {number}")
 
 
 def test_erased_number_is_nowhere_but_in_the_log(path: Path) -> None:
@@ -201,7 +203,7 @@ def test_erasure_is_audited_also_of_a_stranger(path: Path) -> None:
 
 
 def test_the_scan_finds_what_is_left_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase, "_SAID", ())
+    monkeypatch.setattr(erase, "_LOGGED", ())
     filled(path)
     erased(path)
     assert "verdicts.body" in naming(path)

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
-from opportune_service.core import fold
+from opportune_service.core import fold, forgetting
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
 from opportune_service.core.fold import (
     fold_fact,
     fold_metric,
-    forget_unread,
     read_fact,
     read_metric,
     remembered_until,
     seed_metric,
 )
+from opportune_service.core.forgetting import forget_unread
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
 
 MINUTE_US = 60_000_000
@@ -199,7 +199,7 @@ def test_forgetting_what_nobody_reads_cannot_be_seen(
 @pytest.mark.parametrize("kind", MetricKind)
 def test_control_forgetting_too_early_is_seen(kind: MetricKind, monkeypatch: pytest.MonkeyPatch) -> None:
     def hasty(metric: Metric | Fact, series: Any, read_from_us: int) -> bool:
-        return fold.forget_unread(metric, series, read_from_us + 2 * MINUTE_US + MAX_LATENESS_US)
+        return forgetting.forget_unread(metric, series, read_from_us + 2 * MINUTE_US + MAX_LATENESS_US)
 
     monkeypatch.setitem(globals(), "forget_unread", hasty)
     m, place = metric(kind, "int", HOUR_US, None), PLACES[0]

@@ -226,3 +226,11 @@ def test_errors_of_test_files_are_in_the_reports_too(town: Path, tmp_path: Path)
     root = minidom.parse(str(tmp_path / "test.xml")).documentElement  # noqa: S318 - our own
     assert root is not None
     assert root.getAttribute("failures") == str(len(codes))
+
+
+def test_the_json_tells_what_becomes_of_what_was_stopped() -> None:
+    pack = Path(__file__).parents[2] / "rulebase" / "packs" / "gprs-precision"
+    said = json.loads(run("test", pack, "--only", "fates", "--json").stdout)
+    decisions = [decision for case in said["cases"] for decision in case["decisions"]]
+    assert {decision["fate"] for decision in decisions} == {None, "drop", "defer", "next"}
+    assert all(bool(decision["due"]) == (decision["fate"] == "defer") for decision in decisions)

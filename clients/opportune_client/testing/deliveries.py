@@ -49,6 +49,46 @@ class Deliveries(DeliveryServiceServicer):
             yield response
         abort(context, Failure("UNAVAILABLE", "the test breaks the stream"))
 
+    def ListDeadLetters(
+        self, request: pb.ListDeadLettersRequest, context: Any
+    ) -> pb.ListDeadLettersResponse:
+        self._state.enter("ListDeadLetters", context)
+        start, size = int(request.page_token or 0), request.page_size or 50
+        with self._state.changed:
+            chosen = [
+                letter
+                for letter in reversed(self._state.dead_letters)
+                if _selected(letter, request.channel, request.campaign)
+            ]
+        more = str(start + size) if len(chosen) > start + size else ""
+        return pb.ListDeadLettersResponse(dead_letters=chosen[start : start + size], next_page_token=more)
+
+    def RedriveDeadLetters(
+        self, request: pb.RedriveDeadLettersRequest, context: Any
+    ) -> pb.RedriveDeadLettersResponse:
+        self._state.enter("RedriveDeadLetters", context)
+        wanted = set(request.delivery_ids)
+        if not (wanted or request.channel or request.campaign):
+            violation = ("delivery_ids", "name delivery_ids, a channel or a campaign")
+            abort(context, Failure("INVALID_ARGUMENT", violation[1], "INVALID_REQUEST", (violation,)))
+        with self._state.changed:
+            redriven = {
+                letter.delivery_id
+                for letter in self._state.dead_letters
+                if (not wanted or letter.delivery_id in wanted)
+                and _selected(letter, request.channel, request.campaign)
+            }
+            self._state.dead_letters[:] = [
+                letter for letter in self._state.dead_letters if letter.delivery_id not in redriven
+            ]
+        return pb.RedriveDeadLettersResponse(
+            redriven_count=len(redriven), skipped_delivery_ids=sorted(wanted - redriven)
+        )
+
+
+def _selected(letter: pb.DeadLetter, channel: str, campaign: str) -> bool:
+    return channel in ("", letter.channel) and campaign in ("", letter.campaign)
+
 
 class _Session:
     """One attached client. Everything but `read` is called under the state's lock."""

@@ -26,8 +26,9 @@ from opportune.v1.subscriber_service_pb2_grpc import add_SubscriberServiceServic
 
 from opportune_client.connection import connect, connect_async
 from opportune_client.testing.deliveries import Deliveries
-from opportune_client.testing.servicers import Advice, Events, Insight, Rulebases, Subscribers
+from opportune_client.testing.servicers import Advice, Events, Insight, Rulebases
 from opportune_client.testing.state import Break, Delivery, Failure, State
+from opportune_client.testing.subscribers import Subscribers
 from opportune_client.times import to_timestamp
 from opportune_client.words import RejectionReason
 
@@ -40,8 +41,8 @@ class FakeOpportune:
 
     Use it in a `with` statement. It knows no rulebase: every event is accepted unless the test says
     otherwise, an event known by source and id is a duplicate. The properties return what clients sent
-    so far; `advices`, `problems`, `decisions` and `quarantine` are lists to put answers into before they
-    are asked for. Methods that clients of this package do not call answer UNIMPLEMENTED.
+    so far; `advices`, `problems`, `decisions`, `quarantine` and `dead_letters` are lists to put answers
+    into before they are asked for. Methods that clients of this package do not call answer UNIMPLEMENTED.
 
     `window` and `max_batch_size` go into the welcome of an event stream, `max_credit` and
     `lease_seconds` into that of a channel. Leases do not expire by themselves; see `expire_leases`.
@@ -91,8 +92,8 @@ class FakeOpportune:
         )
         add_EventServiceServicer_to_server(Events(self._state), server)
         add_AdviceServiceServicer_to_server(Advice(self._state), server)
-        add_SubscriberServiceServicer_to_server(Subscribers(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
-        add_DeliveryServiceServicer_to_server(Deliveries(self._state, self._lease_seconds), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
+        add_SubscriberServiceServicer_to_server(Subscribers(self._state), server)
+        add_DeliveryServiceServicer_to_server(Deliveries(self._state, self._lease_seconds), server)
         add_RulebaseServiceServicer_to_server(Rulebases(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
         add_InsightServiceServicer_to_server(Insight(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
         self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
@@ -247,6 +248,26 @@ class FakeOpportune:
         return self._state.import_headers
 
     @property
+    def consents(self) -> dict[tuple[str, str], types_pb2.Consent]:
+        """The consents in force, by number and scope."""
+        return self._state.consents
+
+    @property
+    def contacts(self) -> dict[tuple[str, str], subscriber_pb.RecordedContact]:
+        """The contacts that other systems recorded, by system and id."""
+        return self._state.contacts
+
+    @property
+    def views(self) -> dict[str, subscriber_pb.ContactView]:
+        """The contact views that can be asked for, by number; of anybody else it is empty."""
+        return self._state.views
+
+    @property
+    def exports(self) -> list[subscriber_pb.ExportedContact]:
+        """What can be exported, in order of recording; each in a piece of its own."""
+        return self._state.exports
+
+    @property
     def advices(self) -> list[advice_pb.Advice]:
         """What Advise answers."""
         return self._state.advices
@@ -279,11 +300,36 @@ class FakeOpportune:
         return self._state.active_revision
 
     @property
+    def paused(self) -> dict[str, rulebase_pb.CampaignStatus]:
+        """The campaigns that are paused, by name; any name will do."""
+        return self._state.paused
+
+    @property
     def decisions(self) -> list[types_pb2.Decision]:
         """What can be listed and explained, in order of recording."""
         return self._state.decisions
 
     @property
+    def why_nots(self) -> dict[tuple[str, str], insight_pb.WhyNotResponse]:
+        """What WhyNot answers, by number and campaign; for any other there is no such campaign."""
+        return self._state.why_nots
+
+    @property
+    def report(self) -> insight_pb.GetCampaignReportResponse:
+        """What GetCampaignReport answers, whatever time is asked for."""
+        return self._state.report
+
+    @property
+    def report_requests(self) -> list[insight_pb.GetCampaignReportRequest]:
+        """The reports that were asked for."""
+        return self._state.report_requests
+
+    @property
     def quarantine(self) -> list[insight_pb.QuarantinedEvent]:
         """The rejected events that can be listed, in order of receipt."""
         return self._state.quarantine
+
+    @property
+    def dead_letters(self) -> list[delivery_pb.DeadLetter]:
+        """The deliveries that ran out of attempts, the oldest decision first. Redriving takes them out."""
+        return self._state.dead_letters

@@ -11,13 +11,11 @@ from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import event_service_pb2 as event_pb
 from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as rulebase_pb
-from opportune.v1 import subscriber_service_pb2 as subscriber_pb
 from opportune.v1 import types_pb2
 from opportune.v1.advice_service_pb2_grpc import AdviceServiceServicer
 from opportune.v1.event_service_pb2_grpc import EventServiceServicer
 from opportune.v1.insight_service_pb2_grpc import InsightServiceServicer
 from opportune.v1.rulebase_service_pb2_grpc import RulebaseServiceServicer
-from opportune.v1.subscriber_service_pb2_grpc import SubscriberServiceServicer
 
 from opportune_client.testing.state import Failure, State, abort
 
@@ -101,42 +99,6 @@ class Advice(AdviceServiceServicer):
         return advice_pb.ReportOutcomeResponse(already_known=known)
 
 
-class Subscribers(SubscriberServiceServicer):
-    """Keeps imported records by number."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def ImportSubscribers(
-        self, request_iterator: Any, context: Any
-    ) -> subscriber_pb.ImportSubscribersResponse:
-        state = self._state
-        state.enter("ImportSubscribers", context)
-        response = subscriber_pb.ImportSubscribersResponse()
-        for request in request_iterator:
-            with state.changed:
-                if request.HasField("header"):
-                    state.import_headers.append(request.header)
-                for record in request.batch.subscribers:
-                    state.subscribers[record.subscriber_id] = record
-                    response.imported_count += 1
-        return response
-
-    def GetSubscriber(
-        self, request: subscriber_pb.GetSubscriberRequest, context: Any
-    ) -> subscriber_pb.GetSubscriberResponse:
-        self._state.enter("GetSubscriber", context)
-        with self._state.changed:
-            record = self._state.subscribers.get(request.subscriber_id)
-        if record is None:
-            abort(context, Failure("NOT_FOUND", "nothing is known of the subscriber", "UNKNOWN_SUBSCRIBER"))
-        return subscriber_pb.GetSubscriberResponse(
-            subscriber=subscriber_pb.Subscriber(
-                subscriber_id=record.subscriber_id, attributes=record.attributes, consents=record.consents
-            )
-        )
-
-
 class Rulebases(RulebaseServiceServicer):
     """Keeps archives by the hash of their bytes; finds the problems that the test laid out."""
 
@@ -198,6 +160,7 @@ class Rulebases(RulebaseServiceServicer):
         response = rulebase_pb.GetRulebaseResponse(rulebase=rulebase_pb.Rulebase(revision=revision))
         if request.include_archive:
             response.archive.data = state.archives[revision]
+        response.rulebase.campaigns.extend(state.paused.values())
         return response
 
     def ListRulebases(
@@ -211,6 +174,28 @@ class Rulebases(RulebaseServiceServicer):
             rulebases=[rulebase_pb.Rulebase(revision=revision) for revision in revisions[start:end]],
             next_page_token=str(end) if end < len(revisions) else "",
         )
+
+    def PauseCampaign(
+        self, request: rulebase_pb.PauseCampaignRequest, context: Any
+    ) -> rulebase_pb.PauseCampaignResponse:
+        state = self._state
+        state.enter("PauseCampaign", context)
+        with state.changed:
+            status = rulebase_pb.CampaignStatus(
+                campaign=request.campaign, paused=True, paused_by="fake", pause_reason=request.reason
+            )
+            status = state.paused.setdefault(request.campaign, status)
+        return rulebase_pb.PauseCampaignResponse(campaign=status)
+
+    def ResumeCampaign(
+        self, request: rulebase_pb.ResumeCampaignRequest, context: Any
+    ) -> rulebase_pb.ResumeCampaignResponse:
+        state = self._state
+        state.enter("ResumeCampaign", context)
+        with state.changed:
+            state.paused.pop(request.campaign, None)
+        status = rulebase_pb.CampaignStatus(campaign=request.campaign)
+        return rulebase_pb.ResumeCampaignResponse(campaign=status)
 
     def _errors(self) -> list[rulebase_pb.Problem]:
         error = rulebase_pb.PROBLEM_SEVERITY_ERROR
@@ -268,6 +253,22 @@ class Insight(InsightServiceServicer):
             next_page_token=str(end) if end < len(wanted) else "",
             cursor=str(len(decisions)),
         )
+
+    def WhyNot(self, request: insight_pb.WhyNotRequest, context: Any) -> insight_pb.WhyNotResponse:
+        self._state.enter("WhyNot", context)
+        with self._state.changed:
+            found = self._state.why_nots.get((request.subscriber_id, request.campaign))
+        if found is None:
+            abort(context, Failure("NOT_FOUND", "no such campaign", "NOT_FOUND"))
+        return found
+
+    def GetCampaignReport(
+        self, request: insight_pb.GetCampaignReportRequest, context: Any
+    ) -> insight_pb.GetCampaignReportResponse:
+        self._state.enter("GetCampaignReport", context)
+        with self._state.changed:
+            self._state.report_requests.append(request)
+            return self._state.report
 
     def ListQuarantine(
         self, request: insight_pb.ListQuarantineRequest, context: Any

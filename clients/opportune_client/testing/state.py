@@ -72,6 +72,7 @@ class State:
     acks: list[delivery_pb.Ack] = field(default_factory=list)
     receipts: list[delivery_pb.Receipt] = field(default_factory=list)
     channel_breaks: int = 0
+    dead_letters: list[delivery_pb.DeadLetter] = field(default_factory=list)
 
     advices: list[advice_pb.Advice] = field(default_factory=list)
     visits: list[advice_pb.AdviseRequest] = field(default_factory=list)
@@ -79,11 +80,21 @@ class State:
 
     subscribers: dict[str, subscriber_pb.SubscriberRecord] = field(default_factory=dict)
     import_headers: list[subscriber_pb.ImportHeader] = field(default_factory=list)
+    consents: dict[tuple[str, str], types_pb2.Consent] = field(default_factory=dict)
+    contacts: dict[tuple[str, str], subscriber_pb.RecordedContact] = field(default_factory=dict)
+    views: dict[str, subscriber_pb.ContactView] = field(default_factory=dict)
+    exports: list[subscriber_pb.ExportedContact] = field(default_factory=list)
 
     problems: list[rulebase_pb.Problem] = field(default_factory=list)
     archives: dict[str, bytes] = field(default_factory=dict)
     active_revision: str = ""
+    paused: dict[str, rulebase_pb.CampaignStatus] = field(default_factory=dict)
     decisions: list[types_pb2.Decision] = field(default_factory=list)
+    why_nots: dict[tuple[str, str], insight_pb.WhyNotResponse] = field(default_factory=dict)
+    report: insight_pb.GetCampaignReportResponse = field(
+        default_factory=insight_pb.GetCampaignReportResponse
+    )
+    report_requests: list[insight_pb.GetCampaignReportRequest] = field(default_factory=list)
     quarantine: list[insight_pb.QuarantinedEvent] = field(default_factory=list)
 
     failures: dict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))

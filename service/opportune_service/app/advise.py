@@ -118,7 +118,7 @@ def _check(rulebase: Rulebase, visit: Visit) -> None:
 
 def _advices(rulebase: Rulebase, verdict: Verdict) -> list[Advice]:
     shown = [d for d in verdict.decisions if d.reason is Reason.DECIDED and d.shown]
-    shown.sort(key=lambda d: (-d.priority, -d.score, d.campaign))
+    shown.sort(key=lambda d: d.rank)
     return [_advice(rulebase, decision) for decision in shown]
 
 

@@ -1,73 +1,154 @@
 """Commit a group of observed batches: one transaction, in the ledger's thread.
 
-Order within the transaction: log rows, then verdicts with their reservations and deliveries. All of it
-becomes durable together or not at all.
+Order within the transaction: log rows; then moments and responses, in the order in which they were
+observed, for a response answers what was decided before it, and may bear on the next moment; then touches
+and counts. A campaign that an alarm pauses is paused for the next moment. All of it becomes durable
+together or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from opportune_service.app.log import Item, log_row
+from opportune_service.app.alarms import hours_watched, tell, too_many
+from opportune_service.app.log import log_row
 from opportune_service.app.ports import Ledger, LedgerTransaction
 from opportune_service.app.quarantine import MOST
-from opportune_service.app.records import LogKind, Quarantined
-from opportune_service.core.decide import decide
+from opportune_service.app.records import LogKind, Pause
+from opportune_service.app.works import HOUR_US, Batch, Group
+from opportune_service.core.decide import decide, usage_keys
+from opportune_service.core.events import Event
 from opportune_service.core.revision import Revision
-from opportune_service.core.verdict import EventKey, Moment, Verdict
+from opportune_service.core.verdict import (
+    EventKey,
+    History,
+    Moment,
+    Response,
+    Usage,
+    UsageKey,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Batch:
-    """What was observed under one log position: all there is to make durable of it.
+def commit_group(ledger: Ledger, group: Group) -> Sequence[Verdict]:
+    """Make a group durable, its decisions included; the verdicts that are new.
 
-    `items` are those accepted, without duplicates; never empty. `now_us` 0: the own time of each.
-    `verdicts` is filled by the commit: one for each moment, decided now or before.
-    """
-
-    position: int
-    kind: LogKind
-    source: str
-    now_us: int
-    revision: Revision
-    verdicts: list[Verdict]
-    items: list[Item] = field(default_factory=list)
-    moments: list[Moment] = field(default_factory=list)
-
-
-def commit_group(ledger: Ledger, batches: Sequence[Batch], rejected: Sequence[Quarantined] = ()) -> None:
-    """Make a group durable, its decisions included. Raises `StoreUnavailableError`: then nothing is."""
-    if not batches and not rejected:
-        return
+    Raises `StoreUnavailableError`: then nothing is durable."""
+    batches = group.batches
+    if not batches and not group.rejected:
+        return ()
     rows = [
         log_row(batch.position, batch.kind, batch.source, batch.now_us, batch.revision.id, batch.items)
         for batch in batches
+        if batch.kind is not None
     ]
+    counts = _counts(group)
     with ledger.transaction() as tx:
         tx.append_log(rows)
-        _decide(tx, batches)
-        if rejected:
-            tx.quarantine(rejected, MOST)
+        verdicts, pauses = _take_steps(tx, batches)
+        if group.touches:
+            tx.record_touches(group.touches)
+        if counts:
+            tx.count_events(counts)
+        if group.rejected:
+            tx.quarantine(group.rejected, MOST)
+    tell(pauses)
+    return verdicts
 
 
-def _decide(tx: LedgerTransaction, batches: Sequence[Batch]) -> None:
-    """Decide all moments in order. One that has a verdict already (its event was sent again after a
-    crash) keeps it."""
-    moments = [moment for batch in batches for moment in batch.moments]
-    if not moments:
-        return
-    stored = tx.verdicts([moment.key for moment in moments])
-    lookback_us = max(batch.revision.lookback_us for batch in batches)
-    earliest_us = min(moment.now_us for moment in moments)
-    subscribers = {moment.key.subscriber_id for moment in moments}
-    histories = tx.histories(subscribers, earliest_us - lookback_us, earliest_us)
-    fresh: dict[EventKey, Verdict] = {}
+def _counts(group: Group) -> Mapping[tuple[str, int], int]:
+    """Events by type and hour."""
+    counts = Counter(group.derived)
+    for batch in group.batches:
+        if batch.kind is LogKind.EVENTS:
+            counts.update(
+                [(each.type, each.occurred_at_us // HOUR_US) for each in batch.items if type(each) is Event]
+            )
+    return counts
+
+
+def _take_steps(tx: LedgerTransaction, batches: Sequence[Batch]) -> tuple[list[Verdict], list[Pause]]:
+    if not any(batch.steps for batch in batches):
+        return [], []
+    deciding = _Deciding(tx, batches)
     for batch in batches:
-        for moment in batch.moments:
-            verdict = stored.get(moment.key) or fresh.get(moment.key)
-            if verdict is None:
-                history = histories[moment.key.subscriber_id]
-                verdict = fresh[moment.key] = decide(batch.revision.rulebase, moment, history)
-            batch.verdicts.append(verdict)
-    tx.record_verdicts(list(fresh.values()))
+        for step in batch.steps:
+            if isinstance(step, Moment):
+                batch.verdicts.append(deciding.verdict(batch.revision, step))
+            else:
+                deciding.hear(step)
+    deciding.record()
+    for pause in deciding.pauses:
+        tx.pause(pause)
+    return list(deciding.fresh.values()), deciding.pauses
+
+
+class _Deciding:
+    """The steps of one group, one after the other, on what the ledger knows."""
+
+    def __init__(self, tx: LedgerTransaction, batches: Sequence[Batch]) -> None:
+        self._tx = tx
+        self.fresh: dict[EventKey, Verdict] = {}
+        self.pauses: list[Pause] = []
+        self._unrecorded: list[Verdict] = []
+        self._heard: dict[str, list[Response]] = {}
+        self._histories: dict[str, History] = {}
+        self._stored: Mapping[EventKey, Verdict] = {}
+        self._usage: Usage = {}
+        self._paused: frozenset[str] = frozenset()
+        decided = [(batch.revision, s) for batch in batches for s in batch.steps if isinstance(s, Moment)]
+        if not decided:
+            return
+        moments = [moment for _, moment in decided]
+        self._stored = tx.verdicts([moment.key for moment in moments])
+        lookback_us = max(revision.lookback_us for revision, _ in decided)
+        earliest_us = min(moment.now_us for moment in moments)
+        subscribers = {moment.key.subscriber_id for moment in moments}
+        self._histories = tx.histories(subscribers, earliest_us - lookback_us, earliest_us)
+        counters: set[UsageKey] = set()
+        for revision, moment in decided:
+            counters |= usage_keys(revision.rulebase, moment) | hours_watched(revision.rulebase, moment)
+        self._usage = tx.usage(counters)
+        self._paused = tx.paused()
+
+    def verdict(self, revision: Revision, moment: Moment) -> Verdict:
+        """Decide a moment. One that has a verdict already (its event was sent again after a crash) keeps
+        it."""
+        subscriber_id = moment.key.subscriber_id
+        if subscriber_id in self._heard:
+            self.record()
+        known = self._stored.get(moment.key) or self.fresh.get(moment.key)
+        if known is not None:
+            return known
+        history = self._histories[subscriber_id]
+        verdict = decide(revision.rulebase, moment, history, self._usage, self._paused)
+        self.fresh[moment.key] = verdict
+        self._unrecorded.append(verdict)
+        for pause in too_many(revision.rulebase, verdict, self._usage):
+            if pause.campaign not in self._paused:
+                self._paused |= {pause.campaign}
+                self.pauses.append(pause)
+        return verdict
+
+    def hear(self, response: Response) -> None:
+        """A response answers what was decided before it."""
+        self._heard.setdefault(response.subscriber_id, []).append(response)
+
+    def record(self) -> None:
+        """Put down what was decided and answered so far. Of one subscriber, all that was decided came
+        before what was answered."""
+        if self._unrecorded:
+            self._tx.record_verdicts(self._unrecorded)
+            self._unrecorded = []
+        if self._heard:
+            for subscriber_id in sorted(self._heard.keys() & self._histories.keys()):
+                outcomes = self._tx.respond(self._heard.pop(subscriber_id))
+                self._histories[subscriber_id].outcomes += outcomes
+            others = [response for responses in self._heard.values() for response in responses]
+            if others:
+                self._tx.respond(others)
+            self._heard = {}

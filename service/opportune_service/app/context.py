@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from opportune_service.app.consent import Consent, consent_record, unknown_scope
 from opportune_service.app.errors import InvalidRequestError, NotFoundError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ports import LiveState
@@ -18,12 +19,13 @@ from opportune_service.core.state import SubscriberState
 
 @dataclass(frozen=True, slots=True)
 class ImportItem:
-    """Context of one subscriber as it was sent: an encoded map of attributes, and what was sent apart from
-    it (``behaviour.NAME``, ``metric.NAME``)."""
+    """Context of one subscriber as it was sent: an encoded map of attributes, what was sent apart from it
+    (``behaviour.NAME``, ``metric.NAME``), and consents."""
 
     subscriber_id: str
     attributes: bytes
     more: Mapping[str, object] = field(default_factory=dict)
+    consents: tuple[Consent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,14 @@ async def import_context(
     encoding: Encoding,
     origin: str = "import",
 ) -> ImportReceipt:
-    """Take in static data as it was at `as_of_us` and wait until it is durable. Bad items are rejected
-    one by one. `origin` is kept in the log. Raises `NoRulebaseError`, `StoreUnavailableError`."""
+    """Take in static data as it was at `as_of_us`, then consents, each as of its own time, and wait until
+    all is durable. Bad items are rejected one by one. `origin` is kept in the log. Raises
+    `NoRulebaseError`, `StoreUnavailableError`."""
     admission = live.current.admission
     ignored_before = admission.ignored.by_name.copy()
+    rulebase = live.current.rulebase
     records: list[ContextRecord] = []
+    words: list[ContextRecord] = []
     rejections: list[Rejection] = []
     for index, item in enumerate(items):
         if not is_subscriber_id(item.subscriber_id):
@@ -85,11 +90,21 @@ async def import_context(
         except AttributesError as error:
             rejections.append(Rejection(index, "", RejectionReason.BAD_ATTRIBUTES, str(error)))
             continue
-        records.append(ContextRecord(item.subscriber_id, as_of_us, mode, attributes))
+        fault = next(filter(None, (unknown_scope(rulebase, each.scope) for each in item.consents)), "")
+        if fault:
+            rejections.append(Rejection(index, "", RejectionReason.UNKNOWN_NAME, fault))
+            continue
+        words += [consent_record(item.subscriber_id, each) for each in item.consents]
+        if attributes or mode is ImportMode.UPSERT or not item.consents:
+            # Consents alone are no context: they do not make a stranger known.
+            records.append(ContextRecord(item.subscriber_id, as_of_us, mode, attributes))
     ignored = admission.ignored.by_name - ignored_before
     outdated = (await ingest.import_context(origin, records)).outdated if records else 0
+    if words:
+        await ingest.import_context(origin, words)
     names = {name.removeprefix("subscriber."): count for name, count in ignored.items()}
-    return ImportReceipt(len(records) - outdated, outdated, rejections, names)
+    accepted = len(items) - len(rejections) - outdated
+    return ImportReceipt(accepted, outdated, rejections, names)
 
 
 async def show_subscriber(

@@ -19,35 +19,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.checkpoint import Checkpoints
 from opportune_service.app.commit import commit_group
+from opportune_service.app.defer import MOST as MOST_DEFERRALS
+from opportune_service.app.defer import Deferrals
 from opportune_service.app.errors import NoRulebaseError, StoreUnavailableError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import Recovered, note_listening, recover_some
 from opportune_service.app.revisions import LiveRevision
+from opportune_service.app.work_queue import WorkQueue
 from opportune_service.app.works import Group, Receipt, Work
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event
 from opportune_service.core.revision import EngineFactory, Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import Verdict
+from opportune_service.core.verdict import OpenPrompt, Verdict
 from opportune_service.core.watermarks import SourceMark
 
 __all__ = ["Ingest", "Receipt"]
 
 log = logging.getLogger(__name__)
-
-GROUP_EVENTS = 2_000
-"""A commit group takes waiting batches up to about this many events: a disk write is then a small part
-of the cost, and nobody waits long for the rest of the group."""
-
-MAX_QUEUED_EVENTS = 50_000
-"""More than this waiting means that callers are faster than the service; further batches wait outside."""
 
 
 class Ingest:
@@ -72,11 +67,8 @@ class Ingest:
         self._make_engine = make_engine
         self._observer = Observer(live, states, recovered, clock.now_us())
         self._on_verdicts = on_verdicts
-        self._queue: deque[Work] = deque()
-        self._queued_events = 0
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._queue = WorkQueue(self._wake.set)
         self._closing = False
         self._committing: asyncio.Task[None] | None = None
         # Subscribers whose live state is ahead of the record because a commit failed.
@@ -118,7 +110,7 @@ class Ingest:
         Batches that one caller offers one after the other are taken in in that order.
         """
         done = _unanswered()
-        await self._enqueue(Work(done, source=source, events=events, now_us=self._clock.now_us()))
+        await self._queue.put(Work(done, source=source, events=events, now_us=self._clock.now_us()))
         return done
 
     async def import_context(self, source: str, records: Sequence[ContextRecord]) -> Receipt:
@@ -146,6 +138,18 @@ class Ingest:
         Raises what it raises, and `StoreUnavailableError` if it was not called."""
         await self._submit(Work(_unanswered(), between=call))
 
+    def forget(self, subscriber_id: str) -> None:
+        """Drop what the service itself holds of a subscriber who is erased: call it `between`, before
+        anything is awaited."""
+        self._queue.forget(subscriber_id)
+        self._observer.forget(subscriber_id)
+
+    async def show(self, channel: str, prompts: Sequence[OpenPrompt]) -> Receipt:
+        """Decide these prompts again, to be shown on a bulk channel, and wait until it is durable. Errors
+        as of `publish`."""
+        now_us = self._clock.now_us()
+        return await self._submit(Work(_unanswered(), showing=prompts, touch_point=channel, now_us=now_us))
+
     async def settle_timers(self, until_us: int | None = None) -> Receipt:
         """Take one turn at the timers that are due by the clock, and wait until it is durable.
 
@@ -157,6 +161,38 @@ class Ingest:
             return await self._submit(Work(_unanswered(), run_to_us=until_us))
         now_us = self._clock.now_us()
         return await self._submit(Work(_unanswered(), run_to_us=now_us, now_us=now_us))
+
+    async def settle_deferred(self, until_us: int | None = None) -> Receipt:
+        """Take one turn at what was deferred and is due by the clock, and wait until it is durable.
+
+        With `until_us` (replay): what is due up to then, each at its own time. Only what was read before
+        (`read_deferrals`) is known to be due; more may be after a turn. Errors as of `publish`.
+        """
+        if until_us is not None:
+            return await self._submit(Work(_unanswered(), deferred_to_us=until_us))
+        now_us = self._clock.now_us()
+        return await self._submit(Work(_unanswered(), deferred_to_us=now_us, now_us=now_us))
+
+    async def read_deferrals(self, until_us: int) -> None:
+        """Read from the ledger what will be due before then, or the first of it. Raises
+        `StoreUnavailableError`."""
+
+        async def read() -> None:
+            # Nothing is being committed meanwhile: what was taken for a decision has ended or is still due.
+            found = await self._thread.run(self._ledger.due_deferrals, until_us - 1, MOST_DEFERRALS)
+            self.deferrals.read(found, until_us)
+
+        await self.between(read)
+
+    @property
+    def revision(self) -> Revision:
+        """The active one. Raises `NoRulebaseError`."""
+        return self._live.current
+
+    @property
+    def deferrals(self) -> Deferrals:
+        """What was deferred and is due soon."""
+        return self._observer.deferrals
 
     @property
     def next_timer_us(self) -> int:
@@ -173,18 +209,8 @@ class Ingest:
         await self._submit(Work(done=_unanswered(), retire=revision))
 
     async def _submit(self, work: Work) -> Receipt:
-        await self._enqueue(work)
+        await self._queue.put(work)
         return await work.done
-
-    async def _enqueue(self, work: Work) -> None:
-        while self._queued_events >= MAX_QUEUED_EVENTS and not self._closing:
-            self._room.clear()
-            await self._room.wait()
-        if self._closing:
-            raise StoreUnavailableError("the service is shutting down; send it again to another one")
-        self._queue.append(work)
-        self._queued_events += work.size
-        self._wake.set()
 
     def request_checkpoint(self) -> None:
         """Begin a round of snapshots of all subscribers changed since the last one."""
@@ -199,7 +225,7 @@ class Ingest:
             await self._work()
         except BaseException:
             # Nobody may wait for an answer that cannot come any more.
-            self._closing = True
+            self._close()
             self.healthy.clear()
             self._refuse_queued("the service has failed")
             raise
@@ -211,7 +237,7 @@ class Ingest:
             if self._astray:
                 await self._recover()
                 continue
-            works = self._take()
+            works = self._queue.take()
             if works and works[0].between is not None:
                 await self._do_between(works[0], works[0].between)
             elif works:
@@ -245,23 +271,12 @@ class Ingest:
 
     async def close(self) -> None:
         """Take no more, finish what is queued, snapshot everything; `run` then returns."""
-        self._closing = True
+        self._close()
         self._wake.set()
 
-    def _take(self) -> list[Work]:
-        works: list[Work] = []
-        size = 0
-        while self._queue and size < GROUP_EVENTS:
-            if works and (works[0].between or self._queue[0].between):
-                break  # it stands alone
-            work = self._queue.popleft()
-            works.append(work)
-            size += work.size
-        self._queued_events -= size
-        if self._queue:
-            self._wake.set()
-        self._room.set()
-        return works
+    def _close(self) -> None:
+        self._closing = True
+        self._queue.close()
 
     async def _process(self, works: list[Work]) -> None:
         group = Group()
@@ -269,6 +284,8 @@ class Ingest:
             try:
                 if work.retire is not None:
                     self._retire(work, work.retire)
+                elif work.touch_point and work.done.cancelled():
+                    continue  # whoever asked has gone, and nothing can be shown to nobody
                 else:
                     await self._observer.observe(work, group)
             except NoRulebaseError as error:
@@ -307,20 +324,20 @@ class Ingest:
         if not work.done.done():
             work.done.set_result(Receipt(0, 0, [], [], revision.id))
 
-    def _commit(self, group: Group) -> None:
-        """In the ledger's thread."""
+    def _commit(self, group: Group) -> Sequence[Verdict]:
+        """In the ledger's thread; the verdicts that are new."""
         if self._commit_failed:
             raise StoreUnavailableError("an earlier commit failed; the service is recovering")
         try:
-            commit_group(self._ledger, group.batches, group.rejected)
+            return commit_group(self._ledger, group)
         except BaseException:
             self._commit_failed = True
             raise
 
-    async def _settle(self, group: Group, commit: asyncio.Future[None]) -> None:
+    async def _settle(self, group: Group, commit: asyncio.Future[Sequence[Verdict]]) -> None:
         """After the commit: the live state is saved, the callers are answered."""
         try:
-            await commit
+            self.deferrals.note(await commit)
         except Exception as error:
             if not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
@@ -389,8 +406,8 @@ class Ingest:
         return states, recovered, (self._ledger.coverage(), self._ledger.births())
 
     def _refuse_queued(self, message: str) -> None:
-        while self._queue:
-            for work in self._take():
+        while works := self._queue.take():
+            for work in works:
                 if work.retire is not None:
                     self._retire(work, work.retire)
                 elif not work.done.done():

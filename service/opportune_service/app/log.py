@@ -60,6 +60,11 @@ _READERS: Mapping[LogKind, Callable[[LogRow], Sequence[Item]]] = {
 }
 
 
+def encoded_items(row: LogRow) -> bytes:
+    """What the row holds as it is encoded, to be searched."""
+    return zlib.decompress(row.payload)
+
+
 def items_of(row: LogRow) -> Sequence[Item]:
     """What the row holds, whatever its kind."""
     return _READERS[row.kind](row)

@@ -14,12 +14,13 @@ looked at. One that waits for a source does not hold up those after it.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
 
+from opportune_service.app.defer import Deferrals
 from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
 from opportune_service.app.records import LogKind
@@ -31,9 +32,10 @@ from opportune_service.core.admit import Attributes, mask
 from opportune_service.core.backfill import renew, take_fill
 from opportune_service.core.context import apply_context
 from opportune_service.core.events import Due, Event, Rejection
-from opportune_service.core.observe import observe, observe_due
+from opportune_service.core.observe import observe, observe_deferred, observe_due, observe_prompts
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
+from opportune_service.core.verdict import OpenPrompt
 from opportune_service.core.watermarks import (
     CELL,
     IMEI,
@@ -78,6 +80,7 @@ class Observer:
         self._live = live
         self._states = states
         self.timers = Timers()
+        self.deferrals = Deferrals()
         self.status = TimerStatus()
         self._said_us = 0
         self.position = 0
@@ -86,11 +89,18 @@ class Observer:
 
     def resume(self, recovered: Recovered, listening_us: int) -> None:
         """Go on from what the record says; the service listens (again) since `listening_us`."""
+        self.deferrals.forget()
         self.position = recovered.position
         self.watermarks = recovered.watermarks
         self.watermarks.listening_us = listening_us
         for subscriber_id, due_us in recovered.due_us.items():
             self.timers.set(subscriber_id, due_us)
+
+    def forget(self, subscriber_id: str) -> None:
+        """For whoever is erased nothing waits. What others have deferred may name the number: it is read
+        again."""
+        self.timers.set(subscriber_id, 0)
+        self.deferrals.forget()
 
     async def observe(self, work: Work, group: Group) -> None:
         """Raises `NoRulebaseError` before anything has changed; any other error leaves states half changed,
@@ -98,6 +108,10 @@ class Observer:
         draft = Draft(work, self._live.current, self.position)
         if work.run_to_us is not None:
             await self._run_to(draft, work.run_to_us, group.touched)
+        elif work.deferred_to_us is not None:
+            await self._take_deferred(draft, work.deferred_to_us, group.touched)
+        elif work.showing:
+            await self._show(draft, work.showing)
         elif work.dues:
             await self._take_dues(draft, work.dues, group.touched)
         elif work.records:
@@ -108,6 +122,8 @@ class Observer:
             await self._take_events(draft, group)
         self.position = draft.last_position
         group.batches += draft.batches
+        group.touches += draft.touches
+        group.derived += draft.derived
         group.answers.append((work, draft.receipt))
 
     async def _load(self, draft: Draft, subscriber_ids: Collection[str]) -> States:
@@ -181,8 +197,10 @@ class Observer:
             # Another revision may have made them, whose campaign was not what it is in this one.
             prompts={c: id_ for c, id_ in work.prompts.items() if revision.shows(c, work.touch_point)},
             peers=self._states.peek,
+            deferred=self.deferrals.take,
         )
-        draft.add(LogKind.EVENTS, observed.events, observed.moments)
+        draft.note(observed)
+        draft.add(LogKind.EVENTS, observed.events, observed.steps)
         draft.receipt.duplicates += observed.duplicates
         self._schedule(revision, observed.timers, states)
 
@@ -206,6 +224,40 @@ class Observer:
         for fill in fills:
             take_fill(fill, states[fill.subscriber_id], draft.revision, position)
         draft.add(LogKind.BACKFILL, fills)
+
+    # -- what was deferred ------------------------------------------------------------------------
+
+    async def _take_deferred(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+        """All that is due of one subscriber is one moment. Nothing is folded, so nothing is logged."""
+        for _ in range(TURN):
+            now_us = draft.work.now_us
+            if now_us is None:
+                now_us = self.deferrals.next_us()
+                if now_us > until_us:
+                    return
+                await self._settle_earlier(draft, now_us, touched)
+            subscriber_id = self.deferrals.first(min(now_us, until_us))
+            if subscriber_id is None:
+                return
+            due = self.deferrals.take(subscriber_id, now_us)
+            states = await self._load(draft, [subscriber_id])
+            state = states[subscriber_id]
+            draft.decide(observe_deferred(draft.revision, due, state, now_us, peers=self._states.peek))
+
+    async def _show(self, draft: Draft, prompts: Sequence[OpenPrompt]) -> None:
+        """Likewise all prompts of one subscriber that are shown together."""
+        revision, touch_point = draft.revision, draft.work.touch_point
+        of_subscriber: defaultdict[str, list[OpenPrompt]] = defaultdict(list)
+        for prompt in prompts:
+            if revision.shows(prompt.campaign, touch_point):
+                of_subscriber[prompt.subscriber_id].append(prompt)
+        now_us = draft.work.now_us or 0
+        states = await self._load(draft, of_subscriber)
+        for subscriber_id, own in of_subscriber.items():
+            state = states[subscriber_id]
+            draft.decide(
+                observe_prompts(revision, own, state, now_us, touch_point, peers=self._states.peek)
+            )
 
     # -- timers and triggers ----------------------------------------------------------------------
 
@@ -296,10 +348,12 @@ class Observer:
             draft.position(LogKind.TIMERS),
             draft.work.now_us,
             peers=self._states.peek,
+            deferred=self.deferrals.take,
         )
-        # A trigger that no campaign wanted changes nothing, so there is nothing to keep of it.
-        if pattern is not None or observed.moments:
-            draft.add(LogKind.TIMERS, [due], observed.moments)
+        draft.note(observed)
+        # A trigger that no campaign wanted changes nothing, so there is nothing to log of it.
+        if pattern is not None or observed.steps:
+            draft.add(LogKind.TIMERS, [due], observed.steps)
         self._schedule(revision, observed.timers, states)
         if pattern is not None and not due.fired:
             self._miss(draft, due.subscriber_id, pattern.name, due.at_us, states, touched)

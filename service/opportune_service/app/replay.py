@@ -1,18 +1,26 @@
-"""Run recorded events through the same pipeline on a virtual clock: each event decides at its own time."""
+"""Run recorded events through the same pipeline on a virtual clock: each event decides at its own time.
+
+What was deferred is decided again at its time, between batches. A batch therefore ends where something is
+due; and if the rulebase defers, no batch is longer than `settle`, or goes on into another minute. Before
+that nothing falls due that is deferred in it, unless a rolling cap frees within that very minute.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
+from opportune_service.app.defer import decide_deferred, look_ahead
 from opportune_service.app.ingest import Ingest
+from opportune_service.core.calendars import DAY_US
 from opportune_service.core.events import Event
 from opportune_service.core.verdict import Reason, Verdict
 
 BATCH = 1_000
+
+_MINUTE_US = 60_000_000
 
 
 @dataclass(slots=True)
@@ -55,7 +63,11 @@ async def replay(
     """
     report = ReplayReport()
     remaining = iter(events)
-    while batch := list(islice(remaining, BATCH)):
+    first = next(remaining, None)
+    while first is not None:
+        for verdict in await run_on(ingest, first.occurred_at_us - 1):
+            _count(report, verdict)
+        batch, first = _batch(first, remaining, _end_us(ingest, first.occurred_at_us))
         receipt = await ingest.publish(source, batch, at_event_time=True)
         report.events += receipt.accepted
         report.duplicates += receipt.duplicates
@@ -73,10 +85,44 @@ async def replay(
             _count(report, verdict)
         progress(report.events + report.duplicates + report.rejections.total())
         await asyncio.sleep(0)
-    while ingest.next_timer_us <= until_us:
-        for verdict in (await ingest.settle_timers(until_us)).verdicts:
-            _count(report, verdict)
+    for verdict in await run_on(ingest, until_us):
+        _count(report, verdict)
     return report
+
+
+async def run_on(ingest: Ingest, until_us: int) -> list[Verdict]:
+    """Let time run on without events: timers, and what was deferred, each at the time when it is due."""
+    verdicts: list[Verdict] = []
+    while True:
+        await look_ahead(ingest, until_us, DAY_US)
+        first_us = min(ingest.next_timer_us, ingest.deferrals.next_us())
+        if first_us > until_us:
+            return verdicts
+        end_us = min(until_us, _end_us(ingest, first_us))
+        verdicts += await decide_deferred(ingest, end_us)
+        if ingest.next_timer_us <= end_us:
+            verdicts += (await ingest.settle_timers(end_us)).verdicts
+
+
+def _end_us(ingest: Ingest, begin_us: int) -> int:
+    """The last instant of what is taken in at once from `begin_us` on."""
+    end_us = min(ingest.deferrals.next_us(), ingest.deferrals.until_us)
+    if ingest.revision.defers:
+        end_us = min(end_us, begin_us // _MINUTE_US * _MINUTE_US + _MINUTE_US - 1)
+        settle_us = ingest.revision.rulebase.policies.settle_us
+        if settle_us:
+            end_us = min(end_us, begin_us + settle_us - 1)
+    return end_us
+
+
+def _batch(first: Event, remaining: Iterator[Event], end_us: int) -> tuple[list[Event], Event | None]:
+    """A batch that begins with `first`, and the first event that is not in it."""
+    batch = [first]
+    for event in remaining:
+        if len(batch) == BATCH or event.occurred_at_us > end_us:
+            return batch, event
+        batch.append(event)
+    return batch, None
 
 
 def _count(report: ReplayReport, verdict: Verdict) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from opportune_service.app.commit import Batch
 from opportune_service.app.log import Item
 from opportune_service.app.records import LogKind, Quarantined
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event, Rejection
+from opportune_service.core.observe import Observed
 from opportune_service.core.revision import Revision
-from opportune_service.core.verdict import Moment, Verdict
+from opportune_service.core.verdict import Moment, OpenPrompt, Response, Touch, Verdict
+
+HOUR_US = 3_600_000_000
 
 
 @dataclass(slots=True)
@@ -39,6 +42,8 @@ class Work:
     or a revision to close. `now_us` None: each event's own time (replay).
 
     `run_to_us`: settle timers that are due up to then; with a `now_us`, only a turn's worth, by watermarks.
+    `deferred_to_us`: decide again a turn's worth of what was deferred and is due by then. `showing`:
+    prompts to decide again because the service itself shows them at the touch point.
     """
 
     done: asyncio.Future[Receipt]
@@ -48,23 +53,46 @@ class Work:
     fills: Sequence[Fill] = ()
     dues: Sequence[Due] = ()
     run_to_us: int | None = None
+    deferred_to_us: int | None = None
     now_us: int | None = None
     touch_point: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
+    showing: Sequence[OpenPrompt] = ()
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
 
     @property
     def size(self) -> int:
-        return len(self.events) + len(self.records) + len(self.fills) + len(self.dues)
+        return len(self.events) + len(self.records) + len(self.fills) + len(self.dues) + len(self.showing)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was observed under one log position: all there is to make durable of it.
+
+    `items` are those accepted, without duplicates. `kind` None: there is nothing to log, only to decide.
+    `now_us` 0: the own time of each. `steps`, in order: moments to decide, and responses to what was
+    decided before. `verdicts` is filled by the commit: one for each moment, decided now or before.
+    """
+
+    position: int
+    kind: LogKind | None
+    source: str
+    now_us: int
+    revision: Revision
+    verdicts: list[Verdict]
+    items: list[Item] = field(default_factory=list)
+    steps: list[Moment | Response] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Group:
     """What is committed together, with what to answer, and the subscribers it touches. `rejected`: events
-    to keep in quarantine."""
+    to keep in quarantine; `touches`: for the contact view; `derived`: (type, hour) of derived events."""
 
     batches: list[Batch] = field(default_factory=list)
+    touches: list[Touch] = field(default_factory=list)
+    derived: Counter[tuple[str, int]] = field(default_factory=Counter)
     rejected: list[Quarantined] = field(default_factory=list)
     answers: list[tuple[Work, Receipt]] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
@@ -82,6 +110,8 @@ class Draft:
         self.revision = revision
         self.last_position = position
         self.batches: list[Batch] = []
+        self.touches: list[Touch] = []
+        self.derived: Counter[tuple[str, int]] = Counter()
         self.receipt = Receipt(0, 0, [], [], revision.id)
 
     def position(self, kind: LogKind) -> int:
@@ -90,18 +120,31 @@ class Draft:
             return self.last_position
         return self.last_position + 1
 
-    def add(self, kind: LogKind, items: Sequence[Item], moments: Sequence[Moment] = ()) -> None:
+    def note(self, observed: Observed) -> None:
+        """Keep what is known of it besides what is logged and decided."""
+        self.touches += observed.touches
+        self.derived.update((name, at_us // HOUR_US) for name, at_us in observed.derived)
+
+    def decide(self, moment: Moment) -> None:
+        """Keep a moment of which there is nothing to log."""
+        if not self.batches or self.batches[-1].kind is not None:
+            self._begin(None, self.last_position)
+        self.batches[-1].steps.append(moment)
+
+    def _begin(self, kind: LogKind | None, position: int) -> None:
+        source = "" if kind is LogKind.TIMERS else self.work.source
+        now_us, verdicts = self.work.now_us or 0, self.receipt.verdicts
+        self.batches.append(Batch(position, kind, source, now_us, self.revision, verdicts))
+
+    def add(self, kind: LogKind, items: Sequence[Item], steps: Sequence[Moment | Response] = ()) -> None:
         """Keep what was observed under `position(kind)`; that of what came to nothing is free again."""
         if not items:
             return
         position = self.position(kind)
         if position != self.last_position:
-            source = "" if kind is LogKind.TIMERS else self.work.source
-            now_us = self.work.now_us or 0
-            verdicts = self.receipt.verdicts
-            self.batches.append(Batch(position, kind, source, now_us, self.revision, verdicts))
+            self._begin(kind, position)
             self.last_position = position
         self.batches[-1].items.extend(items)
-        self.batches[-1].moments.extend(moments)
+        self.batches[-1].steps.extend(steps)
         if kind is not LogKind.TIMERS or not self.work.events:
             self.receipt.accepted += len(items)

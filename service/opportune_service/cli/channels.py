@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,35 +62,52 @@ def smpp_command(
         from opportune_client.smpp import SmppGateway  # noqa: PLC0415
     except ImportError:
         stop(ExitCode.NO, "SMPP is not installed; install it with: pip install 'opportune[smpp]'")
+    told = _told()
     with ExitStack() as stack:
         service = stack.enter_context(connect(target))
-        collector = stack.enter_context(EventCollector(service, f"smpp-{channel}")) if replies else None
-        gateway = stack.enter_context(SmppGateway(host, port, system_id, password, source=sender))
+        on_reply = None
+        if replies:
+            collector = stack.enter_context(EventCollector(service, f"smpp-{channel}"))
+            on_reply = _publisher(collector, replies, channel)
+        # Who listens to replies is there from the start: a centre sends what it kept as soon as it is bound.
+        gateway = stack.enter_context(
+            SmppGateway(host, port, system_id, password, source=sender, on_reply=on_reply)
+        )
+        out().print(f"{channel}: connecting to {host}:{port}. Ctrl-C ends it.", markup=False)
+        while not gateway.wait_bound(0.5):  # until then, taking messages would only use up their attempts
+            if told.is_set():
+                return
         client = stack.enter_context(
             ChannelClient(service, channel, gateway, client_name=f"smpp-{os.getpid()}", credit=credit)
         )
         gateway.on_delivered = lambda decision_id: client.receipt(decision_id, OutcomeKind.DELIVERED)
-        if collector is not None:
-            gateway.on_reply = _publisher(collector, replies, channel)
-        out().print(f"{channel}: sending through {host}:{port}. Ctrl-C ends it.", markup=False)
-        _until_told(client)
+        out().print(f"{channel}: sending through {host}:{port}.", markup=False)
+        while not told.wait(0.5):
+            client.wait(0)  # raises if it cannot go on
         out().print(_counted(client.counters), markup=False)
 
 
-def _publisher(collector: EventCollector, event_type: str, channel: str) -> Any:
-    def publish(subscriber_id: str, text: str) -> None:
-        attributes = {"text": text, "channel": channel}
-        collector.send(Event(uuid4().hex, subscriber_id, event_type, datetime.now(UTC), attributes))
+def _publisher(collector: EventCollector, event_type: str, channel: str) -> Callable[[str, str], None]:
+    def publish(sender: str, text: str) -> None:
+        # Some centres write numbers with a plus sign.
+        event = Event(
+            id=uuid4().hex,
+            subscriber_id=sender.removeprefix("+"),
+            type=event_type,
+            occurred_at=datetime.now(UTC),
+            attributes={"text": text, "channel": channel},
+        )
+        collector.send(event, timeout=0)  # without room it raises, and the centre sends it again
 
     return publish
 
 
-def _until_told(client: ChannelClient) -> None:
+def _told() -> threading.Event:
+    """Set when somebody wants the command to end."""
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
-    while not told.wait(0.5):
-        client.wait(0)  # raises if it cannot go on
+    return told
 
 
 def interface_files_command(

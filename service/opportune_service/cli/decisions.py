@@ -15,9 +15,9 @@ from rich.text import Text
 
 from opportune_service.cli.terminal import mask_number, mask_numbers
 
-_MODES = ("", "automatic", "manual")
-_DELIVERY = ("", "pending", "leased", "sent", "delivered", "failed", "expired", "dead", "withdrawn")
-_OUTCOMES = (
+MODES = ("", "automatic", "manual")
+DELIVERY = ("", "pending", "leased", "sent", "delivered", "failed", "expired", "dead", "withdrawn")
+OUTCOMES = (
     "", "delivered", "opened", "inquired", "accepted", "refused", "complained", "ordered", "later",
     "not_offered",
 )  # fmt: skip
@@ -105,17 +105,19 @@ def decision_record(decision: Any) -> dict[str, object]:
         "campaign": decision.campaign,
         "campaign_label": decision.campaign_label,
         "product": decision.product,
-        "mode": word(_MODES, decision.mode),
+        "mode": word(MODES, decision.mode),
         "reason": reason_word(decision.reason),
         "channel": decision.channel,
         "content": decision.content,
-        "occurred_at": _instant(decision, "occurred_at"),
-        "decided_at": _instant(decision, "decided_at"),
-        "expires_at": _instant(decision, "expires_at"),
+        "occurred_at": instant_of(decision, "occurred_at"),
+        "decided_at": instant_of(decision, "decided_at"),
+        "expires_at": instant_of(decision, "expires_at"),
+        "due_at": instant_of(decision, "due_at"),
+        "attempt": decision.attempt,
         "revision": decision.revision,
-        "delivery": word(_DELIVERY, decision.delivery_state),
+        "delivery": word(DELIVERY, decision.delivery_state),
         "outcomes": [
-            {"outcome": word(_OUTCOMES, outcome.kind), "at": _instant(outcome, "occurred_at")}
+            {"outcome": word(OUTCOMES, outcome.kind), "at": instant_of(outcome, "occurred_at")}
             for outcome in decision.outcomes
         ],
     }
@@ -136,13 +138,18 @@ def trace_record(decision: Any) -> dict[str, object]:
         ],
         "checks": [
             {"policy": check.policy or reason_word(check.reason), "channel": check.channel,
-             "passed": check.passed, "detail": check.detail}
+             "passed": check.passed, "detail": check.detail,
+             "count": check.count if check.HasField("count") else None,
+             "limit": check.limit if check.HasField("limit") else None,
+             "clear_at": instant_of(check, "clear_at")}
             for check in trace.checks
         ],
         "arbitration": {
             "priority": trace.arbitration.priority,
             "score": trace.arbitration.score,
             "rank": trace.arbitration.rank,
+            "lost_to": trace.arbitration.lost_to,
+            "group": trace.arbitration.group,
         }
         if trace.HasField("arbitration")
         else None,
@@ -151,21 +158,25 @@ def trace_record(decision: Any) -> dict[str, object]:
 
 def show_trace(console: Console, decision: Any) -> None:
     """Why a candidate ended as it did, in full."""
-    reason = reason_word(decision.reason)
+    reason = reason_word(decision.reason) if decision.reason else "not matched"
     style = "bold green" if reason == "decided" else "bold yellow"
     label = f" ({decision.campaign_label})" if decision.campaign_label else ""
     console.print(Text.assemble((f"{decision.campaign}{label}: {reason}", style)))
-    facts = [("decision", decision.decision_id), ("product", decision.product_label or decision.product)]
+    facts = [("product", decision.product_label or decision.product)]
+    if decision.decision_id:
+        facts.insert(0, ("decision", decision.decision_id))
     if decision.channel:
-        facts.append(("channel", f"{decision.channel} ({word(_MODES, decision.mode)})"))
+        facts.append(("channel", f"{decision.channel} ({word(MODES, decision.mode)})"))
     if decision.content:
         facts.append(("content", decision.content))
+    if decision.HasField("due_at"):
+        facts.append(("decided again", instant_of(decision, "due_at")))
+    if decision.attempt > 1:
+        facts.append(("attempt", str(decision.attempt)))
     if decision.delivery_state:
-        facts.append(("delivery", word(_DELIVERY, decision.delivery_state)))
+        facts.append(("delivery", word(DELIVERY, decision.delivery_state)))
     if decision.outcomes:
-        facts.append(
-            ("outcomes", ", ".join(word(_OUTCOMES, outcome.kind) for outcome in decision.outcomes))
-        )
+        facts.append(("outcomes", ", ".join(word(OUTCOMES, outcome.kind) for outcome in decision.outcomes)))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for name, value in facts:
         table.add_row(Text(name, style="dim"), Text(value))
@@ -181,11 +192,14 @@ def show_trace(console: Console, decision: Any) -> None:
                 part for part in (check.policy or reason_word(check.reason), check.channel) if part
             )
         )
-        table.add_row(mark, Text(f"{name}: {check.detail}" if check.detail else name))
+        said = f"{name}: {check.detail}" if check.detail else name
+        if check.HasField("clear_at"):
+            said += f" (until {instant_of(check, 'clear_at')})"
+        table.add_row(mark, Text(said))
     console.print(table)
 
 
-def _instant(message: Any, name: str) -> str:
+def instant_of(message: Any, name: str) -> str:
     """A time of a message as RFC 3339; empty if it is not set."""
     if not message.HasField(name):
         return ""

@@ -25,6 +25,9 @@ RulebaseOption = Annotated[
         show_default=False,
     ),
 ]
+SubscriberArgument = Annotated[
+    str, typer.Argument(metavar="SUBSCRIBER", help="Digits of the number, no plus sign.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 TargetOption = Annotated[
     str,

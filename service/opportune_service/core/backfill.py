@@ -142,7 +142,9 @@ class Aside:
     def __init__(self, revision: Revision, metrics: Collection[Metric]) -> None:
         self._revision = revision
         self._plans = {
-            name: Plan(tuple(m for m in metrics if name in m.of), (), (), False, None)
+            name: Plan(
+                tuple(revision.foldings[m.key] for m in metrics if name in m.of), (), (), False, None
+            )
             for name in {name for metric in metrics for name in metric.of}
         }
         reads = {name for metric in metrics if metric.where for name in metric.where.reads}
@@ -173,7 +175,7 @@ class Aside:
                 continue
             attributes = revision.admission.admit(event, 0, event.occurred_at_us, lateness_us)
             if isinstance(attributes, dict):
-                chain_ = Chain(revision, state, no_peer)
+                chain_ = Chain(revision, event.subscriber_id, state, no_peer)
                 chain_.take(event.type, event.occurred_at_us, 0, attributes, event.cell_id, plan, None)
 
     def fills(self, boundary: int, most: int) -> list[Fill]:

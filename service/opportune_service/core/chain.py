@@ -1,5 +1,5 @@
 """What comes of one event: it is folded; patterns that it completes give derived events, which are folded
-in turn, to the end; campaigns that any of them triggers become candidates."""
+in turn, to the end; campaigns that any of them triggers become candidates. So does what was deferred."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import tzinfo
 from types import MappingProxyType
 
+from msgspec.structs import replace
 from opportune_rulebase.engine import Facts, Truth
 from opportune_rulebase.model import Campaign, Place
+from opportune_rulebase.policies import OutcomeKind
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.admit import Attributes
 from opportune_service.core.calendars import local_day
 from opportune_service.core.cells import cell_at
+from opportune_service.core.context import refuse_channel
 from opportune_service.core.events import Due, Event
-from opportune_service.core.fold import fold_fact, fold_metric, read_fact, read_metric
+from opportune_service.core.fold import read_fact
 from opportune_service.core.join import candidate_of
 from opportune_service.core.patterns import Completion, Sighting, horizon_us, ranked, resolve, take_handset
-from opportune_service.core.revision import Plan, Revision
+from opportune_service.core.responses import Told, reply_in
+from opportune_service.core.revision import Part, Plan, Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import Candidate
+from opportune_service.core.verdict import Candidate, Deferral, OpenPrompt, Response, Trigger
 
 _SKIPPED_US = 2 * 3_600_000_000
 _NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -62,9 +66,14 @@ class _Seen(Facts):
         self._imei = imei
 
     @property
-    def place(self) -> Place | None:  # type: ignore[override]  # nothing sets it
+    def cell_id(self) -> str:
+        """Where it was; "" if nobody knows."""
         # A late event happened where it says, not where the subscriber is by now.
-        where = self._cell_id or cell_at(self._state, self.now_us)
+        return self._cell_id or cell_at(self._state, self.now_us)
+
+    @property
+    def place(self) -> Place | None:  # type: ignore[override]  # nothing sets it
+        where = self.cell_id
         return self._revision.rulebase.tables.cells.get(where) if where else None
 
     @property
@@ -78,7 +87,8 @@ class Chain:
     """One event and what is derived of it. Made per event; its subscriber's state changes.
 
     `candidates`: campaign -> candidate. A campaign that several events of the chain trigger is matched by
-    the first. `timers_changed`: whether a pattern with a timer took part.
+    the first. `timers_changed`: whether a pattern with a timer took part. `responses`: what may answer a
+    contact. `derived`: (type, time) of the events that were derived.
     """
 
     __slots__ = (
@@ -88,14 +98,20 @@ class Chain:
         "_peers",
         "_pending",
         "candidates",
+        "derived",
+        "responses",
         "revision",
         "state",
+        "subscriber_id",
         "timers_changed",
         "zone",
     )
 
-    def __init__(self, revision: Revision, state: SubscriberState, peers: Peers) -> None:
+    def __init__(
+        self, revision: Revision, subscriber_id: str, state: SubscriberState, peers: Peers
+    ) -> None:
         self.revision = revision
+        self.subscriber_id = subscriber_id
         self.state = state
         self._peers = peers
         self._at_us = 0
@@ -105,6 +121,8 @@ class Chain:
         self.zone: tzinfo = revision.zone_of(state.context)
         self.candidates: dict[str, Candidate] = {}
         self.timers_changed = False
+        self.responses: tuple[Response, ...] = ()
+        self.derived: tuple[tuple[str, int], ...] = ()
 
     def see_handset(self, event: Event, digest: int) -> None:
         """Remember the handset; a new one gives `handset_changed`."""
@@ -121,6 +139,9 @@ class Chain:
             event_id = f"{due.name}@{local_day(due.at_us + _SKIPPED_US, self.zone)}"
             plan = revision.plans.get(due.name)
             digest = ranked(xxh3_64_intdigest(event_id.encode()), 0)
+            self.derived = ((due.name, due.at_us),)
+            if plan is not None and plan.told:
+                self.hear(plan.told, due.name, due.at_us, {}, "")
             self.take(due.name, due.at_us, digest, {}, "", plan, None)
             return due.name, event_id
         pattern = revision.patterns_by_key.get(due.name)
@@ -152,14 +173,15 @@ class Chain:
         if plan is not None:
             if plan.peer:
                 facts.peer = self._peer(attributes.get(plan.peer))
-            tests = revision.tests
-            for metric in plan.metrics:
-                if metric.where is None or tests[metric.where](facts):
-                    fold_metric(metric, state, at_us, attributes, self.zone)
-            for fact in plan.facts:
-                if fact.when is None or tests[fact.when](facts):
-                    fold_fact(fact, state, at_us)
-            takers = plan.patterns + plan.stays if cell_id else plan.patterns
+            part: Plan | Part = plan if plan.by is None else plan.part(attributes.get(plan.by))
+            day = local_day(at_us, self.zone)
+            for _, where, fold in part.metrics:
+                if where is None or where(facts):
+                    fold(state, at_us, day, attributes)
+            for _, where, fold in part.facts:
+                if where is None or where(facts):
+                    fold(state, at_us, day, attributes)
+            takers = part.patterns + plan.stays if cell_id else part.patterns
             if takers:
                 place = revision.rulebase.tables.cells.get(cell_id) if cell_id else None
                 seen = Sighting(
@@ -186,33 +208,106 @@ class Chain:
         if matched or prompts:
             self._note(matched, facts, prompts or {})
 
-    def _note(self, matched: Iterable[Campaign], facts: Facts, prompts: Mapping[str, str]) -> None:
+    def _note(self, matched: Iterable[Campaign], facts: _Seen, prompts: Mapping[str, str]) -> None:
         campaigns = self.revision.rulebase.campaigns
         found = {campaign.name: campaign for campaign in matched}
         for name in prompts:
             if name in campaigns:
                 found.setdefault(name, campaigns[name])
         derived = facts.type != self._own_type
+        trigger = Trigger(facts.type, facts.now_us, dict(facts.event), facts.cell_id)
         for name, campaign in found.items():
             if name not in self.candidates:
                 prompt_of = prompts.get(name, "")
                 self.candidates[name] = candidate_of(
-                    self.revision, campaign, facts, prompt_of, derived=derived
+                    self.revision, campaign, facts, trigger, prompt_of=prompt_of, derived=derived
                 )
+
+    def hear(self, told: Told, type_: str, at_us: int, attributes: Attributes, cell_id: str) -> None:
+        """Take in what an event answers, before it is taken: a channel that it refuses is refused for all
+        that comes of it."""
+        if told.words is not None:
+            reply = reply_in(told.words, attributes)
+            for channel in reply.opted_out:
+                refuse_channel(self.state, channel, at_us)
+            if reply.kind is not None:
+                self.responses += (Response(self.subscriber_id, at_us, reply.kind, reply.channel),)
+        if told.orders:
+            facts = _Seen(self, type_, at_us, attributes, cell_id, self._imei)
+            tests = self.revision.tests
+            campaigns = {
+                campaign.name: conversion.within_us
+                for campaign in told.orders
+                if (conversion := campaign.conversion)
+                and (conversion.when is None or tests[conversion.when](facts))
+            }
+            if campaigns:
+                order = Response(self.subscriber_id, at_us, OutcomeKind.ORDERED, campaigns=campaigns)
+                self.responses += (order,)
+
+    def decide_again(self, deferral: Deferral, now_us: int) -> None:
+        """Make a candidate of what was deferred: with the event that triggered it, and all else as it is at
+        `now_us`. Whether it was the moment is not asked again.
+
+        If the campaign is a candidate already, the new one stays and takes the place of the deferred one.
+        One that the rulebase no longer has becomes a candidate of which nothing is known.
+        """
+        name, trigger = deferral.campaign, deferral.trigger
+        fresh, campaign = self.candidates.get(name), self.revision.rulebase.campaigns.get(name)
+        if fresh is not None:
+            self.candidates[name] = replace(
+                fresh, deferred_of=deferral.decision_id, attempt=deferral.attempt + 1
+            )
+        elif campaign is None:
+            self.candidates[name] = Candidate(
+                *(name, None, {}, (), None, {}, {}, trigger),
+                deferred_of=deferral.decision_id,
+                attempt=deferral.attempt + 1,
+                expires_us=deferral.expires_us,
+            )
+        else:
+            facts = self.facts(now_us, trigger)
+            self.candidates[name] = candidate_of(
+                self.revision, campaign, facts, trigger, deferral=deferral, derived=True
+            )
+
+    def show(self, prompt: OpenPrompt, now_us: int) -> None:
+        """Make a candidate of an open prompt, as `decide_again` does of what was deferred. Its campaign is
+        in the revision."""
+        trigger = prompt.trigger or Trigger("", now_us)
+        facts = self.facts(now_us, trigger)
+        campaign = self.revision.rulebase.campaigns[prompt.campaign]
+        self.candidates[prompt.campaign] = candidate_of(
+            self.revision, campaign, facts, trigger, prompt_of=prompt.decision_id, derived=True
+        )
+
+    def facts(self, now_us: int, trigger: Trigger | None = None) -> Facts:
+        """What is known at an instant, of an event that happened where and when it did, or of none."""
+        self._at_us = now_us
+        if trigger is None:
+            return _Seen(self, "", now_us, {}, "", "")
+        facts = _Seen(self, trigger.type, now_us, trigger.attributes, trigger.cell_id, "")
+        event_type = self.revision.rulebase.vocabulary.events.get(trigger.type)
+        if event_type is not None and event_type.peer:
+            facts.peer = self._peer(trigger.attributes.get(event_type.peer))
+        return facts
 
     def finish(self) -> None:
         """Take in what was derived, and what is derived of that, to the end."""
         for each in self._pending:  # grows meanwhile; ends, for patterns do not go in circles
+            self.derived += ((each.name, each.at_us),)
             plan = self.revision.plans.get(each.name)
             if plan is not None:
+                if plan.told:
+                    self.hear(plan.told, each.name, each.at_us, each.attributes, each.cell_id)
                 self.take(each.name, each.at_us, each.digest, each.attributes, each.cell_id, plan, None)
         self._pending.clear()
 
     def metric(self, name: str) -> tuple[object, bool]:
         """What rules ask of metrics, as of the event that is taken."""
         revision = self.revision
-        metric = revision.rulebase.metrics[name]
-        return read_metric(metric, revision.coverage.get(metric.key), self.state, self._at_us, self.zone)
+        key, read = revision.readers[name]
+        return read(self.state, self._at_us, self.zone, revision.coverage.get(key))
 
     def fact(self, name: str) -> Truth:
         """The same of remembered facts."""

@@ -16,6 +16,11 @@ CONSENTS = "consents"
 """The attribute whose entries are taken in one by one. Each has an as-of time of its own, under
 `consent_key`."""
 
+DO_NOT_CONTACT = "do_not_contact"
+"""The attribute that says: on no channel, about nothing."""
+
+_WORDS = {CONSENTS, DO_NOT_CONTACT}
+
 
 def consent_key(scope: str) -> str:
     """Where `SubscriberState.as_of_us` has the as-of time of one consent (``channel/sms``)."""
@@ -39,9 +44,11 @@ def apply_context(
     Returns False if everything that is known is newer, so that nothing changed.
     """
     state.position = position
-    state.known = True
     incoming = dict(record.attributes)
     replaces = record.mode is ImportMode.UPSERT
+    if replaces or not incoming or incoming.keys() - _WORDS:
+        # A stranger who refuses one channel is a stranger still, whom nobody may contact on another.
+        state.known = True
     if replaces:
         incoming = {**dict.fromkeys(name for name in state.context if "." not in name), **incoming}
     newer = 0
@@ -63,7 +70,7 @@ def _take_attribute(as_of_us: int, name: str, value: object, state: SubscriberSt
         known_us = max(known_us, state.replaced_us)
     if known_us > as_of_us:
         return False
-    if name == "do_not_contact" and known_us == as_of_us and state.context.get(name) is True:
+    if name == DO_NOT_CONTACT and known_us == as_of_us and state.context.get(name) is True:
         return True
     # The as-of time of an erased attribute stays: an older import must not bring it back.
     state.as_of_us[name] = as_of_us
@@ -103,6 +110,12 @@ def _take_consents(as_of_us: int, value: object, state: SubscriberState, replace
         # In one order: that in which words came must not show.
         state.context[CONSENTS] = dict(sorted(consents.items()))
     return changed
+
+
+def refuse_channel(state: SubscriberState, channel: str, at_us: int) -> None:
+    """The customer wants nothing more on the channel, as of then. What they said of it later stands; of
+    what was said at the same instant, this does."""
+    _take_consents(at_us, {f"channel/{channel}": False}, state, replaces=False)
 
 
 def _weight(word: bool | None) -> int:

@@ -51,6 +51,8 @@ class RejectionReason(StrEnum):
     TOO_LARGE = "too_large"
     TOO_LATE = "too_late"
     IN_FUTURE = "in_future"
+    UNKNOWN_NAME = "unknown_name"
+    BAD_VALUE = "bad_value"
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -17,9 +17,10 @@ what lies before everything that may still be asked for, the newest is kept and 
 
 from __future__ import annotations
 
+import operator
 import sys
 from bisect import bisect_left, bisect_right, insort_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from itertools import chain
 from typing import Any
@@ -52,69 +53,117 @@ SLACK_DAYS = 2
 the clock, and the day that is read that of a late one."""
 
 
+Fold = Callable[[SubscriberState, int, int, Mapping[str, object]], None]
+"""Adds one event to a metric: (state, when it occurred, its local day, its attributes)."""
+
+
+def metric_fold(metric: Metric) -> Fold:
+    """How events that are of the metric's types and pass its filter are added; made once, for every event
+    asks. An event without the attribute that the metric looks at does not take part."""
+    if metric.days is None or metric.kind is _LATEST:
+        return _fold_of_instants(metric)
+    return _fold_of_different(metric) if metric.kind is _DISTINCT else _fold_of_days(metric)
+
+
 def fold_metric(
     metric: Metric, state: SubscriberState, at_us: int, attributes: Mapping[str, object], zone: tzinfo
 ) -> None:
-    """Add one event that is of the metric's types and passes its filter. Without the attribute that the
-    metric looks at, it does not take part."""
-    kind = metric.kind
-    value: Any = None
-    if metric.value is not None:
-        value = attributes.get(metric.value)
+    """Add one event, as `metric_fold` does."""
+    metric_fold(metric)(state, at_us, local_day(at_us, zone), attributes)
+
+
+def _fold_of_instants(metric: Metric) -> Fold:
+    key, name, different = metric.key, metric.value, metric.kind is _DISTINCT
+    # Of what lies before everything that may still be asked for, the newest may be.
+    spare, kept_us = (1, HORIZON_US) if metric.kind is _LATEST else (0, (metric.last_us or 0) + HORIZON_US)
+
+    def fold(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
+        value: Any = None
+        if name is not None:
+            value = attributes.get(name)
+            if value is None:
+                return
+            if different:
+                value = _token(value)
+            elif isinstance(value, float):
+                value += 0.0  # -0.0 is 0.0: which of them came first must not show
+        series = state.series.get(key)
+        if series is None:
+            series = state.series[key] = Series()
+        at = series.at
+        if not at or at_us > at[-1]:  # in order, as most come
+            at.append(at_us)
+            if value is not None:
+                series.amount.append(value)
+        else:
+            _insert(series, at_us, value)
+        if len(at) > spare and (at[spare] <= (horizon := at[-1] - kept_us) or len(at) > MAX_RETAINED):
+            if at[spare + 1] > horizon and len(at) <= MAX_RETAINED:  # most: one goes
+                del at[0], series.amount[:1]
+            else:
+                _drop(series, horizon, spare)
+
+    return fold
+
+
+def _fold_of_days(metric: Metric) -> Fold:
+    key, name, counts = metric.key, metric.value or "", metric.kind is _COUNT
+    exact = _is_expansion(metric)
+    joins = {_COUNT: operator.add, _SUM: add if exact else _sum, _MIN: min, _MAX: max}
+    joined: Callable[[Any, Any], Any] = joins[metric.kind]
+    kept_days = (metric.days or 0) + SLACK_DAYS
+
+    def fold(state: SubscriberState, _: int, day: int, attributes: Mapping[str, object]) -> None:
+        value: Any = 1
+        if not counts:
+            value = attributes.get(name)
+            if value is None:
+                return
+            if isinstance(value, float):
+                value += 0.0  # as above
+        series = state.series.get(key)
+        if series is None:
+            series = state.series[key] = Series()
+        at, amount = series.at, series.amount
+        if at and at[-1] == day:  # most: the day is there, nothing to drop
+            amount[-1] = joined(amount[-1], value)
+            return
+        place = bisect_left(at, day)
+        if place < len(at) and at[place] == day:
+            amount[place] = joined(amount[place], value)
+        else:
+            at.insert(place, day)
+            amount.insert(place, add((), value) if exact else value)
+        _drop(series, at[-1] - kept_days)
+
+    return fold
+
+
+def _fold_of_different(metric: Metric) -> Fold:
+    key, name, kept_days = metric.key, metric.value or "", (metric.days or 0) + SLACK_DAYS
+
+    def fold(state: SubscriberState, _: int, day: int, attributes: Mapping[str, object]) -> None:
+        value = attributes.get(name)
         if value is None:
             return
-        if kind is _DISTINCT:
-            value = _token(value)
-        elif isinstance(value, float):
-            value += 0.0  # -0.0 is 0.0: which of them came first must not show
-    series = state.series.get(metric.key)
-    if series is None:
-        series = state.series[metric.key] = Series()
-    at = series.at
-    if kind is _LATEST:
-        _insert(series, at_us, value)
-        _keep_newest(series)
-    elif metric.days is not None:
-        day = local_day(at_us, zone)
-        if at and at[-1] == day and kind is not _DISTINCT:  # most: the day is there, nothing to drop
-            series.amount[-1] = _joined(metric, series.amount[-1], value)
-            return
-        _fold_day(series, day, value, metric)
-        _drop(series, at[-1] - metric.days - SLACK_DAYS)
-    else:
-        _insert(series, at_us, value)
-        _drop(series, at[-1] - (metric.last_us or 0) - HORIZON_US)
-
-
-def _fold_day(series: Series, day: int, value: Any, metric: Metric) -> None:
-    at, amount = series.at, series.amount
-    place = bisect_left(at, day)
-    if metric.kind is _DISTINCT:
-        end = bisect_right(at, day, place)
-        place = bisect_left(amount, value, place, end)
-        if place == end or amount[place] != value:
+        token = _token(value)
+        series = state.series.get(key)
+        if series is None:
+            series = state.series[key] = Series()
+        at, amount = series.at, series.amount
+        place = bisect_left(at, day)
+        end = len(at) if at and at[-1] == day else bisect_right(at, day, place)
+        place = bisect_left(amount, token, place, end)
+        if place == end or amount[place] != token:
             at.insert(place, day)
-            amount.insert(place, value)
-    elif place < len(at) and at[place] == day:
-        amount[place] = _joined(metric, amount[place], value)
-    else:
-        at.insert(place, day)
-        amount.insert(place, _first(metric, value))
+            amount.insert(place, token)
+            _drop(series, at[-1] - kept_days)
+
+    return fold
 
 
-def _first(metric: Metric, value: Any) -> Any:
-    if metric.kind is _COUNT:
-        return 1
-    return add((), value) if _is_expansion(metric) else value
-
-
-def _joined(metric: Metric, amount: Any, value: Any) -> Any:
-    """What a day came to, with one more event."""
-    if metric.kind is _COUNT:
-        return amount + 1
-    if metric.kind is _SUM:
-        return add(amount, value) if _is_expansion(metric) else bounded(amount + value)
-    return min(amount, value) if metric.kind is _MIN else max(amount, value)
+def _sum(amount: Any, value: Any) -> Any:
+    return bounded(amount + value)
 
 
 def _is_expansion(metric: Metric) -> bool:
@@ -144,79 +193,24 @@ def _insert(series: Series, at_us: int, value: Any) -> None:
     amount.insert(place, value)
 
 
-def _drop(series: Series, horizon: int) -> None:
-    """Forget what lies at or before the horizon, and whatever is too much."""
+def _drop(series: Series, horizon: int, spare: int = 0) -> None:
+    """Forget what lies at or before the horizon but for the newest `spare`, and whatever is too much."""
     at = series.at
-    if at[0] <= horizon or len(at) > MAX_RETAINED:
-        stale = max(bisect_right(at, horizon), len(at) - MAX_RETAINED)
-        del at[:stale], series.amount[:stale]
-
-
-def _keep_newest(series: Series) -> None:
-    """Forget what can never be the newest again of all that is asked for, and whatever is too much."""
-    at = series.at
-    if len(at) > 1 and (at[1] <= at[-1] - HORIZON_US or len(at) > MAX_RETAINED):
-        stale = max(bisect_right(at, at[-1] - HORIZON_US) - 1, len(at) - MAX_RETAINED)
+    stale = max(bisect_right(at, horizon) - spare, len(at) - MAX_RETAINED)
+    if stale > 0:
         del at[:stale], series.amount[:stale]
 
 
 def _token(value: object) -> str:
     """What tells values of one type apart, and is short: most are."""
-    text = str(value)
+    text = value if isinstance(value, str) else str(value)
     return text if len(text) <= _TOKEN_LENGTH else xxh3_64_hexdigest(text.encode())
-
-
-def forget_unread(metric: Metric | Fact, series: Series, read_from_us: int) -> bool:
-    """Drop what nobody can read any more as of `read_from_us` or later; whether nothing is left. Folding
-    does the same for its own metric, but nobody folds anything where the events have stopped."""
-    at = series.at
-    if isinstance(metric, Fact):
-        return not at or at[-1] <= read_from_us - metric.for_us
-    if metric.days is not None:
-        # Days of the subscriber begin and end up to a day before or after those of the world.
-        return not at or _day_of(metric, at[-1]) < read_from_us // DAY_US - metric.days - SLACK_DAYS
-    window_us = metric.last_us or 0
-    if metric.kind is _LATEST:
-        return not at or at[-1] <= read_from_us - window_us
-    stale = bisect_right(at, read_from_us - window_us)
-    del at[:stale], series.amount[:stale]
-    if metric.kind in (_MIN, _MAX, _DISTINCT):
-        _keep_telling(metric, series, bisect_right(at, read_from_us))
-    return not at
-
-
-def _day_of(metric: Metric, at: int) -> int:
-    return at // DAY_US if metric.kind is _LATEST else at
-
-
-def _keep_telling(metric: Metric, series: Series, end: int) -> None:
-    """Of the first `end` items, which all readings see but for the oldest of them, keep those that make a
-    difference: with which no later one of them is equal, or beyond it."""
-    at, amount = series.at, series.amount
-    kept: list[int] = []
-    told: Any = None
-    for place in range(end - 1, -1, -1):
-        value = amount[place]
-        if metric.kind is _DISTINCT:
-            told = told or set()
-            if value in told:
-                continue
-            told.add(value)
-        elif told is not None and (value <= told if metric.kind is _MAX else value >= told):
-            continue
-        else:
-            told = value
-        kept.append(place)
-    if len(kept) < end:
-        kept.reverse()
-        at[:end], amount[:end] = [at[place] for place in kept], [amount[place] for place in kept]
 
 
 def bounded(figure: int | float) -> int | float:
     """A sum that would leave what stores and expressions can hold stops at the bound."""
-    if isinstance(figure, int):
-        return min(max(figure, -_MAX_INT), _MAX_INT)
-    return min(max(figure, -_MAX_DOUBLE), _MAX_DOUBLE)
+    most = _MAX_INT if isinstance(figure, int) else _MAX_DOUBLE
+    return figure if -most <= figure <= most else min(max(figure, -most), most)
 
 
 def seed_metric(metric: Metric, state: SubscriberState, as_of_us: int, days: Mapping[int, Any]) -> None:
@@ -233,6 +227,33 @@ def seedable(metric: Metric) -> bool:
     return metric.days is not None and metric.kind in (_COUNT, _SUM)
 
 
+Read = Callable[[SubscriberState, int, tzinfo, int | None], tuple[object, bool]]
+"""Reads a metric: (state, as of when, the subscriber's zone, since when it has been folded)."""
+
+
+def metric_read(metric: Metric) -> Read:
+    """How the metric is read, made once: nearly every event asks. `read_metric` says what is read."""
+    key, last_us = metric.key, metric.last_us
+
+    def read(state: SubscriberState, at_us: int, zone: tzinfo, since_us: int | None) -> tuple[object, bool]:
+        return _read(metric, since_us, state, at_us, zone)
+
+    if metric.kind is not _LATEST or last_us is None:
+        return read
+
+    def read_latest(
+        state: SubscriberState, at_us: int, zone: tzinfo, since_us: int | None
+    ) -> tuple[object, bool]:
+        series = state.series.get(key)
+        if series is not None and since_us is not None and series.at:
+            newest_us = series.at[-1]
+            if at_us - last_us < newest_us <= at_us and newest_us >= since_us - MAX_SKEW_US:
+                return series.amount[-1], True  # most: nothing newer than what is asked for
+        return _read(metric, since_us, state, at_us, zone)
+
+    return read_latest
+
+
 def read_metric(
     metric: Metric, since_us: int | None, state: SubscriberState, at_us: int, zone: tzinfo
 ) -> tuple[object, bool]:
@@ -245,6 +266,12 @@ def read_metric(
     Up to the day on which folding began, a day that an import seeded counts as that says, and whatever was
     folded of it does not count: the window is covered if all such days in it were seeded.
     """
+    return metric_read(metric)(state, at_us, zone, since_us)
+
+
+def _read(
+    metric: Metric, since_us: int | None, state: SubscriberState, at_us: int, zone: tzinfo
+) -> tuple[object, bool]:
     series = state.series.get(metric.key)
     if metric.kind is _LATEST:
         found = _latest(metric, series, since_us, at_us, zone) if series is not None else None
@@ -337,13 +364,23 @@ def _covers_days(since_us: int, at_us: int, today: int, days: int, zone: tzinfo)
     return local_day(since_us, zone) <= today - days
 
 
+def fact_fold(fact: Fact) -> Fold:
+    """How it is remembered that the fact held."""
+    key = fact.key
+
+    def fold(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
+        series = state.series.get(key)
+        if series is None:
+            series = state.series[key] = Series()
+        _insert(series, at_us, None)
+        _drop(series, series.at[-1] - HORIZON_US, 1)
+
+    return fold
+
+
 def fold_fact(fact: Fact, state: SubscriberState, at_us: int) -> None:
     """Remember that the fact held at `at_us`."""
-    series = state.series.get(fact.key)
-    if series is None:
-        series = state.series[fact.key] = Series()
-    _insert(series, at_us, None)
-    _keep_newest(series)
+    fact_fold(fact)(state, at_us, 0, {})
 
 
 def read_fact(fact: Fact, since_us: int | None, state: SubscriberState, at_us: int) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
+from math import isnan
 from typing import Any
 
 from opportune_rulebase.engine import Facts, Truth
@@ -13,7 +14,7 @@ from opportune_rulebase.variables import lookup
 
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import Candidate, Profile
+from opportune_service.core.verdict import Candidate, Deferral, Profile, Trigger
 
 
 def profile_of(revision: Revision, state: SubscriberState, zone: tzinfo) -> Profile:
@@ -29,12 +30,38 @@ def profile_of(revision: Revision, state: SubscriberState, zone: tzinfo) -> Prof
     )
 
 
+def preferred(revision: Revision, facts: Facts) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What the rulebase's `Preference` says of the subscriber, as `Moment` has it: scores of channels, and
+    the channels of the segment."""
+    preference, value = revision.rulebase.policies.preference, revision.engine.value
+    scores = {channel: _number(value(score, facts)) for channel, score in preference.scores.items()}
+    segment = None if preference.segment is None else value(preference.segment, facts)
+    return (
+        {channel: score for channel, score in scores.items() if score is not None},
+        preference.segments.get(segment, ()) if isinstance(segment, str) else (),
+    )
+
+
+def _number(value: object) -> float | None:
+    """None for what is unknown, no number, or not comparable with others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+        return None
+    return float(value)
+
+
 def candidate_of(
-    revision: Revision, campaign: Campaign, facts: Facts, prompt_of: str, *, derived: bool = False
+    revision: Revision,
+    campaign: Campaign,
+    facts: Facts,
+    trigger: Trigger,
+    *,
+    prompt_of: str = "",
+    deferral: Deferral | None = None,
+    derived: bool = False,
 ) -> Candidate:
-    """Evaluate, at this moment, every expression that the policies will ask for. `prompt_of`: the earlier
-    decision that it decides again, "" for none. `derived`: the event of `facts` is not the moment's own,
-    but was derived of it."""
+    """Evaluate, at this moment, every expression that the policies will ask for. `trigger`: the event that
+    `facts` are of. `prompt_of`: the earlier decision that it decides again, "" for none; `deferral`: the
+    same of what was deferred. `derived`: the event is not the moment's own: derived of it, or earlier."""
     engine, vocabulary = revision.engine, revision.rulebase.vocabulary
     product = vocabulary.products[campaign.product]
     product_ok = True if product.needs is None else engine.truth(product.needs, facts)
@@ -53,13 +80,17 @@ def candidate_of(
             for s in revision.suppressions_of[campaign.name]
             if engine.truth(s.when, facts) is not False
         ),
-        propensity=float(propensity) if isinstance(propensity, int | float) else None,
+        propensity=_number(propensity),
         content={
             name: _render(revision, campaign.content[name], facts, vocabulary.channels[name].max_segments)
             for name in campaign.channels
         },
         held=_held(revision, campaign, facts, derived),
+        trigger=trigger,
         prompt_of=prompt_of,
+        deferred_of=deferral.decision_id if deferral else "",
+        attempt=deferral.attempt + 1 if deferral else 1,
+        expires_us=deferral.expires_us if deferral else 0,
     )
 
 

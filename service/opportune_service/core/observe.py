@@ -10,23 +10,24 @@ comes of one event is one moment: its candidates compete with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
 
 import msgspec
-from opportune_rulebase.model import Fact, Metric
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.admit import Attributes
 from opportune_service.core.cells import see_cell
 from opportune_service.core.chain import Chain, Peers, no_peer
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Event
-from opportune_service.core.fold import forget_unread
-from opportune_service.core.join import profile_of
+from opportune_service.core.forgetting import forget_unread
+from opportune_service.core.join import preferred, profile_of
 from opportune_service.core.patterns import forget_idle, horizon_us
 from opportune_service.core.patterns.sighting import ranked
+from opportune_service.core.responses import touches_of
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import EventKey, Moment
+from opportune_service.core.verdict import Deferral, EventKey, Moment, OpenPrompt, Response, Touch
 
 MAX_SEEN = 20_000
 """Hashes of events that are kept of one subscriber. Whoever sends more in an hour is no person; the oldest
@@ -40,15 +41,46 @@ events. States that go to rest are relieved of it as well (`forget`)."""
 CLOCK = "clock"
 """The source of derived events that a timer or a trigger made: the service itself."""
 
+DEFERRAL = "deferral"
+"""The source of moments that are made of what was deferred."""
+
+PROMPT = "prompt"
+"""The source of moments that are made of prompts which the service itself shows."""
+
+DueDeferrals = Callable[[str, int], Sequence[Deferral]]
+"""(subscriber id, decision time) -> what was deferred and is due: whoever gets it has it decided again."""
+
+
+def nothing_deferred(_: str, __: int) -> Sequence[Deferral]:
+    """For those who defer nothing."""
+    return ()
+
 
 class Observed(msgspec.Struct):
-    """What a batch came to: events to log (duplicates left out), moments to decide, and the subscribers
-    whose next timer may be due at another time than before."""
+    """What a batch came to: events to log (duplicates left out); what the ledger is to do, in order:
+    moments to decide, and responses to what was decided before; touches for the contact view; the
+    subscribers whose next timer may be due at another time than before; and (type, time) of events that
+    were derived."""
 
-    events: list[Event]
-    duplicates: int
-    moments: list[Moment]
-    timers: set[str]
+    events: list[Event] = msgspec.field(default_factory=list)
+    duplicates: int = 0
+    steps: list[Moment | Response] = msgspec.field(default_factory=list)
+    touches: list[Touch] = msgspec.field(default_factory=list)
+    timers: set[str] = msgspec.field(default_factory=set)
+    derived: list[tuple[str, int]] = msgspec.field(default_factory=list)
+
+    @property
+    def moments(self) -> list[Moment]:
+        return [step for step in self.steps if isinstance(step, Moment)]
+
+    def note(self, chain: Chain) -> None:
+        """What a chain came to, its moment apart."""
+        if chain.timers_changed:
+            self.timers.add(chain.subscriber_id)
+        if chain.derived:
+            self.derived += chain.derived
+        if chain.responses:
+            self.steps += chain.responses
 
 
 def observe(
@@ -62,18 +94,21 @@ def observe(
     touch_point: str = "",
     prompts: Mapping[str, str] | None = None,
     peers: Peers = no_peer,
+    deferred: DueDeferrals = nothing_deferred,
 ) -> Observed:
     """Take admitted events into their subscribers' states, which change.
 
     `position` is the log position that the batch will have. `now_us` is the decision time; None means
     each event's own time (replay). `touch_point` and `prompts` (campaign -> earlier decision) come from
     `advise`: those campaigns are candidates at this moment whether or not the event triggers them.
-    `peers` gives the context of subscribers that events name.
+    `peers` gives the context of subscribers that events name. `deferred` is asked for those of a moment.
     """
-    observed = Observed([], 0, [], set())
+    observed = Observed()
     seed = xxh3_64_intdigest(source.encode())
     lateness_us = revision.lateness_us(source)
     slow = lateness_us > MAX_LATENESS_US
+    again_us = lateness_us + MAX_SKEW_US
+    definitions = len(revision.keys)
     plans = revision.slow_plans if slow else revision.plans
     for event, attributes in admitted:
         state = states[event.subscriber_id]
@@ -82,7 +117,7 @@ def observe(
         if digest in state.seen:
             observed.duplicates += 1
             continue
-        state.seen[digest] = at_us + lateness_us + MAX_SKEW_US
+        state.seen[digest] = at_us + again_us
         state.position = position
         if at_us > state.latest_us:
             before_us, state.latest_us = state.latest_us, at_us
@@ -90,7 +125,7 @@ def observe(
                 _forget_hashes(state)
                 if at_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
                     forget(state, revision)
-        if len(state.series) + len(state.patterns) > len(revision.keys):
+        if len(state.series) + len(state.patterns) > definitions:
             _forget_undefined(state, revision)
         observed.events.append(event)
         plan = plans.get(event.type)
@@ -101,19 +136,19 @@ def observe(
         tells_imei = event.imei and not slow
         if plan is None and not tells_imei and not prompts:
             continue
-        chain = Chain(revision, state, peers)
+        chain = Chain(revision, event.subscriber_id, state, peers)
         ordering = ranked(digest, 0)
         if tells_imei:
             chain.see_handset(event, ordering)
+        if plan is not None and plan.told:
+            chain.hear(plan.told, event.type, at_us, attributes, event.cell_id)
+            observed.touches += touches_of(plan.told, source, event, attributes)
         chain.take(event.type, at_us, ordering, attributes, event.cell_id, plan, prompts)
         chain.finish()
-        if chain.timers_changed:
-            observed.timers.add(event.subscriber_id)
+        observed.note(chain)
         if chain.candidates:
             key = EventKey(event.subscriber_id, source, event.id)
-            observed.moments.append(
-                _moment(revision, state, chain, key, event.type, at_us, now_us, touch_point)
-            )
+            observed.steps.append(_moment(chain, key, event.type, at_us, now_us, touch_point, deferred))
     return observed
 
 
@@ -125,6 +160,7 @@ def observe_due(
     now_us: int | None,
     *,
     peers: Peers = no_peer,
+    deferred: DueDeferrals = nothing_deferred,
 ) -> Observed:
     """Settle timers and triggers that are due: what comes of them is folded and matched like any event.
 
@@ -132,10 +168,10 @@ def observe_due(
     revision does not have them, the state is past them) come to nothing. `duplicates` and `events` of the
     answer stay empty. The moments' keys have CLOCK for a source.
     """
-    observed = Observed([], 0, [], set())
+    observed = Observed()
     for due in dues:
         state = states[due.subscriber_id]
-        chain = Chain(revision, state, peers)
+        chain = Chain(revision, due.subscriber_id, state, peers)
         derived = chain.settle(due)
         if due.name in revision.patterns_by_key:
             state.position = position
@@ -143,11 +179,55 @@ def observe_due(
         if derived is None:
             continue
         chain.finish()
+        observed.note(chain)
         if chain.candidates:
             name, event_id = derived
             key = EventKey(due.subscriber_id, CLOCK, event_id)
-            observed.moments.append(_moment(revision, state, chain, key, name, due.at_us, now_us, ""))
+            observed.steps.append(_moment(chain, key, name, due.at_us, now_us, "", deferred))
     return observed
+
+
+def observe_deferred(
+    revision: Revision,
+    deferrals: Sequence[Deferral],
+    state: SubscriberState,
+    now_us: int,
+    *,
+    peers: Peers = no_peer,
+) -> Moment:
+    """The one moment of all deferrals (at least one) of a subscriber that are due, as of `now_us`.
+
+    The state does not change. The key has DEFERRAL for a source, and an id that is the same whenever the
+    same deferrals are decided again.
+    """
+    first = min(deferrals, key=lambda each: (each.trigger.at_us, each.decision_id))
+    parts = sorted(f"{each.decision_id}/{each.attempt}" for each in deferrals)
+    event_id = blake2b("\n".join(parts).encode(), digest_size=12, person=b"opp-deferral").hexdigest()
+    chain = Chain(revision, first.subscriber_id, state, peers)
+    key = EventKey(first.subscriber_id, DEFERRAL, event_id)
+    return _moment(chain, key, first.trigger.type, first.trigger.at_us, now_us, "", lambda _, __: deferrals)
+
+
+def observe_prompts(
+    revision: Revision,
+    prompts: Sequence[OpenPrompt],
+    state: SubscriberState,
+    now_us: int,
+    touch_point: str,
+    *,
+    peers: Peers = no_peer,
+) -> Moment:
+    """The one moment of open prompts (at least one) of a subscriber that the service itself shows on a bulk
+    channel, as of `now_us`. Their campaigns are in the revision. The state does not change. The key has
+    PROMPT for a source."""
+    first = prompts[0]
+    parts = sorted(f"{each.decision_id}/{now_us}" for each in prompts)
+    event_id = blake2b("\n".join(parts).encode(), digest_size=12, person=b"opp-prompt").hexdigest()
+    chain = Chain(revision, first.subscriber_id, state, peers)
+    for each in prompts:
+        chain.show(each, now_us)
+    key = EventKey(first.subscriber_id, PROMPT, event_id)
+    return _moment(chain, key, PROMPT, now_us, now_us, touch_point, nothing_deferred)
 
 
 def refold(
@@ -183,23 +263,32 @@ def refold_due(
 
 
 def _moment(
-    revision: Revision,
-    state: SubscriberState,
     chain: Chain,
     key: EventKey,
     event_type: str,
     at_us: int,
     now_us: int | None,
     touch_point: str,
+    deferred: DueDeferrals,
 ) -> Moment:
+    now_us = at_us if now_us is None else now_us
+    for deferral in deferred(key.subscriber_id, now_us):
+        chain.decide_again(deferral, now_us)
+    preference = chain.revision.rulebase.policies.preference
+    scores: dict[str, float] = {}
+    segment: tuple[str, ...] = ()
+    if preference.scores or preference.segment is not None:
+        scores, segment = preferred(chain.revision, chain.facts(now_us))
     return Moment(
         key=key,
         event_type=event_type,
         occurred_at_us=at_us,
-        now_us=at_us if now_us is None else now_us,
-        profile=profile_of(revision, state, chain.zone),
+        now_us=now_us,
+        profile=profile_of(chain.revision, chain.state, chain.zone),
         candidates=tuple(chain.candidates[name] for name in sorted(chain.candidates)),
         touch_point=touch_point,
+        channel_scores=scores,
+        segment=segment,
     )
 
 
@@ -218,13 +307,14 @@ def forget(state: SubscriberState, revision: Revision) -> None:
     # A timer that is not settled yet will be read as of when it was due.
     due_us = state.due_us or state.latest_us
     read_from_us = min(horizon_us(state, 0), due_us)
-    series = state.series
-    rulebase = revision.rulebase
-    folded: list[Metric | Fact] = [*rulebase.metrics.values(), *rulebase.facts.values()]
-    for each in folded:
-        kept = series.get(each.key)
-        if kept is not None and forget_unread(each, kept, read_from_us):
-            del series[each.key]
+    series, foldings = state.series, revision.foldings
+    unread = [
+        key
+        for key, kept in series.items()
+        if key in foldings and forget_unread(foldings[key].of, kept, read_from_us)
+    ]
+    for key in unread:
+        del series[key]
 
 
 def _forget_undefined(state: SubscriberState, revision: Revision) -> None:

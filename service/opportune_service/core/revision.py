@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from types import MappingProxyType
+from typing import NamedTuple
 
 from opportune_rulebase.engine import Engine
 from opportune_rulebase.expressions import Expression
@@ -21,14 +22,17 @@ from opportune_rulebase.model import (
     Rulebase,
     SequencePattern,
 )
-from opportune_rulebase.policies import Mode, Suppression
+from opportune_rulebase.policies import Fate, Mode, Suppression
 
 from opportune_service.core.admit import Admission
 from opportune_service.core.calendars import DAY_US, zone_named
 from opportune_service.core.events import MAX_LATENESS_US
+from opportune_service.core.fold import Fold, fact_fold, metric_fold, metric_read
 from opportune_service.core.links import compilers
+from opportune_service.core.narrowing import decided, filters, narrowed, told_apart
 from opportune_service.core.patterns import Compilers, Taker, taker
 from opportune_service.core.patterns.sighting import Holds
+from opportune_service.core.responses import Told, told_by
 from opportune_service.core.state import SubscriberState
 
 EngineFactory = Callable[[Rulebase], Engine]
@@ -38,25 +42,53 @@ _CALENDAR_LOOKBACK_US = 32 * 24 * 60 * _MINUTE_US
 """Longer than any month, in any time zone."""
 
 
+class Folding(NamedTuple):
+    """How a metric or a fact takes in events for which `where` (None: always) holds."""
+
+    of: Metric | Fact
+    where: Holds | None
+    fold: Fold
+
+
+class Part(NamedTuple):
+    """What is left of a plan for events that have told one attribute."""
+
+    metrics: tuple[Folding, ...]
+    facts: tuple[Folding, ...]
+    patterns: tuple[Taker, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an event of one type goes through. `triggers`: whether it triggers campaigns. `peer`: its
-    attribute that names another subscriber. `stays`: patterns that it goes through if it has a cell."""
+    attribute that names another subscriber. `stays`: patterns that it goes through if it has a cell.
+    `told`: what it tells besides. `by` is the attribute of which its filters ask most, `parts` are what is
+    to be looked at by its value; None for any other.
+    """
 
-    metrics: tuple[Metric, ...]
-    facts: tuple[Fact, ...]
+    metrics: tuple[Folding, ...]
+    facts: tuple[Folding, ...]
     patterns: tuple[Taker, ...]
     triggers: bool
     peer: str | None
     stays: tuple[Taker, ...] = ()
+    told: Told | None = None
+    by: str | None = None
+    parts: Mapping[object, Part] = field(default_factory=dict)
+
+    def part(self, value: object) -> Plan | Part:
+        """What is to be looked at if the attribute `by` has this value. Without one all is: filters then
+        count what they miss."""
+        return self if value is None else self.parts.get(value) or self.parts[None]
 
     @property
     def slow(self) -> Plan:
-        """What is left of it for an event from a slow source: metrics in days."""
-        return Plan(tuple(metric for metric in self.metrics if metric.days), (), (), False, None)
+        """What is left of it for an event from a slow source: metrics in days, what it tells besides."""
+        metrics = tuple(m for m in self.metrics if isinstance(m.of, Metric) and m.of.days)
+        return Plan(metrics, (), (), False, None, (), self.told)
 
     def __bool__(self) -> bool:
-        return bool(self.metrics or self.facts or self.patterns or self.triggers or self.stays)
+        return bool(self.metrics or self.facts or self.patterns or self.triggers or self.stays or self.told)
 
 
 class Revision:
@@ -64,11 +96,12 @@ class Revision:
 
     `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
     sources. `cell_plan` is the plan of an event with a cell that nothing else looks at, if there are stays.
-    `tests` gives the filters of metrics and facts as functions. `coverage` maps the key of a metric, fact
+    `tests` gives expressions as functions. `foldings` says by key how each metric and fact takes events in,
+    `readers` by name with what key and how each metric is read. `coverage` maps the key of a metric, fact
     or pattern to the instant since when it has been folded, `births` to the last log position before that;
     `keys` are all such keys. `newest_birth` is the greatest of `births`. `patterns_by_key` finds the
     pattern of a timer.
-    `lookback_us` is how far back any contact policy looks.
+    `lookback_us` is how far back any contact policy looks. `defers`: whether any policy defers.
     Not thread-safe (the engine is not); close it when it is retired.
     """
 
@@ -84,9 +117,11 @@ class Revision:
         self.live_since(coverage, births)
         self.admission = Admission(rulebase.vocabulary, rulebase.metrics)
         self.tests: Mapping[Expression, Holds] = _Tests(engine)
-        self.plans = _plans(rulebase, compilers(engine))
+        self.foldings = _foldings(rulebase, self.tests)
+        self.readers = {m.name: (m.key, metric_read(m)) for m in rulebase.metrics.values()}
+        self.plans = _plans(rulebase, self.foldings, compilers(engine))
         self.slow_plans = {name: plan.slow for name, plan in self.plans.items() if plan.slow}
-        stays = _takers(rulebase, compilers(engine), None)
+        stays = tuple(_takers(rulebase, compilers(engine), None).values())
         self.cell_plan = Plan((), (), (), False, None, stays) if stays else None
         self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
         self.keys = frozenset(
@@ -98,6 +133,7 @@ class Revision:
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None
         }
         self.lookback_us = _lookback_us(rulebase)
+        self.defers = _defers(rulebase)
 
     def live_since(self, coverage: Mapping[str, int], births: Mapping[str, int]) -> None:
         """Note since when its definitions have been folded."""
@@ -155,38 +191,95 @@ class _Tests(dict[Expression, Holds]):
         return test
 
 
-def _plans(rulebase: Rulebase, compile_: Compilers) -> dict[str, Plan]:
+def _foldings(rulebase: Rulebase, tests: Mapping[Expression, Holds]) -> dict[str, Folding]:
+    found: dict[str, Folding] = {}
+    for metric in rulebase.metrics.values():
+        found[metric.key] = Folding(
+            metric, tests[metric.where] if metric.where else None, metric_fold(metric)
+        )
+    for fact in rulebase.facts.values():
+        found[fact.key] = Folding(fact, tests[fact.when] if fact.when else None, fact_fold(fact))
+    return found
+
+
+def _plans(rulebase: Rulebase, foldings: Mapping[str, Folding], compile_: Compilers) -> dict[str, Plan]:
     triggers = {name for campaign in rulebase.campaigns.values() for name in campaign.on}
     stays = _takers(rulebase, compile_, None)
+    told = told_by(rulebase)
     plans = {}
     for name, event_type in rulebase.vocabulary.events.items():
+        takers = _takers(rulebase, compile_, name)
         plan = Plan(
-            metrics=tuple(m for m in rulebase.metrics.values() if name in m.of),
-            facts=tuple(f for f in rulebase.facts.values() if name in f.on),
-            patterns=_takers(rulebase, compile_, name),
+            metrics=tuple(foldings[m.key] for m in rulebase.metrics.values() if name in m.of),
+            facts=tuple(foldings[f.key] for f in rulebase.facts.values() if name in f.on),
+            patterns=tuple(takers.values()),
             triggers=name in triggers,
             peer=event_type.peer,
             # A derived event is where the event is that it was derived of.
-            stays=() if event_type.derived else stays,
+            stays=() if event_type.derived else tuple(stays.values()),
+            told=told.get(name),
         )
         if plan:
-            plans[name] = plan
+            plans[name] = _parted(plan, rulebase, compile_, name, takers)
     return plans
 
 
-def _takers(rulebase: Rulebase, compile_: Compilers, type_: str | None) -> tuple[Taker, ...]:
-    """Of the patterns that name an event type; None: of those that look at every event with a cell."""
-    events = rulebase.vocabulary.events
+def _parted(
+    plan: Plan, rulebase: Rulebase, compile_: Compilers, type_: str, takers: Mapping[str, Taker]
+) -> Plan:
+    """The plan with its parts, if any filter asks for a value of an attribute."""
+    patterns = [rulebase.patterns[name] for name in takers]
+    wheres = [where for each in (*plan.metrics, *plan.facts) if (where := _where(each)) is not None]
+    by = told_apart([*wheres, *(where for pattern in patterns for where in filters(pattern, type_))])
+    if by is None:
+        return plan
+    name, values = by
+    parts: dict[object, Part] = {}
+    for value in (*sorted(values), None):
+        left = [narrowed(pattern, name, value) for pattern in patterns]
+        parts[value] = Part(
+            _left(plan.metrics, name, value),
+            _left(plan.facts, name, value),
+            tuple(
+                takers[pattern.name]
+                if pattern is before
+                else taker(pattern, type_, _carried(rulebase, pattern, type_), compile_)
+                for pattern, before in zip(left, patterns, strict=True)
+                if type_ in types_of(pattern)
+            ),
+        )
+    return replace(plan, by=name, parts=parts)
 
-    def carried(pattern: Pattern) -> frozenset[str] | None:
-        declared = frozenset(events[pattern.name].attributes)
-        return None if type_ and events[type_].attributes.keys() <= declared else declared
 
-    return tuple(
-        taker(pattern, type_ or "", carried(pattern), compile_)
+def _where(folding: Folding) -> Expression | None:
+    return folding.of.where if isinstance(folding.of, Metric) else folding.of.when
+
+
+def _left(foldings: Iterable[Folding], name: str, value: str | None) -> tuple[Folding, ...]:
+    """Those that take in events whose attribute is this."""
+    left = []
+    for each in foldings:
+        where = _where(each)
+        truth = None if where is None else decided(where, name, value)
+        if truth is not False:
+            left.append(each._replace(where=None) if truth else each)
+    return tuple(left)
+
+
+def _takers(rulebase: Rulebase, compile_: Compilers, type_: str | None) -> dict[str, Taker]:
+    """By name, of the patterns that name an event type; None: of those that look at every event with a
+    cell."""
+    return {
+        pattern.name: taker(pattern, type_ or "", _carried(rulebase, pattern, type_), compile_)
         for pattern in rulebase.patterns.values()
         if (isinstance(pattern, DwellPattern) if type_ is None else type_ in types_of(pattern))
-    )
+    }
+
+
+def _carried(rulebase: Rulebase, pattern: Pattern, type_: str | None) -> frozenset[str] | None:
+    events = rulebase.vocabulary.events
+    declared = frozenset(events[pattern.name].attributes)
+    return None if type_ and events[type_].attributes.keys() <= declared else declared
 
 
 def types_of(pattern: Pattern) -> Iterable[str]:
@@ -257,4 +350,17 @@ def _lookback_us(rulebase: Rulebase) -> int:
     policies = rulebase.policies
     spans = [cap.rolling_us or _CALENDAR_LOOKBACK_US for cap in policies.caps]
     spans += [cool_down.for_us for cool_down in policies.cool_downs]
+    # An offer that is open may have been answered since.
+    spans += [campaign.open_for_us for campaign in rulebase.campaigns.values()]
+    if any(len(campaign.channels) > 1 for campaign in rulebase.campaigns.values()):
+        spans.append(policies.preference.within_us)
     return max(spans, default=0)
+
+
+def _defers(rulebase: Rulebase) -> bool:
+    policies = rulebase.policies
+    fates = [cap.otherwise for cap in policies.caps]
+    fates += [window.otherwise for window in policies.quiet_hours]
+    fates += [channel.otherwise for channel in rulebase.vocabulary.channels.values()]
+    fates += [campaign.quota.otherwise for campaign in rulebase.campaigns.values() if campaign.quota]
+    return policies.settle_us > 0 or Fate.DEFER in fates

@@ -176,7 +176,7 @@ class AttachHello(_message.Message):
     CLIENT_NAME_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
-    """The channel: an automatic one of the rulebase."""
+    """The channel: an automatic or a bulk one of the rulebase."""
     client_name: _builtins.str
     """The client's name, for operators; 1 to 64 characters. Need not be unique."""
     credit: _builtins.int
@@ -240,7 +240,9 @@ class Ack(_message.Message):
     result: Global___DeliveryResult.ValueType
     """What became of it. Required."""
     detail: _builtins.str
-    """Why, for operators; at most 500 characters. May be empty. Must not contain the number."""
+    """Why, for operators; at most 500 characters, the rest is cut off. May be empty. Must not contain the
+    number.
+    """
     channel_message_id: _builtins.str
     """The channel's own id of the message, for operators; at most 128 characters. May be empty."""
     def __init__(
@@ -276,7 +278,7 @@ class Receipt(_message.Message):
     kind: _types_pb2.OutcomeKind.ValueType
     """What happened. Required."""
     detail: _builtins.str
-    """Further words, at most 500 characters. May be empty."""
+    """Further words, at most 500 characters, the rest is cut off. May be empty. Must not contain the number."""
     receipt_id: _builtins.str
     """The channel's own id of this receipt, at most 64 characters; the answer repeats it. May be empty:
     the same kind for the same decision is a repetition, whatever the id.
@@ -411,7 +413,7 @@ class Lease(_message.Message):
     campaign_label: _builtins.str
     """Its label. Empty if it has none."""
     product: _builtins.str
-    """The product. Empty: the revision in force no longer has the campaign."""
+    """The product."""
     content: _builtins.str
     """What to send."""
     idempotency_key: _builtins.str
@@ -566,7 +568,7 @@ class ListDeadLettersResponse(_message.Message):
     """Continues the list. Empty: this was the end."""
     @_builtins.property
     def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
-        """Newest first."""
+        """The newest decision first."""
 
     def __init__(
         self,
@@ -706,7 +708,9 @@ class RedriveDeadLettersResponse(_message.Message):
     """Deliveries that are PENDING again."""
     @_builtins.property
     def skipped_delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of `delivery_ids`, those left alone: unknown, not dead, or their time is over."""
+        """Of `delivery_ids`, those left alone: unknown, not dead, their time is over, or caps, quota or capacity
+        do not allow them now.
+        """
 
     def __init__(
         self,

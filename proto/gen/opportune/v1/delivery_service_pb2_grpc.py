@@ -73,15 +73,16 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """Lists deliveries that ran out of attempts, newest first.
+        """Lists deliveries that ran out of attempts, the newest decision first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Puts dead letters back to PENDING, with their attempts counted from the start. Consent, caps and
-        quiet hours are checked again before each lease.
+        """Puts dead letters back to PENDING, with their attempts counted from the start. They count as contacts
+        from now on: caps, quota and the channel's capacity are checked, and the contacts reserved, with the
+        redrive. Consent, pauses and quiet hours are checked before each lease, as ever.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

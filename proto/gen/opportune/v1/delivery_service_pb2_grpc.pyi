@@ -46,10 +46,11 @@ class DeliveryServiceStub:
     OK. A server that drains does the same and ends it with UNAVAILABLE.
     """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeadLettersRequest, _delivery_service_pb2.ListDeadLettersResponse]
-    """Lists deliveries that ran out of attempts, newest first."""
+    """Lists deliveries that ran out of attempts, the newest decision first."""
     RedriveDeadLetters: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.RedriveDeadLettersRequest, _delivery_service_pb2.RedriveDeadLettersResponse]
-    """Puts dead letters back to PENDING, with their attempts counted from the start. Consent, caps and
-    quiet hours are checked again before each lease.
+    """Puts dead letters back to PENDING, with their attempts counted from the start. They count as contacts
+    from now on: caps, quota and the channel's capacity are checked, and the contacts reserved, with the
+    redrive. Consent, pauses and quiet hours are checked before each lease, as ever.
     """
 
 @_typing.type_check_only
@@ -70,10 +71,11 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     OK. A server that drains does the same and ends it with UNAVAILABLE.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeadLettersRequest, _delivery_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Lists deliveries that ran out of attempts, newest first."""
+    """Lists deliveries that ran out of attempts, the newest decision first."""
     RedriveDeadLetters: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.RedriveDeadLettersRequest, _delivery_service_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Puts dead letters back to PENDING, with their attempts counted from the start. Consent, caps and
-    quiet hours are checked again before each lease.
+    """Puts dead letters back to PENDING, with their attempts counted from the start. They count as contacts
+    from now on: caps, quota and the channel's capacity are checked, and the contacts reserved, with the
+    redrive. Consent, pauses and quiet hours are checked before each lease, as ever.
     """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -103,7 +105,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_delivery_service_pb2.ListDeadLettersResponse]]:
-        """Lists deliveries that ran out of attempts, newest first."""
+        """Lists deliveries that ran out of attempts, the newest decision first."""
 
     @_abc_1.abstractmethod
     def RedriveDeadLetters(
@@ -111,8 +113,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.RedriveDeadLettersResponse, _abc.Awaitable[_delivery_service_pb2.RedriveDeadLettersResponse]]:
-        """Puts dead letters back to PENDING, with their attempts counted from the start. Consent, caps and
-        quiet hours are checked again before each lease.
+        """Puts dead letters back to PENDING, with their attempts counted from the start. They count as contacts
+        from now on: caps, quota and the channel's capacity are checked, and the contacts reserved, with the
+        redrive. Consent, pauses and quiet hours are checked before each lease, as ever.
         """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -292,7 +292,9 @@ Global___GetCampaignReportResponse: _TypeAlias = GetCampaignReportResponse  # no
 
 @_typing.final
 class CampaignReport(_message.Message):
-    """What a campaign did in a period. Rates are shares of `sent_count`."""
+    """What a campaign did in a period. Rates are shares of `sent_count`; uplift compares all that were chosen,
+    sent or not, with the control groups, who were chosen alike.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -316,6 +318,8 @@ class CampaignReport(_message.Message):
     UPLIFT_FIELD_NUMBER: _builtins.int
     UPLIFT_OVER_MASS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    TREATED_COUNT_FIELD_NUMBER: _builtins.int
+    TREATED_CONVERTED_COUNT_FIELD_NUMBER: _builtins.int
     campaign: _builtins.str
     """The campaign."""
     campaign_label: _builtins.str
@@ -340,6 +344,10 @@ class CampaignReport(_message.Message):
     """Those of them followed by an order within the attribution window."""
     cost: _builtins.int
     """What the contacts cost, in the rulebase's unit of money. 0 if it prices nothing."""
+    treated_count: _builtins.int
+    """Contacts that were made or tried: those sent, failed and expired."""
+    treated_converted_count: _builtins.int
+    """Those of them followed by an order within the attribution window."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the period."""
@@ -366,11 +374,13 @@ class CampaignReport(_message.Message):
 
     @_builtins.property
     def uplift(self) -> Global___Estimate:
-        """Success rate less that of the control group. Absent: there is no control group."""
+        """Share of `treated_count` that converted, less that of `control_count`. Absent: one of them is 0."""
 
     @_builtins.property
     def uplift_over_mass(self) -> Global___Estimate:
-        """Success rate less that of plain mass sending. Absent: the rulebase has no such baseline."""
+        """Share of `treated_count` that converted, less that of the campaign's baseline of plain mass sending.
+        Absent: the rulebase names no baseline, or one of them has no contacts.
+        """
 
     def __init__(
         self,
@@ -395,10 +405,12 @@ class CampaignReport(_message.Message):
         uplift: Global___Estimate | None = ...,
         uplift_over_mass: Global___Estimate | None = ...,
         cost: _builtins.int = ...,
+        treated_count: _builtins.int = ...,
+        treated_converted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complaint_rate", b"complaint_rate", "inquiry_rate", b"inquiry_rate", "period_end", b"period_end", "period_start", b"period_start", "success_rate", b"success_rate", "uplift", b"uplift", "uplift_over_mass", b"uplift_over_mass"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_count", b"answered_count", "campaign", b"campaign", "campaign_label", b"campaign_label", "complaint_rate", b"complaint_rate", "control_converted_count", b"control_converted_count", "control_count", b"control_count", "converted_count", b"converted_count", "cost", b"cost", "decided_count", b"decided_count", "delivered_count", b"delivered_count", "event_count", b"event_count", "inquiry_rate", b"inquiry_rate", "losses", b"losses", "matched_count", b"matched_count", "period_end", b"period_end", "period_start", b"period_start", "sent_count", b"sent_count", "success_rate", b"success_rate", "uplift", b"uplift", "uplift_over_mass", b"uplift_over_mass"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_count", b"answered_count", "campaign", b"campaign", "campaign_label", b"campaign_label", "complaint_rate", b"complaint_rate", "control_converted_count", b"control_converted_count", "control_count", b"control_count", "converted_count", b"converted_count", "cost", b"cost", "decided_count", b"decided_count", "delivered_count", b"delivered_count", "event_count", b"event_count", "inquiry_rate", b"inquiry_rate", "losses", b"losses", "matched_count", b"matched_count", "period_end", b"period_end", "period_start", b"period_start", "sent_count", b"sent_count", "success_rate", b"success_rate", "treated_converted_count", b"treated_converted_count", "treated_count", b"treated_count", "uplift", b"uplift", "uplift_over_mass", b"uplift_over_mass"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

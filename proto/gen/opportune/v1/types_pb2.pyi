@@ -561,7 +561,8 @@ class PolicyCheck(_message.Message):
     """The check, named by the reason it would have ended the candidate with. UNSPECIFIED: not recorded."""
     policy: _builtins.str
     """The step: `fresh_for`, `live`, `context`, `eligible`, `do_not_contact`, `consent`, `suppress`,
-    `cool_down`, `one_story`, `arbitration`, `channel`, `quiet_hours`, `cap`. The detail names the policy.
+    `cool_down`, `one_story`, `settle`, `arbitration`, `channel`, `quiet_hours`, `cap`, `quota`, `capacity`,
+    `control`. The detail names the policy.
     """
     channel: _builtins.str
     """The channel that was tried. Empty for checks that do not depend on a channel."""

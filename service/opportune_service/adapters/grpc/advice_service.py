@@ -6,7 +6,6 @@ import logging
 
 from opportune.v1 import advice_service_pb2 as pb
 
-from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
@@ -63,13 +62,12 @@ class AdviceService:
         check_length("agent", request.agent, 64)
         check_length("request_id", request.request_id, 64)
         kind = chosen(OUTCOMES, request.kind, "kind")
-        if request.detail:
-            raise UnsupportedError("ReportOutcomeRequest.detail")
+        check_length("detail", request.detail, 500)
         now_us = self._app.clock.now_us()
         at_us = now_us
         if request.HasField("occurred_at"):
             at_us = past_time("occurred_at", request.occurred_at, now_us)
-        new = await self._app.deliveries.report_outcome(request.decision_id, kind, at_us)
+        new = await self._app.deliveries.report_outcome(request.decision_id, kind, at_us, request.detail)
         if request.agent:
             log.info("outcome %s of %s by agent %s", kind, mask(request.decision_id), mask(request.agent))
         return pb.ReportOutcomeResponse(already_known=not new)

@@ -20,7 +20,7 @@ from opportune_service.adapters.grpc.words import (
 from opportune_service.app.records import DeliveryState
 from opportune_service.core.verdict import Check, Decision, Outcome, Reason, Verdict
 
-# The reason with which each step of a decision ends a candidate; channel steps name their channel after it.
+# The reason with which each step of a decision ends a candidate.
 _STEPS = {
     "fresh_for": Reason.STALE,
     "live": Reason.NOT_LIVE,
@@ -31,10 +31,18 @@ _STEPS = {
     "suppress": Reason.SUPPRESSED,
     "cool_down": Reason.COOLING_OFF,
     "one_story": Reason.INCONSISTENT,
+    "settle": Reason.SETTLING,
     "arbitration": Reason.OUTRANKED,
     "channel": Reason.NO_CHANNEL,
     "quiet_hours": Reason.QUIET_HOURS,
     "cap": Reason.CAPPED,
+    "quota": Reason.QUOTA,
+    "capacity": Reason.CAPACITY,
+    "control": Reason.CONTROL,
+    "quota": Reason.QUOTA,
+    "capacity": Reason.CAPACITY,
+    "control": Reason.CONTROL,
+    "settle": Reason.SETTLING,
 }
 
 
@@ -70,14 +78,17 @@ def decision_message(
         occurred_at=timestamp(verdict.occurred_at_us),
         decided_at=timestamp(verdict.decided_at_us),
         expires_at=optional_timestamp(decision.expires_at_us),
-        attempt=1,
+        due_at=optional_timestamp(decision.due_us),
+        attempt=decision.attempt,
         revision=verdict.revision,
         activation_mode=types.ACTIVATION_MODE_FULL,
         shown=decision.shown,
         prompt_of=decision.prompt_of,
         delivery_state=state_number(delivery),
         outcomes=[
-            types.Outcome(kind=outcome_number(each.kind), occurred_at=timestamp(each.at_us))
+            types.Outcome(
+                kind=outcome_number(each.kind), occurred_at=timestamp(each.at_us), detail=each.detail
+            )
             for each in outcomes
         ],
         trace=_trace(decision, rulebase) if trace else None,
@@ -110,9 +121,18 @@ def _trace(decision: Decision, rulebase: Rulebase | None) -> types.Trace:
         findings=[_finding(name, value, rulebase) for name, value in decision.held.items()],
         checks=[_check(check) for check in decision.checks],
     )
-    if any(check.policy == "arbitration" for check in decision.checks):
-        trace.arbitration.priority = decision.priority
-        trace.arbitration.score = decision.score
+    if decision.rank:
+        trace.arbitration.CopyFrom(
+            types.Arbitration(
+                priority=decision.priority,
+                value=decision.value,
+                propensity=decision.propensity,
+                score=decision.score,
+                rank=decision.rank,
+                lost_to=decision.lost_to,
+                group=decision.group,
+            )
+        )
     return trace
 
 
@@ -127,11 +147,14 @@ def _finding(name: str, value: object, rulebase: Rulebase | None) -> types.Findi
 
 
 def _check(check: Check) -> types.PolicyCheck:
-    step, _, channel = check.policy.partition(" ")
+    reason = _STEPS.get(check.policy)
     return types.PolicyCheck(
-        reason=reason_number(_STEPS[step]) if step in _STEPS else types.REASON_UNSPECIFIED,
-        policy=step,
-        channel=channel,
+        reason=types.REASON_UNSPECIFIED if reason is None else reason_number(reason),
+        policy=check.policy,
+        channel=check.channel,
         passed=check.passed,
         detail=check.detail,
+        count=check.count,
+        limit=check.limit,
+        clear_at=optional_timestamp(check.clear_us),
     )

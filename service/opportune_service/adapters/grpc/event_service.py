@@ -21,7 +21,7 @@ from opportune_service.app.advise import ADVICE_SOURCE
 from opportune_service.app.errors import InvalidRequestError, OpportuneError
 from opportune_service.app.ingest import Receipt
 from opportune_service.core.events import Encoding, Event
-from opportune_service.core.observe import CLOCK
+from opportune_service.core.observe import CLOCK, DEFERRAL, PROMPT
 
 MAX_BATCH_EVENTS = 1_000
 WINDOW = 32
@@ -105,7 +105,7 @@ class EventService:
 
 def _header(said: pb.PublishEventsRequest | pb.EventStreamHello) -> tuple[str, Encoding]:
     check_length("source", said.source, 64, least=1)
-    if said.source in (ADVICE_SOURCE, CLOCK):
+    if said.source in (ADVICE_SOURCE, CLOCK, DEFERRAL, PROMPT):
         raise InvalidRequestError("source", f"{said.source!r} is the service's own; use another")
     encoding = chosen(ENCODINGS, said.attributes_encoding, "attributes_encoding")
     return said.source, encoding

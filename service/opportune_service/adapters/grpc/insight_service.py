@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from opportune.v1 import event_service_pb2 as event_pb
 from opportune.v1 import insight_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
@@ -9,9 +10,11 @@ from opportune.v1 import types_pb2 as types
 from opportune_service.adapters.grpc.decisions import best_first, decision_message, verdict_message
 from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.reports import report_message
 from opportune_service.adapters.grpc.revisions import Revisions
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
+    ENCODINGS,
     REASONS,
     REJECTIONS,
     check_length,
@@ -20,15 +23,26 @@ from opportune_service.adapters.grpc.words import (
     encoding_number,
     microseconds,
     page_size,
+    read_cursor,
     rejection_number,
     timestamp,
 )
 from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.insight import Explanation
 from opportune_service.app.records import DecisionFilter, Quarantined, QuarantineFilter
+from opportune_service.app.report import Period, report
+from opportune_service.app.why_not import why_not
+from opportune_service.core.events import Encoding, Event
 from opportune_service.core.verdict import EventKey, Reason
+from opportune_service.core.why_not import SUPPOSED
 
-_MAX_CURSOR_DIGITS = 18
+_PERIODS: dict[int, Period] = {
+    pb.REPORT_PERIOD_UNSPECIFIED: Period.WHOLE,
+    pb.REPORT_PERIOD_HOUR: Period.HOUR,
+    pb.REPORT_PERIOD_DAY: Period.DAY,
+    pb.REPORT_PERIOD_WEEK: Period.WEEK,
+}
+_LATEST_US = 221_845_392_000_000_000  # the year 9000
 _REJECTION_REASONS = frozenset(types.RejectionReason.values()) - {types.REJECTION_REASON_UNSPECIFIED}
 
 
@@ -36,6 +50,7 @@ class InsightService:
     """See the contract."""
 
     def __init__(self, app: UseCases, revisions: Revisions) -> None:
+        self._app = app
         self._insight = app.insight
         self._revisions = revisions
 
@@ -57,7 +72,7 @@ class InsightService:
         messages = []
         for decision in best_first(verdict.decisions):
             state, outcomes = None, found.outcomes[:0]
-            if decision.reason is Reason.DECIDED:
+            if decision.reason in (Reason.DECIDED, Reason.CONTROL):  # others can have no outcome
                 own = found
                 if decision.id != found.decision_id:
                     own = await self._insight.explain_decision(decision.id)
@@ -73,14 +88,14 @@ class InsightService:
         if request.page_token and request.after:
             raise InvalidRequestError("after", "give page_token or after, not both")
         if request.after:
-            after = _cursor("after", request.after)
+            after = read_cursor("after", request.after)
             rows = await self._insight.decisions(where, after, size, newest_first=False)
             cursor, next_page = (rows[-1].cursor if rows else after), 0
         else:
             # Read before the page, so that nothing is recorded between the two and missed.
             newest = await self._insight.decisions(DecisionFilter(), 0, 1, newest_first=True)
             cursor = newest[0].cursor if newest else 0
-            before = _cursor("page_token", request.page_token) if request.page_token else 0
+            before = read_cursor("page_token", request.page_token) if request.page_token else 0
             rows = await self._insight.decisions(where, before, size, newest_first=True)
             next_page = rows[-1].cursor if len(rows) == size else 0
         explained = await self._insight.explain_rows(rows)
@@ -89,6 +104,59 @@ class InsightService:
             next_page_token=str(next_page) if next_page else "",
             cursor=str(cursor),
         )
+
+    async def WhyNot(  # noqa: N802
+        self, request: pb.WhyNotRequest, _: Context
+    ) -> pb.WhyNotResponse:
+        check_subscriber("subscriber_id", request.subscriber_id)
+        app, event = self._app, None
+        if request.HasField("event"):
+            encoding = chosen(ENCODINGS, request.attributes_encoding, "attributes_encoding")
+            event = _supposed(request.event, request.subscriber_id, encoding, app.clock.now_us())
+        found = await why_not(
+            app.live,
+            app.states,
+            app.ledger,
+            app.thread,
+            app.clock,
+            request.subscriber_id,
+            request.campaign,
+            event,
+        )
+        rulebase = await self._revisions.rulebase(found.revision)
+        decisions = []
+        for answer in found.answers:
+            message = decision_message(answer.verdict, answer.decision, rulebase, None, (), trace=True)
+            message.decision_id = ""
+            if not answer.matched:
+                message.reason, message.fate = types.REASON_UNSPECIFIED, types.FATE_UNSPECIFIED
+            decisions.append(message)
+        return pb.WhyNotResponse(
+            would_decide=any(answer.would_decide for answer in found.answers),
+            summary="; ".join(answer.summary for answer in found.answers),
+            decisions=decisions,
+            revision=found.revision,
+        )
+
+    async def GetCampaignReport(  # noqa: N802
+        self, request: pb.GetCampaignReportRequest, _: Context
+    ) -> pb.GetCampaignReportResponse:
+        if not request.HasField("since"):
+            raise InvalidRequestError("since", "since is required: when the report begins")
+        app = self._app
+        until_us = app.clock.now_us()
+        if request.HasField("until"):
+            until_us = _report_time("until", request.until)
+        made = await report(
+            app.live,
+            app.ledger,
+            app.thread,
+            request.campaigns,
+            _report_time("since", request.since),
+            until_us,
+            chosen(_PERIODS, request.period, "period"),
+        )
+        return report_message(made)
 
     async def ListQuarantine(  # noqa: N802
         self, request: pb.ListQuarantineRequest, _: Context
@@ -101,7 +169,7 @@ class InsightService:
             to_us=microseconds(request.until) if request.HasField("until") else 0,
         )
         size = page_size(request.page_size)
-        before = _cursor("page_token", request.page_token) if request.page_token else 0
+        before = read_cursor("page_token", request.page_token) if request.page_token else 0
         if any(number not in _REJECTION_REASONS for number in request.reasons):
             raise InvalidRequestError("reasons", "reasons must be those of the contract")
         if request.reasons and not where.reasons:
@@ -139,6 +207,21 @@ def _filter(request: pb.ListDecisionsRequest) -> DecisionFilter:
     )
 
 
+def _report_time(field: str, instant: Timestamp) -> int:
+    """The instant, which must lie where every time zone has a date."""
+    at_us = microseconds(instant)
+    if not 0 <= at_us < _LATEST_US:
+        raise InvalidRequestError(field, f"{field} must be a time from 1970 to 9000")
+    return at_us
+
+
+def _supposed(sent: event_pb.Event, subscriber_id: str, encoding: Encoding, now_us: int) -> Event:
+    at_us = microseconds(sent.occurred_at) if sent.HasField("occurred_at") else now_us
+    return Event(
+        SUPPOSED, subscriber_id, sent.type, at_us, sent.attributes, sent.cell_id, sent.imei, encoding
+    )
+
+
 def _quarantined(rejected: Quarantined) -> pb.QuarantinedEvent:
     event = rejected.event
     return pb.QuarantinedEvent(
@@ -157,9 +240,3 @@ def _quarantined(rejected: Quarantined) -> pb.QuarantinedEvent:
         message=rejected.message,
         received_at=timestamp(rejected.received_us),
     )
-
-
-def _cursor(field: str, text: str) -> int:
-    if len(text) > _MAX_CURSOR_DIGITS or not (text.isascii() and text.isdigit()):
-        raise InvalidRequestError(field, f"{field} must be one that an answer gave")
-    return int(text)

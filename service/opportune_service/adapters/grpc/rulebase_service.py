@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from opportune_rulebase import Problem, Rulebase, RulebaseError, Severity, from_archive
+from opportune_rulebase.model import Campaign
 
 from opportune_service.adapters.grpc.errors import NotReadyError, UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
@@ -26,11 +28,12 @@ from opportune_service.app.errors import (
     RulebaseRefusedError,
     UnknownRevisionError,
 )
-from opportune_service.app.records import RulebaseRow
+from opportune_service.app.records import Pause, RulebaseRow
 from opportune_service.app.rulebases import Attempt
 
 MAX_ARCHIVE_BYTES = 16 << 20
 _MAX_COMMENT = 2_000
+_MAX_REASON = 500
 _MODES = {types.ACTIVATION_MODE_UNSPECIFIED, types.ACTIVATION_MODE_FULL}
 _SEVERITIES = {
     Severity.ERROR: pb.PROBLEM_SEVERITY_ERROR,
@@ -70,7 +73,8 @@ class RulebaseService:
         rulebase, _ = await self._rulebases.upload(files, caller_name(context), request.comment)
         row, _archive, live = await self._rulebases.get(rulebase.revision)
         return pb.UploadRulebaseResponse(
-            rulebase=_described(row, live, rulebase), already_known=rulebase.revision in before
+            rulebase=_described(row, live, rulebase, await self._app.pauses.paused()),
+            already_known=rulebase.revision in before,
         )
 
     async def ActivateRulebase(  # noqa: N802
@@ -108,7 +112,12 @@ class RulebaseService:
     ) -> pb.GetRulebaseResponse:
         row, archive, live = await self._rulebases.get(request.revision)
         answer = pb.GetRulebaseResponse(
-            rulebase=_described(row, live, await self._revisions.rulebase(row.revision)),
+            rulebase=_described(
+                row,
+                live,
+                await self._revisions.rulebase(row.revision),
+                await self._app.pauses.paused(),
+            ),
             history=_history(row),
         )
         if request.include_archive:
@@ -137,9 +146,29 @@ class RulebaseService:
             rows = [row for row in rows if _state(row, row.revision == live) == request.state]
         page = rows[:size]
         return pb.ListRulebasesResponse(
-            rulebases=[_described(row, row.revision == live, None) for row in page],
+            rulebases=[_described(row, row.revision == live, None, {}) for row in page],
             next_page_token=page[-1].revision if len(rows) > size else "",
         )
+
+    async def PauseCampaign(  # noqa: N802
+        self, request: pb.PauseCampaignRequest, context: Context
+    ) -> pb.PauseCampaignResponse:
+        _check_campaign(request.campaign, request.request_id)
+        check_length("reason", request.reason, _MAX_REASON, least=1)
+        pause = await self._app.pauses.pause(request.campaign, caller_name(context), request.reason)
+        return pb.PauseCampaignResponse(campaign=self._status(request.campaign, pause))
+
+    async def ResumeCampaign(  # noqa: N802
+        self, request: pb.ResumeCampaignRequest, context: Context
+    ) -> pb.ResumeCampaignResponse:
+        _check_campaign(request.campaign, request.request_id)
+        check_length("reason", request.reason, _MAX_REASON)
+        await self._app.pauses.resume(request.campaign, caller_name(context), request.reason)
+        return pb.ResumeCampaignResponse(campaign=self._status(request.campaign, None))
+
+    def _status(self, name: str, pause: Pause | None) -> pb.CampaignStatus:
+        campaign = self._app.live.current.rulebase.campaigns.get(name) if self._app.live.id else None
+        return _campaign(campaign, pause) if campaign else pb.CampaignStatus(campaign=name)
 
     async def _activation(self, revision: str) -> pb.Activation:
         row, _, _ = await self._rulebases.get(revision)
@@ -152,6 +181,11 @@ class RulebaseService:
 
 def _check_words(comment: str, request_id: str) -> None:
     check_length("comment", comment, _MAX_COMMENT)
+    check_length("request_id", request_id, 64)
+
+
+def _check_campaign(campaign: str, request_id: str) -> None:
+    check_length("campaign", campaign, 200, least=1)
     check_length("request_id", request_id, 64)
 
 
@@ -188,8 +222,10 @@ def _state(row: RulebaseRow, live: bool) -> pb.RulebaseState.ValueType:
     return pb.RULEBASE_STATE_SUPERSEDED if row.activated_at_us else pb.RULEBASE_STATE_CHECKED
 
 
-def _described(row: RulebaseRow, live: bool, rulebase: Rulebase | None) -> pb.Rulebase:
-    """The revision; without `rulebase`, only what its row says."""
+def _described(
+    row: RulebaseRow, live: bool, rulebase: Rulebase | None, paused: Mapping[str, Pause]
+) -> pb.Rulebase:
+    """The revision; without `rulebase`, only what its row says. `paused`: campaigns that are, by name."""
     described = pb.Rulebase(
         revision=row.revision,
         name=row.name,
@@ -204,13 +240,21 @@ def _described(row: RulebaseRow, live: bool, rulebase: Rulebase | None) -> pb.Ru
         described.definition_count = len(rulebase.definitions)
         described.warnings.extend(_problem(each) for each in rulebase.warnings)
         for campaign in sorted(rulebase.campaigns.values(), key=lambda each: each.name):
-            described.campaigns.add(
-                campaign=campaign.name,
-                label=campaign.label,
-                product=campaign.product,
-                mode=mode_number(campaign.mode),
-            )
+            described.campaigns.append(_campaign(campaign, paused.get(campaign.name)))
     return described
+
+
+def _campaign(campaign: Campaign, pause: Pause | None) -> pb.CampaignStatus:
+    return pb.CampaignStatus(
+        campaign=campaign.name,
+        label=campaign.label,
+        product=campaign.product,
+        mode=mode_number(campaign.mode),
+        paused=pause is not None,
+        paused_by=pause.by if pause else "",
+        pause_reason=pause.reason if pause else "",
+        paused_at=timestamp(pause.at_us) if pause else None,
+    )
 
 
 def _history(row: RulebaseRow) -> list[pb.HistoryEntry]:

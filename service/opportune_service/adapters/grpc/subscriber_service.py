@@ -11,20 +11,27 @@ from opportune.v1 import subscriber_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from opportune_rulebase.model import Bound
 
+from opportune_service.adapters.grpc.contacts import export_message, report_of, view_message
 from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.roles import caller_name
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     ENCODINGS,
     check_length,
     check_subscriber,
     chosen,
+    cursor,
     json_text,
+    microseconds,
     optional_timestamp,
+    page_size,
     past_time,
     rejection,
     timestamp,
 )
+from opportune_service.app.consent import Consent, consents_in, set_consent
+from opportune_service.app.contacts import contact_view, export_contacts, record_contacts
 from opportune_service.app.context import (
     ImportItem,
     MetricReading,
@@ -33,8 +40,7 @@ from opportune_service.app.context import (
     show_subscriber,
 )
 from opportune_service.app.errors import InvalidRequestError
-from opportune_service.core.context import consent_key
-from opportune_service.core.events import Encoding, ImportMode
+from opportune_service.core.events import MAX_SKEW_US, Encoding, ImportMode
 from opportune_service.core.revision import Revision
 
 MAX_BATCH_RECORDS = 1_000
@@ -44,7 +50,13 @@ _MODES: Mapping[int, ImportMode] = {
     pb.IMPORT_MODE_UPSERT: ImportMode.UPSERT,
     pb.IMPORT_MODE_PATCH: ImportMode.PATCH,
 }
-_CONSENT_STATES = {True: types.CONSENT_STATE_ALLOWED, False: types.CONSENT_STATE_REFUSED}
+_CONSENT_STATES = {
+    None: types.CONSENT_STATE_UNSPECIFIED,
+    True: types.CONSENT_STATE_ALLOWED,
+    False: types.CONSENT_STATE_REFUSED,
+}
+_ALLOWED: Mapping[int, bool | None] = {number: allowed for allowed, number in _CONSENT_STATES.items()}
+_VIEW_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class SubscriberService:
         async for message in requests:
             if message.WhichOneof("message") != "batch":
                 raise InvalidRequestError("batch", "every message but the first must be a batch")
-            items = _items(message.batch)
+            items = _items(message.batch, header.as_of_us, self._app.clock.now_us())
             receipt = await import_context(
                 self._app.live,
                 self._app.ingest,
@@ -117,18 +129,109 @@ class SubscriberService:
         )
         return pb.GetSubscriberResponse(subscriber=_subscriber(view, revision))
 
+    async def DeleteSubscriber(  # noqa: N802
+        self, request: pb.DeleteSubscriberRequest, context: Context
+    ) -> pb.DeleteSubscriberResponse:
+        check_subscriber("subscriber_id", request.subscriber_id)
+        check_length("reason", request.reason, 500, least=1)
+        check_length("request_id", request.request_id, 64)
+        erased = await self._app.erasures.erase(request.subscriber_id, caller_name(context), request.reason)
+        return pb.DeleteSubscriberResponse(existed=erased.existed, deleted_at=timestamp(erased.at_us))
 
-def _items(batch: pb.SubscriberBatch) -> list[ImportItem]:
+    async def GetContactView(  # noqa: N802
+        self, request: pb.GetContactViewRequest, _: Context
+    ) -> pb.GetContactViewResponse:
+        app = self._app
+        check_subscriber("subscriber_id", request.subscriber_id)
+        # Clocks of other systems may be ahead: what they have told of is not left out.
+        until_us = app.clock.now_us() + MAX_SKEW_US + 1
+        view = await contact_view(
+            app.states,
+            app.ledger,
+            app.thread,
+            request.subscriber_id,
+            microseconds(request.since) if request.HasField("since") else 0,
+            microseconds(request.until) if request.HasField("until") else until_us,
+            page_size(request.page_size, _VIEW_ENTRIES),
+        )
+        rulebase = app.live.current.rulebase if app.live.id else None
+        return pb.GetContactViewResponse(view=view_message(view, rulebase))
+
+    async def SetConsent(  # noqa: N802
+        self, request: pb.SetConsentRequest, _: Context
+    ) -> pb.SetConsentResponse:
+        app, consent = self._app, request.consent
+        check_subscriber("subscriber_id", request.subscriber_id)
+        check_length("consent.origin", consent.origin, 64)
+        check_length("request_id", request.request_id, 64)
+        now_us = app.clock.now_us()
+        said = _said(consent, now_us, now_us)
+        in_force, applied = await set_consent(
+            app.live, app.states, app.ingest, request.subscriber_id, said, consent.origin or "consent"
+        )
+        return pb.SetConsentResponse(
+            consent=_consent(in_force, consent.origin if applied else ""), applied=applied
+        )
+
+    async def RecordContacts(  # noqa: N802
+        self, request: pb.RecordContactsRequest, _: Context
+    ) -> pb.RecordContactsResponse:
+        app = self._app
+        check_length("source", request.source, 64, least=1)
+        check_length("request_id", request.request_id, 64)
+        if not 0 < len(request.contacts) <= MAX_BATCH_RECORDS:
+            raise InvalidRequestError(
+                "contacts", f"a call has 1 to {MAX_BATCH_RECORDS} contacts; send several"
+            )
+        reports = [report_of(each) for each in request.contacts]
+        receipt = await record_contacts(
+            app.live, app.ledger, app.thread, request.source, reports, app.clock.now_us()
+        )
+        return pb.RecordContactsResponse(
+            recorded_count=receipt.recorded,
+            duplicate_count=receipt.duplicates,
+            rejections=[rejection(each) for each in receipt.rejections],
+        )
+
+    async def ExportContacts(  # noqa: N802
+        self, request: pb.ExportContactsRequest, _: Context
+    ) -> AsyncIterator[pb.ExportContactsResponse]:
+        after = cursor("cursor", request.cursor)
+        campaigns = frozenset(request.campaigns)
+        async for changes in export_contacts(self._app.ledger, self._app.thread, after, campaigns):
+            yield export_message(changes)
+
+
+def _consent(consent: Consent, origin: str = "") -> types.Consent:
+    return types.Consent(
+        scope=consent.scope,
+        state=_CONSENT_STATES[consent.allowed],
+        as_of=optional_timestamp(consent.as_of_us),
+        origin=origin,
+    )
+
+
+def _items(batch: pb.SubscriberBatch, as_of_us: int, now_us: int) -> list[ImportItem]:
     if len(batch.subscribers) > MAX_BATCH_RECORDS:
         raise InvalidRequestError(
             "batch.subscribers", f"a batch has at most {MAX_BATCH_RECORDS} records; send several"
         )
-    items = []
-    for record in batch.subscribers:
-        if record.consents:
-            raise UnsupportedError("SubscriberRecord.consents")
-        items.append(ImportItem(record.subscriber_id, record.attributes, _behaviours_and_seeds(record)))
-    return items
+    return [
+        ImportItem(
+            record.subscriber_id,
+            record.attributes,
+            _behaviours_and_seeds(record),
+            tuple(_said(consent, as_of_us, now_us) for consent in record.consents),
+        )
+        for record in batch.subscribers
+    ]
+
+
+def _said(consent: types.Consent, as_of_us: int, now_us: int) -> Consent:
+    """A consent as it was sent; `as_of_us` where it has no time of its own."""
+    if consent.HasField("as_of"):
+        as_of_us = past_time("consent.as_of", consent.as_of, now_us)
+    return Consent(consent.scope, chosen(_ALLOWED, consent.state, "consent.state"), as_of_us)
 
 
 def _behaviours_and_seeds(record: pb.SubscriberRecord) -> dict[str, object]:
@@ -155,20 +258,12 @@ def _subscriber(view: SubscriberView, revision: Revision) -> pb.Subscriber:
     tables = revision.rulebase.tables
     terminal = tables.terminals.get(view.imei[:8]) if view.imei else None
     place = tables.cells.get(view.cell_id)
-    consents = view.context.get("consents")
     attributes = {name: value for name, value in view.context.items() if "." not in name}
     return pb.Subscriber(
         subscriber_id=view.subscriber_id,
         attributes=json_text(attributes).encode() if attributes else b"",
         as_of=optional_timestamp(max(view.as_of_us.values(), default=0)),
-        consents=[
-            types.Consent(
-                scope=scope,
-                state=_CONSENT_STATES[said],
-                as_of=timestamp(view.as_of_us.get(consent_key(scope), 0)),
-            )
-            for scope, said in sorted(consents.items() if isinstance(consents, dict) else ())
-        ],
+        consents=[_consent(each) for each in consents_in(view.context, view.as_of_us)],
         metrics=[_metric(reading, revision) for reading in view.metrics],
         behaviours=[
             pb.ImportedBehaviour(

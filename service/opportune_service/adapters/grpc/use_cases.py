@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from opportune_service.app.dead_letters import DeadLetters
 from opportune_service.app.deliver import Deliveries
+from opportune_service.app.erase import Erasures
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.rulebases import Rulebases
@@ -57,4 +60,10 @@ class UseCases(Protocol):
     @property
     def deliveries(self) -> Deliveries: ...
     @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
     def insight(self) -> Insight: ...
+    @property
+    def pauses(self) -> Pauses: ...
+    @property
+    def erasures(self) -> Erasures: ...

@@ -18,6 +18,8 @@ from opportune_service.core.verdict import Reason
 
 T = TypeVar("T")
 
+_MAX_CURSOR_DIGITS = 18
+
 ENCODINGS: Mapping[int, Encoding] = {
     types.ATTRIBUTES_ENCODING_UNSPECIFIED: Encoding.JSON,
     types.ATTRIBUTES_ENCODING_JSON: Encoding.JSON,
@@ -127,8 +129,27 @@ def past_time(field: str, instant: Timestamp, now_us: int) -> int:
     return at_us
 
 
-def page_size(asked: int) -> int:
-    """How much to list: 1 to 1,000, 50 if not said."""
+def page_size(asked: int, default: int = 50) -> int:
+    """How much to list: 1 to 1,000, `default` if not said."""
     if not 0 <= asked <= 1_000:
-        raise InvalidRequestError("page_size", "page_size must be 1 to 1,000, or absent for 50")
-    return asked or 50
+        raise InvalidRequestError("page_size", f"page_size must be 1 to 1,000, or absent for {default}")
+    return asked or default
+
+
+_MAX_CURSOR_DIGITS = 18
+
+
+def cursor(field: str, text: str) -> int:
+    """A place in the order of recording, as an earlier answer gave it; 0 for none."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_CURSOR_DIGITS):
+        raise InvalidRequestError(field, f"{field} must be one that an answer gave")
+    return int(text)
+
+
+def read_cursor(field: str, text: str) -> int:
+    """A cursor or page token that an answer gave."""
+    if len(text) > _MAX_CURSOR_DIGITS or not (text.isascii() and text.isdigit()):
+        raise InvalidRequestError(field, f"{field} must be one that an answer gave")
+    return int(text)

@@ -42,10 +42,9 @@ _OWN = (
 )
 
 
-_verdicts = (
-    sa.select(schema.decisions.c.source, schema.decisions.c.event_id)
-    .distinct()
-    .where(schema.decisions.c.subscriber_id == _subscriber)
+# There is no index of verdicts that a subscriber leads: their keys are read from end to end, not the bodies.
+_verdicts = sa.select(schema.verdicts.c.source, schema.verdicts.c.event_id).where(
+    schema.verdicts.c.subscriber_id == _subscriber
 )
 _delete_verdict = schema.verdicts.delete().where(
     schema.verdicts.c.subscriber_id == _subscriber,
@@ -88,14 +87,12 @@ def erase(connection: sa.Connection, erasing: Erasing, at_us: int, by: str, reas
     # What has not gone out yet never will, and gives back what it reserved.
     live = connection.scalars(_live, which).all()
     deliveries.end_deliveries(connection, dict.fromkeys(live, DeliveryState.WITHDRAWN), at_us)
-    # By their keys: there is no index of verdicts that a subscriber leads.
-    verdicts = [
-        which | {"of_source": row.source, "of_event": row.event_id}
-        for row in connection.execute(_verdicts, which)
-    ]
     known = [connection.execute(statement, which).rowcount > 0 for statement in _OWN]
+    verdicts = connection.execute(_verdicts, which).all()
     if verdicts:
-        connection.execute(_delete_verdict, verdicts)
+        known.append(True)
+        keys = [which | {"of_source": source, "of_event": event_id} for source, event_id in verdicts]
+        connection.execute(_delete_verdict, keys)
     known.append(_delete_quarantined(connection, erasing.number))
     for said in _SAID:
         naming = _naming(said, erasing.number, connection.dialect.name)

@@ -7,11 +7,10 @@ equal values the newest only, so that there are never more than the pattern need
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from opportune_rulebase.model import CountPattern
 
-from opportune_service.core.patterns.history import Tip, advance, state_of
+from opportune_service.core.patterns.history import Step, Tip, advance, state_of
 from opportune_service.core.patterns.sighting import (
     Compilers,
     Completion,
@@ -30,7 +29,7 @@ _SHORT = 16
 def count_taker(pattern: CountPattern, carried: frozenset[str] | None, compile_: Compilers) -> Taker:
     where = compile_.test(pattern.step.where) if pattern.step.where else None
     key, distinct = pattern.key, pattern.distinct
-    step = partial(_step, pattern)
+    step = _step_of(pattern)
 
     def take(seen: Sighting) -> Sequence[Completion]:
         if where is not None and not where(seen.facts):
@@ -43,25 +42,32 @@ def count_taker(pattern: CountPattern, carried: frozenset[str] | None, compile_:
             # Short text as it is: it stands in many other places of the state, and is packed well.
             short = isinstance(told, str) and len(told) <= _SHORT
             value = told if short else digest_of(told)
-        attributes = carry(seen.attributes, carried)
+        attributes = seen.attributes or None if carried is None else carry(seen.attributes, carried)
         entry = Entry(seen.at_us, seen.digest, value, attributes, seen.cell_id)
-        return advance(state_of(seen.state, key), entry, seen.horizon_us, step)
+        kept = seen.state.patterns.get(key) or state_of(seen.state, key)
+        return advance(kept, entry, seen.horizon_us, step)
 
     return take
 
 
-def _step(pattern: CountPattern, pending: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-    after_us = entry.at_us - pattern.within_us
-    if pattern.distinct is not None:
-        what = entry.what
-        pending = tuple([each for each in pending if each[0] > after_us and each[2] != what])
-    elif pending and pending[0][0] <= after_us:
-        pending = tuple([each for each in pending if each[0] > after_us])
-    pending = (*pending, [entry.at_us, entry.digest, entry.what])
-    if len(pending) < pattern.at_least:
-        return pending, None
-    digests = [each[1] for each in pending]
-    since_us = pending[0][0]
-    return (), found(
-        pattern.name, pattern.key, digests, entry.at_us, since_us, entry.attributes, entry.cell_id
-    )
+def _step_of(pattern: CountPattern) -> Step:
+    within_us, at_least, distinct = pattern.within_us, pattern.at_least, pattern.distinct is not None
+
+    def step(pending: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+        at_us, what = entry.at_us, entry.what
+        after_us = at_us - within_us
+        if pending:
+            if distinct:
+                pending = tuple([each for each in pending if each[0] > after_us and each[2] != what])
+            elif pending[0][0] <= after_us:
+                pending = tuple([each for each in pending if each[0] > after_us])
+        pending += ([at_us, entry.digest, what],)
+        if len(pending) < at_least:
+            return pending, None
+        digests = [each[1] for each in pending]
+        since_us = pending[0][0]
+        return (), found(
+            pattern.name, pattern.key, digests, at_us, since_us, entry.attributes, entry.cell_id
+        )
+
+    return step

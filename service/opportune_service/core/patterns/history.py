@@ -48,12 +48,17 @@ def advance(
     more. `most`: how many entries are kept."""
     recent = kept.recent
     if recent:
-        if recent[0].at_us <= horizon or len(recent) >= most:
-            prune(kept, horizon, step, most)
-        if recent and not comes_last(kept, entry):
-            if not insert(kept, entry):
-                return ()
-            return give(kept, unanswered(kept, again(kept, step)))
+        last_us = recent[-1].at_us
+        if last_us <= horizon and not kept.due_us and not kept.given:
+            kept.base = kept.tip  # most who come in order: all that went before is long ago
+            recent.clear()
+        else:
+            if recent[0].at_us <= horizon or len(recent) >= most:
+                prune(kept, horizon, step, most)
+            if last_us >= entry.at_us and recent and not comes_last(kept, entry):
+                if not insert(kept, entry):
+                    return ()
+                return give(kept, unanswered(kept, again(kept, step)))
     recent.append(entry)
     kept.tip, each = step(kept.tip, entry)
     if each is None:

@@ -9,12 +9,11 @@ and all runs end; else, if it is a first step, it begins a run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from opportune_rulebase.model import SequencePattern
 
-from opportune_service.core.patterns.history import MAX_RECENT, Tip, advance, state_of
+from opportune_service.core.patterns.history import MAX_RECENT, Step, Tip, advance, state_of
 from opportune_service.core.patterns.sighting import (
     Compilers,
     Completion,
@@ -55,8 +54,8 @@ def sequence_taker(
             else:
                 asked.append((bit, compile_.test(wanted.where)))
     links = [compile_.link(each.link) if each.link else None for each in pattern.steps]
-    step = partial(_step, pattern, links)
-    most = MAX_LINKED if pattern.kept else MAX_RECENT
+    step = _step_of(pattern, links)
+    linked, most = bool(pattern.kept), MAX_LINKED if pattern.kept else MAX_RECENT
 
     def take(seen: Sighting) -> Sequence[Completion]:
         what = always
@@ -66,41 +65,43 @@ def sequence_taker(
         if not what:
             return ()
         # No other attributes are asked for.
+        attributes = None
         if what & last:
-            attributes = carry(seen.attributes, carried)
-        else:
-            attributes = _linked(pattern, seen.attributes) if pattern.kept else None
+            attributes = seen.attributes or None if carried is None else carry(seen.attributes, carried)
+        elif linked:
+            attributes = _linked(pattern, seen.attributes)
         entry = Entry(seen.at_us, seen.digest, what, attributes, seen.cell_id)
-        return advance(state_of(seen.state, key), entry, seen.horizon_us, step, most)
+        kept = seen.state.patterns.get(key) or state_of(seen.state, key)
+        return advance(kept, entry, seen.horizon_us, step, most)
 
     return take
 
 
-def _step(
-    pattern: SequencePattern, links: Sequence[Link | None], runs: Tip, entry: Entry
-) -> tuple[Tip, Found | None]:
-    what, at_us = entry.what, entry.at_us
-    if what >> len(pattern.steps):
-        runs = ()
-    done = None
-    if runs:
-        runs, done = _move(pattern, links, runs, entry)
-    if done is not None:
-        return (), found(
-            pattern.name,
-            pattern.key,
-            [*done[2], entry.digest],
-            at_us,
-            done[0],
-            entry.attributes,
-            entry.cell_id,
-        )
-    if what & 1:
-        told = _linked(pattern, entry.attributes) if pattern.kept else None
-        runs = (*runs, [at_us, 1, [entry.digest], told, told])
-        if len(runs) > 1:
-            runs = _newest(pattern, runs)
-    return runs, None
+def _step_of(pattern: SequencePattern, links: Sequence[Link | None]) -> Step:
+    linked, forbidden = bool(pattern.kept), 1 << len(pattern.steps)
+
+    def step(runs: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+        what = entry.what
+        if runs:
+            runs, done = _move(pattern, links, runs, entry) if what < forbidden else ((), None)
+            if done is not None:
+                return (), found(
+                    pattern.name,
+                    pattern.key,
+                    [*done[2], entry.digest],
+                    entry.at_us,
+                    done[0],
+                    entry.attributes,
+                    entry.cell_id,
+                )
+        if what & 1:
+            told = _linked(pattern, entry.attributes) if linked else None
+            runs += ([entry.at_us, 1, [entry.digest], told, told],)
+            if len(runs) > 1:
+                runs = _newest(pattern, runs)
+        return runs, None
+
+    return step
 
 
 def _move(

@@ -9,7 +9,7 @@ may still cancel it. What happens at the due time itself counts as within.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
@@ -60,7 +60,6 @@ def absence_taker(
     step = _step_of(pattern)
 
     def take(seen: Sighting) -> Sequence[Completion]:
-        state = seen.state
         what = always
         for bit, where in asked:
             if where(seen.facts):
@@ -68,7 +67,7 @@ def absence_taker(
         if what:
             attributes = carry(seen.attributes, carried) if what & _AFTER else None
             entry = Entry(seen.at_us, seen.digest, what, attributes)
-            kept = state_of(state, key)
+            kept = state_of(seen.state, key)
             _advance(pattern, step, kept, entry, seen.horizon_us)
             if kept.due_us:
                 seen.timed = True
@@ -131,12 +130,18 @@ def resolve_timed(pattern: Timed, state: SubscriberState, due_us: int, fired: bo
 
 def _advance(pattern: Timed, step: Step, kept: PatternState, entry: Entry, horizon: int) -> None:
     recent = kept.recent
-    if recent and (recent[0].at_us <= horizon or len(recent) >= MAX_RECENT):
-        prune(kept, horizon, step)
-    if recent and not comes_last(kept, entry):
-        if insert(kept, entry):
-            _set_timer(pattern, kept, step)
-        return
+    if recent:
+        last_us = recent[-1].at_us
+        if last_us <= horizon and not kept.given and (not kept.due_us or last_us <= kept.due_us):
+            kept.base = kept.tip  # most: all that went before is long ago
+            recent.clear()
+        else:
+            if recent[0].at_us <= horizon or len(recent) >= MAX_RECENT:
+                prune(kept, horizon, step)
+            if last_us >= entry.at_us and recent and not comes_last(kept, entry):
+                if insert(kept, entry):
+                    _set_timer(pattern, kept, step)
+                return
     recent.append(entry)
     if kept.given:
         _set_timer(pattern, kept, step)
@@ -174,28 +179,36 @@ def _wait(pattern: Timed, opening: list[Any]) -> Found:
 
 
 def _step_of(pattern: Timed) -> Step:
-    if isinstance(pattern, AbsencePattern):
-        return partial(_absence_step, pattern)
-    return partial(_dwell_step, pattern)
+    return _absence_step(pattern) if isinstance(pattern, AbsencePattern) else _dwell_step(pattern)
 
 
-def _absence_step(pattern: AbsencePattern, tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-    fell = None
-    if tip:
-        opened_us = tip[0][0]
-        if entry.at_us > opened_us + pattern.for_us:
-            fell, tip = _wait(pattern, tip[0]), ()
-        elif entry.what & _ABSENT and entry.at_us > opened_us:
-            tip = ()
-    if not tip and entry.what & _AFTER:
-        tip = ([entry.at_us, entry.digest, entry.attributes],)
-    return tip, fell
+def _absence_step(pattern: AbsencePattern) -> Step:
+    for_us = pattern.for_us
+
+    def step(tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+        fell = None
+        if tip:
+            at_us, opened_us = entry.at_us, tip[0][0]
+            if at_us > opened_us + for_us:
+                fell, tip = _wait(pattern, tip[0]), ()
+            elif entry.what & _ABSENT and at_us > opened_us:
+                tip = ()
+        if not tip and entry.what & _AFTER:
+            tip = ([entry.at_us, entry.digest, entry.attributes],)
+        return tip, fell
+
+    return step
 
 
-def _dwell_step(pattern: DwellPattern, tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-    fell = None
-    if len(tip) == 1 and entry.at_us > tip[0][0] + pattern.for_us:
-        fell, tip = _wait(pattern, tip[0]), (tip[0], True)
-    if not entry.what:
-        return (), fell
-    return tip or ([entry.at_us, entry.digest, None],), fell
+def _dwell_step(pattern: DwellPattern) -> Step:
+    for_us = pattern.for_us
+
+    def step(tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
+        fell = None
+        if len(tip) == 1 and entry.at_us > tip[0][0] + for_us:
+            fell, tip = _wait(pattern, tip[0]), (tip[0], True)
+        if not entry.what:
+            return (), fell
+        return tip or ([entry.at_us, entry.digest, None],), fell
+
+    return step

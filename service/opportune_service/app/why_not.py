@@ -1,0 +1,127 @@
+"""Why does a campaign not fire for a subscriber? Answered from present state, writing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+from opportune_rulebase.model import Campaign
+from opportune_rulebase.policies import Mode
+
+from opportune_service.app.errors import InvalidRequestError, NotFoundError
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.revisions import LiveRevision
+from opportune_service.core.admit import Attributes
+from opportune_service.core.decide import decide, usage_keys
+from opportune_service.core.events import Event, Rejection
+from opportune_service.core.revision import Revision
+from opportune_service.core.state import SubscriberState
+from opportune_service.core.verdict import Decision, History, Reason, Usage, UsageKey, Verdict
+from opportune_service.core.why_not import Supposed, suppose
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """For one supposed event: the decision on the campaign as it would be, in its verdict. `matched` False:
+    the campaign would not even be a candidate; the decision then says what else would stand in its way, and
+    its `held` what the conditions read."""
+
+    verdict: Verdict
+    decision: Decision
+    matched: bool
+
+    @property
+    def would_decide(self) -> bool:
+        return self.matched and self.decision.reason is Reason.DECIDED
+
+    @property
+    def summary(self) -> str:
+        """In a sentence: what stands in the way first."""
+        if not self.matched:
+            return f"on {self.verdict.event_type}: its condition does not hold"
+        if self.would_decide:
+            return f"on {self.verdict.event_type}: nothing stands in its way"
+        stopped = next((check for check in reversed(self.decision.checks) if not check.passed), None)
+        why = f": {stopped.detail}" if stopped and stopped.detail else ""
+        return f"on {self.verdict.event_type}: {self.decision.reason.value}{why}"
+
+
+@dataclass(frozen=True, slots=True)
+class WhyNot:
+    """An answer for each supposed event, and the revision that was asked."""
+
+    answers: list[Answer]
+    revision: str
+
+
+async def why_not(
+    live: LiveRevision,
+    states: LiveState,
+    ledger: Ledger,
+    thread: LedgerThread,
+    clock: Clock,
+    subscriber_id: str,
+    campaign_name: str,
+    event: Event | None,
+) -> WhyNot:
+    """Suppose `event` now (None: a bare event of each type that triggers the campaign), and decide on it as
+    it would be decided, against the ledger as it is. Of a manual campaign: as if the customer stood at its
+    first channel.
+
+    Raises `NotFoundError` for a campaign that the active revision does not have, `InvalidRequestError` for
+    an event that would be rejected, `NoRulebaseError`, `StoreUnavailableError`.
+    """
+    revision = live.current
+    campaign = revision.rulebase.campaigns.get(campaign_name)
+    if campaign is None:
+        raise NotFoundError(f"the active revision has no campaign {campaign_name!r}")
+    now_us = clock.now_us()
+    state = (await states.load([subscriber_id]))[subscriber_id]
+    supposed = [
+        suppose(revision, state, campaign_name, each, attributes, now_us, states.peek)
+        for each, attributes in _events(revision, campaign, event, subscriber_id, now_us)
+    ]
+    if state == SubscriberState():
+        await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers
+    keys = {key for each in supposed for key in usage_keys(revision.rulebase, each.moment)}
+    read = await thread.run(_read, ledger, subscriber_id, now_us, revision.lookback_us, keys)
+    return WhyNot([_answer(revision, campaign, each, read) for each in supposed], revision.id)
+
+
+def _events(
+    revision: Revision, campaign: Campaign, event: Event | None, subscriber_id: str, now_us: int
+) -> Iterator[tuple[Event, Attributes]]:
+    if event is None:
+        for type_ in campaign.on:
+            yield Event(f"why-not {type_}", subscriber_id, type_, now_us), {}
+        return
+    outcome = revision.admission.admit(event, 0, now_us)
+    if isinstance(outcome, Rejection):
+        raise InvalidRequestError("event", outcome.message)
+    yield event, outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    history: History
+    usage: Usage
+    paused: frozenset[str]
+
+
+def _read(ledger: Ledger, subscriber_id: str, now_us: int, lookback_us: int, keys: set[UsageKey]) -> _Read:
+    with ledger.transaction() as tx:
+        history = tx.histories([subscriber_id], now_us - lookback_us, now_us)[subscriber_id]
+        return _Read(history, tx.usage(keys), tx.paused())
+
+
+def _answer(revision: Revision, campaign: Campaign, supposed: Supposed, read: _Read) -> Answer:
+    # Deciding changes what it is given, so that each event is supposed by itself.
+    history = History(*(list(getattr(read.history, name)) for name in History.__struct_fields__))
+    moment = supposed.moment
+    if campaign.mode is Mode.MANUAL:
+        moment = msgspec.structs.replace(moment, touch_point=campaign.channels[0])
+    verdict = decide(revision.rulebase, moment, history, dict(read.usage), read.paused)
+    decision = next(each for each in verdict.decisions if each.campaign == campaign.name)
+    return Answer(verdict, decision, supposed.matched)
