@@ -38,6 +38,11 @@ class Oracle:
         self._zones = {who: ZoneInfo(zone or OPERATOR_ZONE) for who, zone in zones.items()}
         self._decisions = {row["decision_id"]: row for row in table_of(database, "decisions")}
         self._verdicts = [msgspec.msgpack.decode(row["body"]) for row in table_of(database, "verdicts")]
+        self._places = {
+            each["id"]: ((verdict["key"]["source"], verdict["key"]["event_id"]), each["rank"])
+            for verdict in self._verdicts
+            for each in verdict["decisions"]
+        }
         self._contacts: dict[Key, Row] = {}
         self._answered: defaultdict[str, list[Row]] = defaultdict(list)
         self._deliveries: dict[str, Row] = {}
@@ -111,10 +116,14 @@ class Oracle:
         return self._zones[row["subscriber_id"]]
 
     def _others(self, mine: Row) -> Iterator[Row]:
+        """Contacts of the same subscriber that were made before. Of one event, the better rank is first."""
+        event, rank = self._places[mine["decision_id"]]
         for (who, id_), row in self._contacts.items():
             same = who == mine["subscriber_id"] and id_ != mine["decision_id"]
             if same and row["state"] != "released":
-                yield row
+                other_event, other_rank = self._places.get(id_, (None, 0))
+                if other_event != event or other_rank < rank:
+                    yield row
 
     def _check_caps(self, spec: Spec, mine: Row) -> None:
         campaign, at_us, zone = spec["campaigns"][mine["campaign"]], mine["at_us"], self._zone(mine)

@@ -58,11 +58,18 @@ def test_a_nightly_import_does_not_undo_this_afternoons_refusal() -> None:
     assert told((5, PATCH, sms(False)), (6, UPSERT, sms(True))).context == sms(True), "a newer one does"
 
 
-def test_an_import_erases_only_older_consents() -> None:
-    state = told((3, PATCH, sms(True)), (5, PATCH, sms(None, False)), (4, UPSERT, {"age": 30}))
-    assert state.context == {"age": 30, **sms(None, False)}
-    assert told((5, PATCH, sms(False)), (6, UPSERT, {})).context == {}
-    assert told((5, PATCH, sms(False)), (6, PATCH, {"age": 30})).context == {"age": 30, **sms(False)}
+def test_an_import_that_does_not_speak_of_consents_leaves_them() -> None:
+    """Whoever brings tariffs and scores every night knows nothing of what a customer said at the counter."""
+    for mode in ImportMode:
+        state = told((3, PATCH, sms(True)), (5, PATCH, sms(None, False)), (6, mode, {"age": 30}))
+        assert state.context == {"age": 30, **sms(True, False)}
+        state = told((5, PATCH, {"do_not_contact": True}), (6, mode, {"age": 30}))
+        assert state.context == {"age": 30, "do_not_contact": True}
+    late = told((6, UPSERT, {"age": 30}), (5, PATCH, {"do_not_contact": True, **sms(False)}))
+    assert late.context == {"age": 30, "do_not_contact": True, **sms(False)}, (
+        "an UPSERT does not outrun them"
+    )
+    assert told((5, PATCH, sms(None, False)), (6, UPSERT, sms(True))).context == sms(True, False)
 
 
 def test_a_null_takes_consents_back() -> None:

@@ -95,7 +95,7 @@ class FakeOpportune:
         add_SubscriberServiceServicer_to_server(Subscribers(self._state), server)
         add_DeliveryServiceServicer_to_server(Deliveries(self._state, self._lease_seconds), server)
         add_RulebaseServiceServicer_to_server(Rulebases(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
-        add_InsightServiceServicer_to_server(Insight(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
+        add_InsightServiceServicer_to_server(Insight(self._state), server)
         self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
         server.start()
         self._server = server

@@ -26,11 +26,12 @@ from opportune_service.core.why_not import Supposed, suppose
 class Answer:
     """For one supposed event: the decision on the campaign as it would be, in its verdict. `matched` False:
     the campaign would not even be a candidate; the decision then says what else would stand in its way, and
-    its `held` what the conditions read."""
+    its `held` what the conditions read. `triggered` False: because the event is not one that triggers it."""
 
     verdict: Verdict
     decision: Decision
     matched: bool
+    triggered: bool
 
     @property
     def would_decide(self) -> bool:
@@ -39,8 +40,12 @@ class Answer:
     @property
     def summary(self) -> str:
         """In a sentence: what stands in the way first."""
+        if not self.triggered:
+            return f"on {self.verdict.event_type}: neither this event nor what follows of it triggers it"
         if not self.matched:
-            return f"on {self.verdict.event_type}: its condition does not hold"
+            unknown = [name for name, value in self.decision.held.items() if value is None]
+            reads = f"; unknown: {', '.join(unknown)}" if unknown else ""
+            return f"on {self.verdict.event_type}: its condition does not hold{reads}"
         if self.would_decide:
             return f"on {self.verdict.event_type}: nothing stands in its way"
         stopped = next((check for check in reversed(self.decision.checks) if not check.passed), None)
@@ -124,4 +129,5 @@ def _answer(revision: Revision, campaign: Campaign, supposed: Supposed, read: _R
         moment = msgspec.structs.replace(moment, touch_point=campaign.channels[0])
     verdict = decide(revision.rulebase, moment, history, dict(read.usage), read.paused)
     decision = next(each for each in verdict.decisions if each.campaign == campaign.name)
-    return Answer(verdict, decision, supposed.matched)
+    triggered = supposed.matched or moment.event_type in campaign.on
+    return Answer(verdict, decision, supposed.matched, triggered)

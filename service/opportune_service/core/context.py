@@ -20,6 +20,8 @@ DO_NOT_CONTACT = "do_not_contact"
 """The attribute that says: on no channel, about nothing."""
 
 _WORDS = {CONSENTS, DO_NOT_CONTACT}
+"""What customers say of being contacted. Systems that bring all else do not know it, so that only who names
+it changes it."""
 
 
 def consent_key(scope: str) -> str:
@@ -36,10 +38,11 @@ def apply_context(
     Consents are taken in one by one: a refusal of this afternoon outlives tonight's import. At a tie of one
     consent a refusal wins over leave, and either over nothing said.
 
-    An UPSERT also erases what it does not name, if that is not newer (consents: if it is older); nothing
-    older brings it back. Imported behaviours stay (data mining brings them, not the systems that bring all
-    else; they expire), and so do the seeds of metrics. Seeds belong to the definitions of `revision`, the
-    one that the record was admitted with; without one they are passed over.
+    An UPSERT also erases what it does not name, if that is not newer; nothing older brings it back. Three
+    things stay: consents and the do-not-contact mark (what a customer has refused, no nightly import takes
+    back by saying nothing of it), imported behaviours (data mining brings them; they expire), and the seeds
+    of metrics. Seeds belong to the definitions of `revision`, the one that the record was admitted with;
+    without one they are passed over.
 
     Returns False if everything that is known is newer, so that nothing changed.
     """
@@ -50,11 +53,12 @@ def apply_context(
         # A stranger who refuses one channel is a stranger still, whom nobody may contact on another.
         state.known = True
     if replaces:
-        incoming = {**dict.fromkeys(name for name in state.context if "." not in name), **incoming}
+        named_before = (name for name in state.context if "." not in name and name not in _WORDS)
+        incoming = {**dict.fromkeys(named_before), **incoming}
     newer = 0
     for name, value in incoming.items():
         if name == CONSENTS:
-            newer += not _take_consents(record.as_of_us, value, state, replaces)
+            newer += not _take_consents(record.as_of_us, value, state)
         elif name.startswith("metric."):
             newer += not _take_seed(record.as_of_us, name, value, state, revision)
         else:
@@ -66,7 +70,7 @@ def apply_context(
 
 def _take_attribute(as_of_us: int, name: str, value: object, state: SubscriberState) -> bool:
     known_us = state.as_of_us.get(name, 0)
-    if "." not in name:  # no imported behaviour
+    if "." not in name and name not in _WORDS:  # what an UPSERT erases
         known_us = max(known_us, state.replaced_us)
     if known_us > as_of_us:
         return False
@@ -81,10 +85,9 @@ def _take_attribute(as_of_us: int, name: str, value: object, state: SubscriberSt
     return True
 
 
-def _take_consents(as_of_us: int, value: object, state: SubscriberState, replaces: bool) -> bool:
-    """Take in each consent that is named. A null (`value`), like an UPSERT, erases all that are older."""
-    erased_us = max(state.as_of_us.get(CONSENTS, 0), state.replaced_us)
-    if as_of_us < erased_us:
+def _take_consents(as_of_us: int, value: object, state: SubscriberState) -> bool:
+    """Take in each consent that is named. A null (`value`) erases all that are older."""
+    if as_of_us < state.as_of_us.get(CONSENTS, 0):
         return False
     known = state.context.get(CONSENTS)
     consents: dict[str, bool] = dict(known) if isinstance(known, dict) else {}
@@ -100,8 +103,8 @@ def _take_consents(as_of_us: int, value: object, state: SubscriberState, replace
             consents.pop(scope, None)
             if word is not None:
                 consents[scope] = word
-    if replaces or value is None:
-        changed = changed or value is None
+    if value is None:
+        changed = True
         state.as_of_us[CONSENTS] = as_of_us
         for scope in [scope for scope in consents if state.as_of_us.get(consent_key(scope), -1) < as_of_us]:
             del consents[scope]
@@ -115,7 +118,7 @@ def _take_consents(as_of_us: int, value: object, state: SubscriberState, replace
 def refuse_channel(state: SubscriberState, channel: str, at_us: int) -> None:
     """The customer wants nothing more on the channel, as of then. What they said of it later stands; of
     what was said at the same instant, this does."""
-    _take_consents(at_us, {f"channel/{channel}": False}, state, replaces=False)
+    _take_consents(at_us, {f"channel/{channel}": False}, state)
 
 
 def _weight(word: bool | None) -> int:

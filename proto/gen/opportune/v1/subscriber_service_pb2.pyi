@@ -30,7 +30,9 @@ class _ImportModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportMode
     IMPORT_MODE_UNSPECIFIED: _ImportMode.ValueType  # 0
     """Not said: refused."""
     IMPORT_MODE_UPSERT: _ImportMode.ValueType  # 1
-    """The record is the whole context: attributes that it does not name become unknown."""
+    """The record is the whole context: attributes that it does not name become unknown. Consents and the
+    do-not-contact mark that it does not name stay: only who speaks of them changes them.
+    """
     IMPORT_MODE_PATCH: _ImportMode.ValueType  # 2
     """Attributes that the record does not name stay as they are; null makes one unknown."""
 
@@ -40,7 +42,9 @@ class ImportMode(_ImportMode, metaclass=_ImportModeEnumTypeWrapper):
 IMPORT_MODE_UNSPECIFIED: ImportMode.ValueType  # 0
 """Not said: refused."""
 IMPORT_MODE_UPSERT: ImportMode.ValueType  # 1
-"""The record is the whole context: attributes that it does not name become unknown."""
+"""The record is the whole context: attributes that it does not name become unknown. Consents and the
+do-not-contact mark that it does not name stay: only who speaks of them changes them.
+"""
 IMPORT_MODE_PATCH: ImportMode.ValueType  # 2
 """Attributes that the record does not name stay as they are; null makes one unknown."""
 Global___ImportMode: _TypeAlias = ImportMode  # noqa: Y015

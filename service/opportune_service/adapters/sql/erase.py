@@ -42,7 +42,7 @@ _OWN = (
 )
 
 
-# There is no index of verdicts that a subscriber leads: their keys are read from end to end, not the bodies.
+# There is no index of verdicts that a subscriber leads: the keys are read from end to end, not the bodies.
 _verdicts = sa.select(schema.verdicts.c.source, schema.verdicts.c.event_id).where(
     schema.verdicts.c.subscriber_id == _subscriber
 )
