@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app import clearance
-from opportune_service.core import decide
+from opportune_service.core import channels, decide
 from opportune_service.core.verdict import History, Usage, UsageKey
 from support.ledger_oracle import Oracle
 from support.policy_life import Life
@@ -130,13 +130,21 @@ def test_control_without_control_groups_their_members_are_contacted(
 def test_control_without_quiet_hours_people_are_disturbed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(channels, "quiet_refusal", lambda *_: None)
+    assert violations(tmp_path, range(3))["quiet"] > 0
+
+
+def test_control_without_quiet_hours_at_leases_people_are_disturbed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was decided before the quiet hours is sent in them."""
+    for module in (clearance, decide):
+        monkeypatch.setattr(module, "quiet_begins_us", lambda *asked: asked[4])
     monkeypatch.setattr(clearance, "quiet_refusal", lambda *_: None)
-    monkeypatch.setattr(clearance, "quiet_begins_us", lambda *asked: asked[4])
-    found = violations(tmp_path, range(8))
-    assert found["quiet"] > 0
+    assert violations(tmp_path, range(4))["quiet"] > 0
 
 
-def test_control_without_the_counts_of_a_release_reservations_stay(
+def test_control_without_releases_reservations_stay(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is never given back is found at the end."""

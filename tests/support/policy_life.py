@@ -74,8 +74,8 @@ class Life:
     async def live(self, steps: int) -> None:
         """Live on for so many steps, reloads, failed commits and crashes among them; then wait until
         nothing is under way any more, and close."""
-        rare = self.rng.sample(range(5, steps), 4)
-        reloads, failures, crashes = rare[:1], rare[1:2], sorted(rare[2:])
+        rare = self.rng.sample(range(5, steps), 5)
+        reloads, failures, crashes = rare[:2], rare[2:3], sorted(rare[3:])
         begin = 0
         for end in (*crashes, steps):
             settings = Settings(

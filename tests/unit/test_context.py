@@ -59,7 +59,7 @@ def test_a_nightly_import_does_not_undo_this_afternoons_refusal() -> None:
 
 
 def test_an_import_that_does_not_speak_of_consents_leaves_them() -> None:
-    """Whoever brings tariffs and scores every night knows nothing of what a customer said at the counter."""
+    """Whoever brings tariffs and scores every night knows nothing of what customers said at the counter."""
     for mode in ImportMode:
         state = told((3, PATCH, sms(True)), (5, PATCH, sms(None, False)), (6, mode, {"age": 30}))
         assert state.context == {"age": 30, **sms(True, False)}
