@@ -11,7 +11,7 @@ PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/pyt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench clean compiler
+.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench month clean compiler
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ format: $(VENV)/.stamp-dev ## Format the code and the contract
 bench: $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: rows whose name starts so)
 	@mkdir -p build
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
+
+month: $(VENV)/.stamp-dev ## A simulated month of a small province and its report, checked (ARGS="--people 1000")
+	@$(BIN)/python tests/bench/month.py $(ARGS)
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -250,13 +250,33 @@ OPT_OUT_WORDS = frozenset({"stop", "td", "t", "退订", "unsubscribe", "0000"})
 """Words by which a customer opts out whatever the rulebase says. Compared as `Replies` says."""
 
 
+MAX_REPLY = 500
+"""Characters of an answer that may be a word. Longer ones are letters to somebody, and slow to look at."""
+
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5").union(
+    map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+"""Letters and marks that nobody sees, such as the selector after the heart in "STOP \u2764\ufe0f"."""
+
+
 def reply_word(text: str) -> str:
     """What a customer's answer is compared by: without case, width, punctuation, symbols and extra space.
-    The words of `Replies` and `OPT_OUT_WORDS` are such; taking it of one again changes nothing."""
+    Of one that is longer than MAX_REPLY, nothing. The words of `Replies` and `OPT_OUT_WORDS` are such;
+    taking it of one again changes nothing."""
+    if len(text) > MAX_REPLY:
+        return ""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     # What is neither letter, digit, mark nor space may stand anywhere: "T.D.", "STOP!", an emoji after it.
-    kept = "".join(each for each in plain if each.isspace() or unicodedata.category(each)[0] in "LMN")
-    return " ".join(kept.split())
+    kept = "".join(each for each in plain if each.isspace() or _is_said(each))
+    # A letter and its mark that something stood between are one now.
+    word = " ".join(unicodedata.normalize("NFC", kept).split())
+    return word if len(word) <= MAX_REPLY else ""
+
+
+def _is_said(each: str) -> bool:
+    category = unicodedata.category(each)
+    # Me: what is drawn around a digit to make a key of it.
+    return category[0] in "LMN" and category != "Me" and each not in _UNSEEN
 
 
 @dataclass(frozen=True, slots=True)

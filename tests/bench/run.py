@@ -23,6 +23,7 @@ BENCHES = {
     "state": "active",
     "fold_match": "fold",
     "scan": "scan",
+    "decide": "decide",
 }
 """The first part of row names -> the module that measures them."""
 RESULTS = Path(__file__).parents[2] / "build" / "bench.json"

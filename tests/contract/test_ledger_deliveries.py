@@ -358,6 +358,23 @@ def test_what_has_expired_is_found_on_any_channel(ledger: Ledger, postponed: boo
     assert contact(ledger, "d2") is ContactState.RELEASED
 
 
+def test_prompts_expire_likewise_and_may_still_be_answered(ledger: Ledger) -> None:
+    record(ledger, "p1", "p2", bulk=True, mode=Mode.MANUAL, channel="outbound")
+    record(
+        ledger, "p3", bulk=True, mode=Mode.MANUAL, channel="outbound", expires_at_us=NOON_US + 2 * HOUR_US
+    )
+    record(ledger, "d1")
+    with ledger.transaction() as tx:
+        assert [tx.expire(NOON_US + HOUR_US, 1) for _ in range(3)] == [1, 1, 0]
+    # Also if the clock goes back.
+    assert [each.decision_id for each in ledger.prompts_on("outbound", NOON_US, (0, ""), 9)] == ["p3"]
+    assert [each.decision_id for each in ledger.prompts(WHO, NOON_US)] == ["p3"]
+    with ledger.transaction() as tx:
+        assert tx.record_outcome("p1", OutcomeKind.ACCEPTED, NOON_US + HOUR_US)
+        assert not tx.record_outcome("p1", OutcomeKind.ACCEPTED, NOON_US + HOUR_US)
+    assert contact(ledger, "p1") is ContactState.COMMITTED
+
+
 def test_what_has_expired_is_among_what_waits_whatever_it_waits_for(ledger: Ledger) -> None:
     record(ledger, "d1")
     with ledger.transaction() as tx:

@@ -396,5 +396,3 @@ def _as_own(teller: Teller, who: str, campaign: str, number: int) -> None:
     made = shown(f"crm-{number}", campaign=campaign)
     with teller.ledger.transaction() as tx:
         tx.record_verdicts([verdict(who, f"crm-{number}", made, at_us=BEGIN_US)])
-
-

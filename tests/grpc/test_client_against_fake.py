@@ -14,6 +14,7 @@ import grpc
 import pytest
 from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import delivery_service_pb2 as delivery_pb
+from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as rulebase_pb
 from opportune.v1 import types_pb2
 from opportune_client import (
@@ -586,6 +587,27 @@ def test_decisions_are_listed_page_by_page(fake: FakeOpportune, channel: grpc.Ch
         "d1",
     ]
     assert list(operator.list_decisions(reasons=[Reason.CAPPED])) == []
+
+
+def test_reports_and_why_not_answer_what_the_test_laid_out(
+    fake: FakeOpportune, channel: grpc.Channel
+) -> None:
+    operator = OperatorClient(channel)
+    since = datetime(2026, 11, 1, tzinfo=UTC)
+    fake.report.reports.add(campaign="a", matched_count=3)
+    found = operator.report(["a"], since=since, until=since + timedelta(days=2), period="day")
+    assert found == fake.report
+    [asked] = fake.report_requests
+    assert list(asked.campaigns) == ["a"]
+    assert asked.period == insight_pb.REPORT_PERIOD_DAY
+    assert asked.until.seconds - asked.since.seconds == 2 * 86_400
+    operator.report(since=since)
+    assert not fake.report_requests[1].HasField("until")
+
+    fake.why_nots["8613800000001", "a"] = insight_pb.WhyNotResponse(summary="on x: capped")
+    assert operator.why_not("8613800000001", "a").summary == "on x: capped"
+    with pytest.raises(NotFoundError):
+        operator.why_not("8613800000001", "b")
 
 
 def test_decisions_are_followed_from_now_on(fake: FakeOpportune, channel: grpc.Channel) -> None:

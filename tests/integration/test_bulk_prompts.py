@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from opportune_rulebase.policies import Mode
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.deliver import Settled
-from opportune_service.app.records import DecisionFilter, Lease, Settlement
+from opportune_service.app.records import DecisionFilter, ForeignContact, Lease, Settlement
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import Encoding, Event, ImportMode
-from opportune_service.core.verdict import Contact, Reason
+from opportune_service.core.verdict import Contact, ContactState, Reason
 from support.applications import activate, in_loop, running
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, small_rulebase, subscribers
@@ -68,6 +69,25 @@ async def send(app: Application, lease: Lease) -> None:
     assert await app.deliveries.settle([said]) == [True]
 
 
+def test_no_more_are_shown_than_the_pace_lets_go_out() -> None:
+    """What is shown is reserved, so it must not wait in a line."""
+
+    async def body() -> None:
+        files = rulebase()
+        files["vocabulary.yaml"] = files["vocabulary.yaml"].replace(
+            b"bulk: true}", b"bulk: true, per_second: 1}"
+        )
+        people = subscribers(9)
+        async with running(files=files, people=people) as app:
+            await prompt(app, *people)
+            for leased in range(1, 4):
+                move(app, 1_000_000)
+                assert len(await app.deliveries.lease("outbound", 5)) == 1
+                assert sum(bool(contacts(app, who)) for who in people) == leased
+
+    in_loop(body)
+
+
 def test_prompts_reserve_nothing_until_a_client_has_room_and_are_then_leased() -> None:
     async def body() -> None:
         async with running(files=rulebase(), people=PEOPLE) as app:
@@ -120,6 +140,29 @@ def test_a_prompt_that_a_cap_refuses_waits_and_is_not_asked_about_again_and_agai
             assert await app.deliveries.lease("outbound", 9) == []
             assert reasons(app, who).count(Reason.CAPPED) == 2
             assert contacts(app, who) == []
+
+    in_loop(body)
+
+
+def test_a_prompt_is_asked_about_again_when_its_cap_frees_or_on_the_next_day() -> None:
+    """A week's cap that is full: one verdict a day, not one an hour."""
+
+    async def body() -> None:
+        async with running(files=rulebase(), people=PEOPLE) as app:
+            who = PEOPLE[0]
+            await prompt(app, who)
+            theirs = Contact(
+                *("c1", "theirs", "care-plan", "care", "counter", Mode.MANUAL, app.clock.now_us()),
+                state=ContactState.COMMITTED,
+                origin="crm",
+            )
+            with app.ledger.transaction() as tx:
+                tx.record_contacts([ForeignContact(who, theirs, "")])
+            await activate(app, rulebase(limit=1))
+            for hour in range(71):
+                assert await app.deliveries.lease("outbound", 9) == []
+                assert reasons(app, who).count(Reason.CAPPED) == hour // 24 + 1
+                move(app, HOUR_US)
 
     in_loop(body)
 

@@ -133,6 +133,42 @@ def test_it_is_decided_with_what_is_known_in_the_morning() -> None:
     in_loop(body)
 
 
+def test_a_late_event_does_not_take_the_place_of_what_was_deferred() -> None:
+    """Its own moment has passed: it neither changes what is said nor makes the offer live longer."""
+    files = guarded_rulebase()
+    files["campaigns/data.yaml"] = files["campaigns/data.yaml"].replace(b"fresh_for: 1h", b"fresh_for: 5m")
+
+    async def body() -> None:
+        async with running(files=files) as app:
+            fresh_for_us = app.live.current.rulebase.campaigns["data"].fresh_for_us
+            at(app, NIGHT_US)
+            await tell(app, top_up(ANNE, "e1", NIGHT_US))
+            (deferred,) = await app.thread.run(app.ledger.due_deferrals, 2**62, 10)
+            at(app, MORNING_US)
+            await app.ingest.read_deferrals(MORNING_US + 1)
+            late = top_up(ANNE, "e2", MORNING_US - fresh_for_us - 1, amount=99)
+            (verdict,) = await tell(app, late)
+            (decision,) = verdict.decisions
+            assert (decision.reason, decision.deferred_of) == (Reason.DECIDED, deferred.decision_id)
+            assert decision.content == "Your top-up of 5 brings data."
+            assert decision.expires_at_us <= deferred.expires_us
+
+    in_loop(body)
+
+
+def test_a_clock_that_is_set_back_does_not_keep_the_pipeline_busy() -> None:
+    async def body() -> None:
+        async with running(files=guarded_rulebase()) as app:
+            await at_night(app)
+            at(app, MORNING_US - MINUTE_US)  # it was later a moment ago
+            await asyncio.wait_for(decide_due(app.ingest, MORNING_US), 10)
+            assert await waiting(app) == ["data", "gift"]
+            at(app, MORNING_US)
+            assert await due_now(app) == [(ANNE, "data", Reason.DECIDED), (ANNE, "gift", Reason.OUTRANKED)]
+
+    in_loop(body)
+
+
 def test_what_is_deferred_survives_a_restart(tmp_path: Path) -> None:
     database = tmp_path / "ledger.db"
 
@@ -306,6 +342,39 @@ def test_a_replay_decides_again_at_the_time_when_it_is_due(
             )
 
     assert in_loop(body, 1_000) == in_loop(body, 1) == in_loop(body, 7)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1_000])
+def test_a_replay_does_not_depend_on_its_batches_when_a_cap_frees(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """A cap frees seconds after it has stopped an offer, and before the next event."""
+    files = guarded_rulebase()
+    daily = b"{daily: {limit: 1, period: day}}"
+    assert daily in files["policies.yaml"]
+    rolling = b"{hourly: {limit: 1, period: {rolling: 1h}, otherwise: defer}}"
+    files["policies.yaml"] = files["policies.yaml"].replace(daily, rolling)
+    events = [
+        call(ANNE, "e1", NOON_US + 10 * SECOND_US),
+        top_up(ANNE, "e2", NOON_US + HOUR_US),
+        call(ANNE, "e3", NOON_US + HOUR_US + 20 * SECOND_US),
+    ]
+    monkeypatch.setattr(replay_module, "BATCH", batch)
+
+    async def body() -> None:
+        async with running(files=files) as app:
+            await replay(app.ingest, "test", events, until_us=NOON_US + 2 * HOUR_US)
+            rows = await app.insight.decisions(DecisionFilter(), 0, 100, False)
+            assert [
+                ((row.decided_at_us - NOON_US) // SECOND_US, row.campaign, row.reason) for row in rows
+            ] == [
+                (10, "gift", Reason.DECIDED),
+                (3_600, "data", Reason.CAPPED),
+                (3_620, "gift", Reason.DECIDED),
+                (3_660, "data", Reason.CAPPED),
+            ]
+
+    in_loop(body)
 
 
 async def burst(app: Application) -> int:

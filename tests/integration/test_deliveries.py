@@ -259,6 +259,28 @@ def test_no_lease_is_given_in_quiet_hours_or_reaches_into_them() -> None:
     in_loop(body)
 
 
+def test_nothing_is_leased_after_the_campaigns_last_day() -> None:
+    """It was decided when the campaign was to last longer."""
+
+    async def body() -> None:
+        async with running(files=rulebase()) as app:
+            (decision_id,) = await offer(app, [WHO])
+            files = rulebase()
+            files["campaigns/mms-bundle.yaml"] += b"valid: {to: 2026-11-20}\n"
+            assert NOON_US // DAY_US == 20777, "noon of the 20th in Shanghai"
+            await activate(app, files)
+            move(app, 12 * HOUR_US - 10 * SECOND_US)
+            (lease,) = await app.deliveries.lease("sms", 10)
+            assert lease.lease_until_us == lease.expires_at_us == NOON_US + 12 * HOUR_US
+            await settle(app, lease, Settlement.RETRY)
+            move(app, 10 * SECOND_US)
+            assert await app.deliveries.lease("sms", 10) == []
+            assert state(app, decision_id) is DeliveryState.EXPIRED
+            assert contacts(app) == []
+
+    in_loop(body)
+
+
 def test_what_expires_in_quiet_hours_ends_at_once() -> None:
     async def body() -> None:
         files = rulebase()
@@ -343,6 +365,33 @@ def test_pace_holds_over_all_clients_and_over_a_restart(tmp_path: Path) -> None:
             assert sum(begins_us <= at_us < begins_us + SECOND_US for at_us in given) <= 5
         # Of nine seconds the first after each start is lost.
         assert len(given) == 6 * 5
+
+    in_loop(body)
+
+
+def test_pace_holds_where_the_disk_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases go out when they are durable, a second after they were looked at."""
+    take = Deliveries._take
+    slow = [True]
+
+    async def body() -> None:
+        people = subscribers(20)
+        async with running(files=rulebase(sms=", per_second: 5"), people=people) as app:
+
+            def slowly(self: Deliveries, *arguments: Any) -> Any:
+                taken = take(self, *arguments)
+                if slow:
+                    slow.pop()
+                    move(app, SECOND_US)
+                return taken
+
+            monkeypatch.setattr(Deliveries, "_take", slowly)
+            await offer(app, people)
+            move(app, SECOND_US)
+            assert len(await app.deliveries.lease("sms", 10)) == 5
+            assert await app.deliveries.lease("sms", 10) == []
+            move(app, SECOND_US)
+            assert len(await app.deliveries.lease("sms", 10)) == 5
 
     in_loop(body)
 
@@ -489,6 +538,61 @@ def test_redriving_all_takes_no_more_of_one_subscriber_than_the_cap() -> None:
             assert sorted(redriven) == sorted([*dead[:2], other])
             assert await app.dead_letters.redrive_all("sms", "mms-bundle", NOW) == []
             assert await app.dead_letters.redrive_all("wap", "", NOW) == []
+
+    in_loop(body)
+
+
+def test_what_reached_the_customer_after_all_is_not_redriven() -> None:
+    """Every lease ran out without a word, and yet the customer refuses the offer."""
+
+    async def body() -> None:
+        async with running(files=rulebase()) as app:
+            (decision_id,) = await offer(app, [WHO])
+            for _ in range(MAX_ATTEMPTS):
+                assert await app.deliveries.lease("sms", 10)
+                move(app, MINUTE_US)
+            assert await app.deliveries.lease("sms", 10) == []
+            assert state(app, decision_id) is DeliveryState.DEAD
+            await app.deliveries.report_outcome(decision_id, OutcomeKind.OPENED, app.clock.now_us())
+            assert state(app, decision_id) is DeliveryState.SENT
+            assert await app.dead_letters.redrive([decision_id], NOW) == []
+            assert contacts(app) == [ContactState.COMMITTED]
+
+    in_loop(body)
+
+
+def test_redriving_keeps_to_cool_downs() -> None:
+    """Another message about the product came through, and was refused."""
+
+    async def body() -> None:
+        async with running(files=rulebase()) as app:
+            dead = await kill(app, WHO)
+            (refused,) = await offer(app, [WHO], "other")
+            (lease,) = await app.deliveries.lease("sms", 10)
+            await settle(app, lease, Settlement.SENT)
+            await app.deliveries.report_outcome(refused, OutcomeKind.REFUSED, app.clock.now_us())
+            lasting = Redrive("ann", "", 365 * DAY_US)
+            assert await app.dead_letters.redrive([dead], lasting) == []
+            move(app, 90 * DAY_US)
+            assert await app.dead_letters.redrive([dead], lasting) == [dead]
+
+    in_loop(body)
+
+
+def test_redriving_tells_one_story() -> None:
+    """Another campaign has an open offer of the product by now."""
+
+    async def body() -> None:
+        files = rulebase()
+        other = files["campaigns/mms-bundle.yaml"].replace(b"campaign: mms-bundle", b"campaign: better")
+        async with running(files=files) as app:
+            dead = await kill(app, WHO)
+            await activate(app, {**files, "campaigns/better.yaml": other + b"priority: 900\n"})
+            assert len(await offer(app, [WHO], "other")) == 1
+            lasting = Redrive("ann", "", 365 * DAY_US)
+            assert await app.dead_letters.redrive([dead], lasting) == []
+            move(app, DAY_US)
+            assert await app.dead_letters.redrive([dead], lasting) == [dead]
 
     in_loop(body)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from opportune_client.errors import BufferFullError
 from opportune_client.leases import Failed, Message, Sent
 from opportune_client.smpp import SmppGateway
 from opportune_client.sms_text import text_of
@@ -127,6 +128,35 @@ def test_what_customers_write_back_comes_in(gateway: SmppGateway, centre: Smsc) 
         short_message="退订".encode("utf-16-be"),
     )
     assert replies.get(timeout=PATIENCE) == ("8613800000001", "退订")
+
+
+def test_what_nobody_can_take_now_the_centre_is_to_send_again(gateway: SmppGateway, centre: Smsc) -> None:
+    heard: queue.Queue[str] = queue.Queue()
+
+    def full(*_: str) -> None:
+        raise BufferFullError("no room")
+
+    def send(text: str) -> int:
+        fields = {"source_addr": "8613800000001", "destination_addr": "10086", "esm_class": 0}
+        centre.deliver(**fields, short_message=text.encode())
+        return centre.answers.get(timeout=PATIENCE)
+
+    gateway.on_reply = full
+    assert send("STOP") == consts.SMPP_ESME_RX_T_APPN
+    gateway.on_reply = lambda _, text: heard.put(text)
+    assert send("STOP") == consts.SMPP_ESME_ROK
+    assert heard.get(timeout=PATIENCE) == "STOP"
+
+    gateway(message("hello"))
+    taken = centre.taken.get(timeout=PATIENCE)
+    gateway.on_delivered = full
+    centre.report(taken.id)
+    assert centre.answers.get(timeout=PATIENCE) == consts.SMPP_ESME_RX_T_APPN
+    gateway.on_delivered = heard.put
+    centre.report(taken.id)
+    assert centre.answers.get(timeout=PATIENCE) == consts.SMPP_ESME_ROK
+    assert heard.get(timeout=PATIENCE) == "d1"
+    assert centre.binds == 1, "the connection outlived it"
 
 
 def test_many_at_once_each_get_their_own_answer(gateway: SmppGateway, centre: Smsc) -> None:

@@ -14,7 +14,7 @@ from opportune_service.core.verdict import Deferral, Reason, Trigger
 from support.verdicts import decision, verdict
 
 PEOPLE = ("8613800000001", "8613800000002", "8613800000003")
-CAMPAIGNS = ("a", "b")
+CAMPAIGNS = ("a", "b", "c")
 MOST = 2
 
 steps = st.lists(
@@ -23,10 +23,10 @@ steps = st.lists(
             st.just("defer"),
             st.sampled_from(PEOPLE),
             st.sampled_from(CAMPAIGNS),
-            st.sampled_from((AHEAD_US // 2, 2 * AHEAD_US)),
+            st.sampled_from((AHEAD_US // 8, AHEAD_US // 4, AHEAD_US // 2, 2 * AHEAD_US)),
         ),
         st.tuples(st.just("event"), st.sampled_from(PEOPLE)),
-        st.tuples(st.just("pass"), st.sampled_from((AHEAD_US // 2, 2 * AHEAD_US))),
+        st.tuples(st.just("pass"), st.sampled_from((AHEAD_US // 8, AHEAD_US // 2, 2 * AHEAD_US))),
         st.tuples(st.just("poll")),
         st.tuples(st.just("restart")),
     ),
@@ -97,10 +97,24 @@ _PARTLY_READ = [
     ("poll",),
 ]
 
+# One of whom nothing was read, so that of theirs only what is due first of all is known.
+_NOT_READ = [
+    *(("defer", who, "a", AHEAD_US // 4) for who in PEOPLE[:2]),
+    ("defer", PEOPLE[2], "a", AHEAD_US // 2),
+    ("poll",),
+    ("defer", PEOPLE[2], "b", AHEAD_US // 8),
+    ("defer", PEOPLE[2], "c", AHEAD_US // 2),
+    ("pass", AHEAD_US // 8),
+    ("poll",),
+    ("pass", AHEAD_US // 2),
+    ("poll",),
+]
+
 
 @settings(max_examples=300)
 @given(steps)
 @example(_PARTLY_READ)
+@example(_NOT_READ)
 def test_all_that_is_due_is_taken_once_and_together(steps: list[tuple[Any, ...]]) -> None:
     async def body() -> None:
         record, now_us = Record(), 1_000 * AHEAD_US

@@ -258,7 +258,9 @@ class Oracle:
                 late_us = 0
                 if stop.spread and jitter_us:
                     late_us = number_below(jitter_us, b"opp-jitter", subscriber, str(stop.clear_us))
-                dues.append(stop.clear_us + late_us)
+                into_minute_us = stop.clear_us % 60_000_000
+                rest_us = 60_000_000 - into_minute_us if into_minute_us else 0
+                dues.append(stop.clear_us + rest_us + late_us)
         if min(dues) >= lapses_us:
             return Answer(last.reason, "drop")
         self.deferrals[subscriber, campaign.name] = Waits(id_, min(dues), lapses_us)

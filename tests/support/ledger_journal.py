@@ -41,17 +41,23 @@ async def keep_journal(app: Application) -> None:
     def begin() -> None:
         connection = _raw(app)
         connection.create_function("test_now", 0, app.clock.now_us)
-        connection.execute("CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, at_us, what, was, now)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, at_us, what, was, now)"
+        )
         for table, columns in _WATCHED.items():
             old, new = (
                 "json_object(" + ", ".join(f"'{c}', {row}.{c}" for c in columns.split()) + ")"
                 for row in ("OLD", "NEW")
             )
-            for action, was, now in (("INSERT", "NULL", new), ("UPDATE", old, new), ("DELETE", old, "NULL")):
+            for action, was, now in (
+                ("INSERT", "NULL", new),
+                ("UPDATE", old, new),
+                ("DELETE", old, "NULL"),
+            ):
                 connection.execute(
                     f"CREATE TRIGGER IF NOT EXISTS journal_{table}_{action} AFTER {action} ON {table} BEGIN"
-                    " INSERT INTO journal (at_us, what, was, now)"
-                    f" VALUES (test_now(), '{table}', {was}, {now}); END"
+                    " INSERT INTO journal (at_us, what, was, now) VALUES"
+                    f" (test_now(), '{table}', {was}, {now}); END"  # noqa: S608 - names of ours
                 )
 
     await app.thread.run(begin)
@@ -78,7 +84,9 @@ async def copy_of(app: Application, target: Path) -> None:
 def journal_of(database: Path) -> list[Entry]:
     """All that was put down, in order. The application must be closed."""
     rows = _rows(database, "SELECT at_us, what, was, now FROM journal ORDER BY seq")
-    return [Entry(at, what, was and json.loads(was), now and json.loads(now)) for at, what, was, now in rows]
+    return [
+        Entry(at, what, was and json.loads(was), now and json.loads(now)) for at, what, was, now in rows
+    ]
 
 
 def table_of(database: Path, table: str) -> list[dict[str, Any]]:
@@ -86,7 +94,7 @@ def table_of(database: Path, table: str) -> list[dict[str, Any]]:
     connection = sqlite3.connect(database)
     connection.row_factory = sqlite3.Row
     try:
-        return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]  # noqa: S608
     finally:
         connection.close()
 

@@ -98,8 +98,11 @@ class Oracle:
             return  # by another system, or by a person who told of it afterwards: a fact
         self.seen["contacts"] += 1
         fresh = was is None
+        self.seen["redriven"] += not fresh
         spec = self._specs[decision["revision"]] if fresh else self._spec
         self._check_caps(spec, now)
+        self._check_story(spec, now)
+        self._check_rest(spec, now)
         if not now["control"]:
             self._check_quota(spec, now)
         if fresh:
@@ -107,8 +110,6 @@ class Oracle:
                 self._wrong("time", now, "is not that of its decision")
             if _quiet(spec, now, now["at_us"], self._zone(now)):
                 self._wrong("quiet", now, "was decided in quiet hours")
-            self._check_story(spec, now)
-            self._check_rest(spec, now)
             if not now["control"]:
                 self._check_consent(now, "was decided")
 
@@ -170,7 +171,9 @@ class Oracle:
                     self._wrong("quota", mine, f"makes {count} of the {what}, which is {limit}")
 
     def _check_story(self, spec: Spec, mine: Row) -> None:
-        answered = {row["decision_id"] for row in self._answered[mine["subscriber_id"]] if row["kind"] in _CLOSING}
+        answered = {
+            row["decision_id"] for row in self._answered[mine["subscriber_id"]] if row["kind"] in _CLOSING
+        }
         for other in self._others(mine):
             if other["open_until_us"] <= mine["at_us"] or other["decision_id"] in answered:
                 continue
@@ -227,7 +230,7 @@ class Oracle:
 
     def _check_end(self) -> None:
         for row in self._contacts.values():
-            self.seen[row["state"]] += 1
+            self.seen[row["state"]] += not row["control"]
             delivery = self._deliveries.get(row["decision_id"])
             if row["control"] and (delivery is not None or row["state"] != "committed"):
                 self._wrong("control", row, "has a delivery, or is not at its end")
@@ -235,6 +238,7 @@ class Oracle:
             if row["state"] == "reserved" and not unknown:
                 self._wrong("reserved", row, f"for ever, with {delivery}")
         for row in self._deliveries.values():
+            self.seen[row["state"]] += 1
             if row["state"] not in _ENDED:
                 self._wrong("delivery", row, f"is {row['state']} at the end")
         for row in table_of(self._database, "deferrals"):
@@ -253,10 +257,15 @@ class Oracle:
                 expected["channel_day", row["channel"], row["day"]] += 1
         for (channel, day), count in self._first_leases.items():
             expected["channel_leases", channel, day] += count
-        stored = {(row["kind"], row["name"], row["period"]): row["value"] for row in table_of(self._database, "usage")}
+        stored = {
+            (row["kind"], row["name"], row["period"]): row["value"]
+            for row in table_of(self._database, "usage")
+        }
         for key in expected.keys() | stored.keys():
             if expected[key] != stored.get(key, 0):
-                self.found.append(f"counter: {key} is {stored.get(key, 0)}, the rows come to {expected[key]}")
+                self.found.append(
+                    f"counter: {key} is {stored.get(key, 0)}, the rows come to {expected[key]}"
+                )
 
     def _check_decisions(self) -> None:
         """Of each event, each deferral and each prompt one, and no more at a time than there may be."""
@@ -264,7 +273,9 @@ class Oracle:
         for verdict in self._verdicts:
             spec, decisions = self._specs[verdict["revision"]], verdict["decisions"]
             again.update(each["deferred_of"] for each in decisions if each.get("deferred_of"))
-            again.update(each["prompt_of"] for each in decisions if each["prompt_of"] and each["reason"] == "decided")
+            again.update(
+                each["prompt_of"] for each in decisions if each["prompt_of"] and each["reason"] == "decided"
+            )
             self.seen["deferred"] += sum(each["fate"] == "defer" for each in decisions)
             self.seen["decided again"] += sum(bool(each.get("deferred_of")) for each in decisions)
             made = [each for each in decisions if each["reason"] in ("decided", "control")]
@@ -272,7 +283,9 @@ class Oracle:
             for mode, most in (("automatic", "max_automatic"), ("manual", "max_prompts")):
                 if sum(each["mode"] == mode for each in made) > arbitration[most]:
                     self.found.append(f"arbitration: more than {most} of one event")
-            groups = Counter(spec["campaigns"][each["campaign"]].get("exclusive_group", "") for each in made)
+            groups = Counter(
+                spec["campaigns"][each["campaign"]].get("exclusive_group", "") for each in made
+            )
             if any(count > 1 for name, count in groups.items() if name):
                 self.found.append("arbitration: two of an exclusive group")
         twice = [id_ for id_, count in again.items() if count > 1]
@@ -357,5 +370,3 @@ def _quiet(spec: Spec, row: Row, at_us: int, zone: ZoneInfo) -> bool:
 
 def _begins(window: Spec, day: date) -> bool:
     return WEEKDAYS[day.weekday()] in window["days"] or ("workday" in window["days"] and day.weekday() < 5)
-
-

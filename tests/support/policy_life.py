@@ -28,8 +28,19 @@ from opportune_service.settings import Settings
 from support.applications import activate
 from support.flaky import Flaky
 from support.ledger_journal import copy_of, keep_journal, note
-from support.policy_spec import AUTOMATIC, BULK, CATEGORY, DAY_US, HOUR_US, MINUTE_US, STARTS, ZONES, Spec
-from support.policy_spec import files_of, random_spec
+from support.policy_spec import (
+    AUTOMATIC,
+    BULK,
+    CATEGORY,
+    DAY_US,
+    HOUR_US,
+    MINUTE_US,
+    STARTS,
+    ZONES,
+    Spec,
+    files_of,
+    random_spec,
+)
 from support.small_rulebase import subscribers
 
 PEOPLE = subscribers(5)
@@ -60,9 +71,8 @@ class Life:
         self._made: list[str] = []
         self._kept: list[Lease] = []
         self._verdicts: dict[EventKey, list[tuple[str, Reason, str]]] = {}
-        self._acts: list[Callable[[Application], Awaitable[None]]] = [
+        self._acts: list[Callable[[Application, random.Random], Awaitable[None]]] = [
             *[self._burst] * 7,
-            *[self._pass_time] * 7,
             *[self._work] * 7,
             *[self._decide_due] * 4,
             *[self._visit] * 3,
@@ -93,15 +103,22 @@ class Life:
                     self._unanswered += await self._publish(app, [events])
                 for step in range(begin, end):
                     if step in reloads:
-                        await asyncio.gather(self._reload(app), self._burst(app))
+                        await asyncio.gather(self._reload(app), self._burst(app, self._draws()))
                     elif step in failures:
-                        await self._fail_commits(app)
-                    await self.rng.choice(self._acts)(app)
+                        await self._fail_commits(app, self._draws())
+                    if self.rng.random() < 0.3:
+                        self.clock.value_us += self.rng.choice(_STEPS_US)
+                    acts = self.rng.choices(self._acts, k=self.rng.choice([1, 1, 2, 3]))
+                    await asyncio.gather(*(act(app, self._draws()) for act in acts))
                 if end == steps:
-                    await self._come_to_rest(app)
+                    await self._come_to_rest(app, self._draws())
                 else:
-                    await self._crash(app)
+                    await self._crash(app, self._draws())
             begin = end
+
+    def _draws(self) -> random.Random:
+        """For one act: those under way at once must not draw from each other's."""
+        return random.Random(self.rng.random())
 
     # -- rulebase and context ---------------------------------------------------------------------
 
@@ -123,24 +140,24 @@ class Life:
 
     # -- traffic ----------------------------------------------------------------------------------
 
-    async def _burst(self, app: Application) -> None:
-        self._unanswered += await self._publish(app, self._batches())
+    async def _burst(self, app: Application, rng: random.Random) -> None:
+        self._unanswered += await self._publish(app, self._batches(rng))
 
-    def _batches(self) -> list[tuple[str, list[Event]]]:
+    def _batches(self, rng: random.Random) -> list[tuple[str, list[Event]]]:
         """From three callers at once; now and then something again."""
         batches = []
         for caller in range(3):
-            events = [self._event("ping") for _ in range(self.rng.randrange(1, 4))]
+            events = [self._event(rng, "ping") for _ in range(rng.randrange(1, 4))]
             again = [event for source, event in self._sent[-30:] if source == f"caller-{caller}"]
-            events += self.rng.sample(again, min(len(again), self.rng.choice([0, 0, 1])))
+            events += rng.sample(again, min(len(again), rng.choice([0, 0, 1])))
             self._sent += [(f"caller-{caller}", event) for event in events]
             batches.append((f"caller-{caller}", events))
         return batches
 
-    def _event(self, kind: str, **attributes: str) -> Event:
+    def _event(self, rng: random.Random, kind: str, **attributes: str) -> Event:
         self._count += 1
-        at_us = self.clock.now_us() - self.rng.choice([0, 0, 1, 2 * MINUTE_US])
-        who = self.rng.choice(PEOPLE)
+        at_us = self.clock.now_us() - rng.choice([0, 0, 1, 2 * MINUTE_US])
+        who = rng.choice(PEOPLE)
         return Event(f"e{self._count}", who, kind, at_us, msgspec.json.encode(attributes))
 
     async def _publish(
@@ -171,33 +188,30 @@ class Life:
         found, self._unanswered = self._unanswered, []
         return found
 
-    async def _pass_time(self, app: Application) -> None:
-        self.clock.value_us += self.rng.choice(_STEPS_US)
-
-    async def _decide_due(self, app: Application) -> None:
+    async def _decide_due(self, app: Application, rng: random.Random) -> None:
         await decide_due(app.ingest, self.clock.now_us())
 
     # -- what goes wrong --------------------------------------------------------------------------
 
-    async def _fail_commits(self, app: Application) -> None:
+    async def _fail_commits(self, app: Application, rng: random.Random) -> None:
         """Some commits fail, at their beginning or at their very end; then all is sent again."""
-        flaky = Flaky(app.ledger, after=self.rng.random() < 0.5)
+        flaky = Flaky(app.ledger, after=rng.random() < 0.5)
         app.ingest._ledger = flaky  # type: ignore[assignment]
         flaky.failing = True
-        failed = await self._publish(app, self._batches())
+        failed = await self._publish(app, self._batches(rng))
         flaky.failing = False
         await app.ingest.healthy.wait()
         self._unanswered += await self._publish(app, failed)
 
-    async def _crash(self, app: Application) -> None:
+    async def _crash(self, app: Application, rng: random.Random) -> None:
         """Of what is under way, some is on the disk and nothing is answered."""
-        batches = self._batches()
+        batches = self._batches(rng)
         under_way = [
             *(asyncio.ensure_future(app.ingest.publish(*batch)) for batch in batches),
-            asyncio.ensure_future(app.deliveries.lease(self.rng.choice(AUTOMATIC), 3)),
+            asyncio.ensure_future(app.deliveries.lease(rng.choice(AUTOMATIC), 3)),
             asyncio.ensure_future(app.deliveries.settle([_settled(lease) for lease in self._kept])),
         ]
-        for _ in range(self.rng.randrange(6)):
+        for _ in range(rng.randrange(6)):
             await asyncio.sleep(0)
         self._crashes += 1
         self.database = self._directory / f"{self._crashes}.db"
@@ -207,99 +221,105 @@ class Life:
 
     # -- channels ---------------------------------------------------------------------------------
 
-    async def _work(self, app: Application) -> None:
+    async def _work(self, app: Application, rng: random.Random) -> None:
         """Several clients of each channel; some send, some fail, some freeze, some never say a word."""
         clients = [channel for channel in (*AUTOMATIC, BULK) for _ in range(2)]
         given = await asyncio.gather(
-            *(app.deliveries.lease(channel, self.rng.randrange(1, 4)) for channel in clients)
+            *(app.deliveries.lease(channel, rng.randrange(1, 4)) for channel in clients)
         )
         leases = [lease for each in given for lease in each]
-        self.rng.shuffle(leases)
-        await asyncio.gather(*(self._carry(app, lease) for lease in leases))
+        rng.shuffle(leases)
+        await asyncio.gather(*(self._carry(app, each, random.Random(rng.random())) for each in leases))
 
-    async def _carry(self, app: Application, lease: Lease) -> None:
-        what = self.rng.choice([*["send"] * 6, "retry", "retry", "fail", "freeze", "say nothing"])
+    async def _carry(self, app: Application, lease: Lease, rng: random.Random) -> None:
+        """Some cannot be sent at all, and of some no client ever says a word."""
+        what = {0: "retry", 1: "say nothing"}.get(int(lease.decision_id, 16) % 8)
+        what = what or rng.choice([*["send"] * 6, "retry", "fail", "freeze", "say nothing"])
         if what == "freeze":
             self._kept.append(lease)
         elif what != "say nothing":
             word = {"send": Settlement.SENT, "retry": Settlement.RETRY, "fail": Settlement.FAILED}[what]
             await app.deliveries.settle([_settled(lease, word)])
-        if what == "send" and self.rng.random() < 0.5:
+        if what == "send" and rng.random() < 0.5:
             receipt = Reported(lease.decision_id, OutcomeKind.DELIVERED, self.clock.now_us())
             await app.deliveries.report_receipts(lease.channel, [receipt])
 
-    async def _settle_late(self, app: Application) -> None:
+    async def _settle_late(self, app: Application, rng: random.Random) -> None:
         """A frozen client wakes up, its lease most likely long over."""
         if self._kept:
-            lease = self._kept.pop(self.rng.randrange(len(self._kept)))
-            await app.deliveries.settle([_settled(lease, self.rng.choice(list(Settlement)))])
+            lease = self._kept.pop(rng.randrange(len(self._kept)))
+            await app.deliveries.settle([_settled(lease, rng.choice(list(Settlement)))])
 
-    async def _redrive(self, app: Application) -> None:
-        lasting = self.rng.choice([None, 2 * HOUR_US, DAY_US])
+    async def _redrive(self, app: Application, rng: random.Random) -> None:
+        lasting = rng.choice([None, 2 * HOUR_US, DAY_US])
         await app.dead_letters.redrive_all("", "", Redrive("test", "try again", lasting))
 
-    async def _expire(self, app: Application) -> None:
+    async def _expire(self, app: Application, rng: random.Random) -> None:
         await app.deliveries.expire()
 
     # -- people -----------------------------------------------------------------------------------
 
-    async def _visit(self, app: Application) -> None:
+    async def _visit(self, app: Application, rng: random.Random) -> None:
         self._count += 1
-        visit = Visit(self.rng.choice(PEOPLE), "counter", f"v{self._count}", "visit")
+        visit = Visit(rng.choice(PEOPLE), "counter", f"v{self._count}", "visit")
         asked = (app.live, app.ingest, app.ledger, app.thread, app.clock, visit)
         advised, again = await asyncio.gather(advise(*asked), advise(*asked))
         if [each.decision_id for each in advised.advices] != [each.decision_id for each in again.advices]:
             self.faults.append(f"visit {visit.request_id} was advised differently when asked again")
         self._made += [each.decision_id for each in advised.advices]
 
-    async def _answer(self, app: Application) -> None:
-        for decision_id in self.rng.sample(self._made, min(len(self._made), 2)):
+    async def _answer(self, app: Application, rng: random.Random) -> None:
+        for decision_id in rng.sample(self._made, min(len(self._made), 2)):
             try:
-                kind = self.rng.choice(_ANSWERS)
+                kind = rng.choice(_ANSWERS)
                 await app.deliveries.report_outcome(decision_id, kind, self.clock.now_us())
             except UnknownDecisionError:
                 self.faults.append(f"{decision_id} is said to be unknown")
 
-    async def _reply(self, app: Application) -> None:
-        channel, text = self.rng.choice(AUTOMATIC), self.rng.choice(["1", "N", "what?", "Stop!"])
-        event = self._event("reply", text=text, channel=channel)
+    async def _reply(self, app: Application, rng: random.Random) -> None:
+        channel, text = rng.choice(AUTOMATIC), rng.choice(["1", "N", "what?", "Stop!"])
+        event = self._event(rng, "reply", text=text, channel=channel)
+        # Of now: an opt-in that was said after an old reply would be the customer's last word.
+        event = msgspec.structs.replace(event, occurred_at_us=self.clock.now_us())
         receipt = await app.ingest.publish("replies", [event])
         if text == "Stop!" and receipt.accepted:
             await note(app, "opt_out", subscriber=event.subscriber_id, scope=f"channel/{channel}")
 
-    async def _order(self, app: Application) -> None:
-        await app.ingest.publish("orders", [self._event("ordered")])
+    async def _order(self, app: Application, rng: random.Random) -> None:
+        await app.ingest.publish("orders", [self._event(rng, "ordered")])
 
-    async def _say_consent(self, app: Application) -> None:
-        who = self.rng.choice(PEOPLE)
-        scope = self.rng.choice([ALL, *(f"channel/{name}" for name in (*AUTOMATIC, BULK, "counter")), "category/fun"])
-        allowed = self.rng.random() < 0.6
+    async def _say_consent(self, app: Application, rng: random.Random) -> None:
+        who = rng.choice(PEOPLE)
+        scope = rng.choice(
+            [ALL, *(f"channel/{name}" for name in (*AUTOMATIC, BULK, "counter")), "category/fun"]
+        )
+        allowed = rng.random() < 0.6
         if allowed:
             await note(app, "opt_in", subscriber=who, scope=scope)
         said = Consent(scope, allowed, self.clock.now_us())
-        work = self._work(app)  # with leases under way
+        work = self._work(app, rng)  # with leases under way
         (_, in_force), _ = await asyncio.gather(
             set_consent(app.live, app.states, app.ingest, who, said, "crm"), work
         )
         if not allowed and in_force:
             await note(app, "opt_out", subscriber=who, scope=scope)
 
-    async def _hear_of_others(self, app: Application) -> None:
+    async def _hear_of_others(self, app: Application, rng: random.Random) -> None:
         """Another system contacted somebody, some time ago."""
         self._count += 1
         report = Report(
             id=f"f{self._count}",
-            subscriber_id=self.rng.choice(PEOPLE),
-            channel=self.rng.choice(AUTOMATIC),
-            mode=self.rng.choice(list(Mode)),
-            at_us=self.clock.now_us() - self.rng.choice([0, HOUR_US, DAY_US]),
-            product=self.rng.choice(list(CATEGORY)),
+            subscriber_id=rng.choice(PEOPLE),
+            channel=rng.choice(AUTOMATIC),
+            mode=rng.choice(list(Mode)),
+            at_us=self.clock.now_us() - rng.choice([0, HOUR_US, DAY_US]),
+            product=rng.choice(list(CATEGORY)),
         )
         await record_contacts(app.live, app.ledger, app.thread, "crm", [report], self.clock.now_us())
 
-    async def _pause(self, app: Application) -> None:
-        name = self.rng.choice(sorted(app.live.current.rulebase.campaigns))
-        if await app.pauses.paused() and self.rng.random() < 0.7:
+    async def _pause(self, app: Application, rng: random.Random) -> None:
+        name = rng.choice(sorted(app.live.current.rulebase.campaigns))
+        if await app.pauses.paused() and rng.random() < 0.7:
             for paused in await app.pauses.paused():
                 await app.pauses.resume(paused, "test", "")
         else:
@@ -307,12 +327,12 @@ class Life:
 
     # -- the end ----------------------------------------------------------------------------------
 
-    async def _come_to_rest(self, app: Application) -> None:
+    async def _come_to_rest(self, app: Application, rng: random.Random) -> None:
         """Until all that was decided has ended."""
         for _ in range(20):
             self.clock.value_us += 5 * HOUR_US
             await decide_due(app.ingest, self.clock.now_us())
-            await self._work(app)
+            await self._work(app, rng)
         self.clock.value_us += DAY_US
         await app.deliveries.expire()
 

@@ -133,8 +133,12 @@ def _cap(rng: random.Random, campaigns: list[str]) -> Spec:
     limit = rng.choice([1, 2, 2, 3, 5])
     cap: Spec = {
         "limit": limit,
-        "period": rng.choice([{"rolling": "1h"}, {"rolling": "1d"}, {"rolling": "3d"}, "day", "week", "month"]),
-        "per": rng.sample(["channel", "category", "product", "campaign", "mode"], rng.choice([0, 0, 0, 1, 2])),
+        "period": rng.choice(
+            [{"rolling": "1h"}, {"rolling": "1d"}, {"rolling": "3d"}, "day", "week", "month"]
+        ),
+        "per": rng.sample(
+            ["channel", "category", "product", "campaign", "mode"], rng.choice([0, 0, 0, 1, 2])
+        ),
         "applies_to": _selector(rng, campaigns),
         "otherwise": rng.choice(["drop", "defer", "defer", "next"]),
     }
@@ -157,10 +161,14 @@ def _window(rng: random.Random, campaigns: list[str]) -> Spec:
 
 
 def _selector(rng: random.Random, campaigns: list[str]) -> Spec:
-    return rng.choice(
-        [{}, {}, {}, {"channels": ["sms", "counter"]}, {"categories": ["fun"]}, {"products": ["music"]}]
-        + [{"campaigns": campaigns[:3]}, {"modes": ["automatic"]}]
-    )
+    narrow = [
+        {"channels": ["sms", "counter"]},
+        {"categories": ["fun"]},
+        {"products": ["music"]},
+        {"campaigns": campaigns[:3]},
+        {"modes": ["automatic"]},
+    ]
+    return rng.choice([{}, {}, {}, *narrow])
 
 
 def files_of(spec: Spec) -> dict[str, bytes]:
@@ -188,4 +196,3 @@ def files_of(spec: Spec) -> dict[str, bytes]:
     for name, campaign in spec["campaigns"].items():
         written[f"campaigns/{name}.yaml"] = {"campaign": name, **campaign}
     return {name: json.dumps(value).encode() for name, value in written.items()}
-

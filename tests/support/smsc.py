@@ -38,10 +38,12 @@ class _Numbers:
 
 class Smsc:
     """One client at a time. `statuses`: what the next submissions are answered with, OK when it is empty;
-    None breaks the connection without an answer. `taken` is a queue of what was taken."""
+    None breaks the connection without an answer. `taken` is a queue of what was taken, `answers` of the
+    statuses with which the client answered what was sent to it."""
 
     def __init__(self) -> None:
         self.taken: queue.Queue[Taken] = queue.Queue()
+        self.answers: queue.Queue[int] = queue.Queue()
         self.statuses: list[int | None] = []
         self.binds = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -110,6 +112,8 @@ class Smsc:
                     data = pdu.short_message or b""
                     self.taken.put(Taken(id_, to, data, pdu.data_coding, pdu.esm_class))
                 self._respond(pdu, "submit_sm_resp", status, message_id=id_)
+            case "deliver_sm_resp":
+                self.answers.put(pdu.status)
             case "enquire_link":
                 self._respond(pdu, "enquire_link_resp", consts.SMPP_ESME_ROK)
             case "unbind":

@@ -233,7 +233,7 @@ def test_the_last_channel_gives_reason_and_fate_and_the_first_to_free_the_time()
         given = only(rules, History(contacts=[contact(rules.campaigns["offer"], NOON_US - 1)]))
         return given.reason, given.fate, given.due_us
 
-    cap_clears = NOON_US - 1 + 7 * DAY_US
+    cap_clears = NOON_US + 7 * DAY_US  # a moment before, and then the next minute begins
     assert decision(Fate.DEFER, Fate.DEFER) == (Reason.CAPPED, Fate.DEFER, at("2026-11-20T13:00:00"))
     assert decision(Fate.DROP, Fate.DEFER) == (Reason.CAPPED, Fate.DEFER, cap_clears)
     assert decision(Fate.DEFER, Fate.DROP) == (Reason.CAPPED, Fate.DROP, 0)

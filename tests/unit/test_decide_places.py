@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from opportune_rulebase.policies import Fate, Mode, OutcomeKind
-from opportune_service.core.decide import decide
+from opportune_rulebase.policies import CoolDown, CoolDownScope, Fate, Mode, OutcomeKind
+from opportune_service.core.decide import decide, encode_verdict
 from opportune_service.core.verdict import Contact, History, Prompt
 from support.moments import (
     ALL_DAYS,
@@ -40,6 +40,30 @@ def test_losers_say_to_whom_they_lost_and_where_they_stood() -> None:
         ("outranked", 4, "b"),
     ]
     assert decisions["a"].propensity == base.policies.default_propensity
+
+
+def test_the_trace_does_not_tell_where_commits_were_cut() -> None:
+    """Two open offers stand in the way of a third; the ledger gives contacts in another order than that in
+    which they were decided, and answers too."""
+    rivals = {"a": {"product": "product", "open_for_us": HOUR_US}, "b": {"product": "product"}}
+    rivals["b"] |= {"open_for_us": HOUR_US}
+    base = rulebase(rivals | {"z": {"product": "product"}}, max_automatic=2)
+    made = [contact(base.campaigns[name], NOON_US) for name in "ab"]
+    made = [msgspec.structs.replace(each, open_until_us=NOON_US + HOUR_US) for each in made]
+    later = moment(base, now_us=NOON_US + 1, candidates={"z": {}})
+    verdicts = {encode_verdict(decide(base, later, History(each), {})) for each in (made, made[::-1])}
+    assert len(verdicts) == 1
+    cooled = rulebase(
+        rivals | {"z": {"product": "product"}},
+        cool_downs=(
+            CoolDown("no", "no", frozenset({OutcomeKind.REFUSED}), HOUR_US, CoolDownScope.PRODUCT),
+        ),
+    )
+    said = [outcome(cooled.campaigns[name], OutcomeKind.REFUSED, NOON_US) for name in "ab"]
+    verdicts = {
+        encode_verdict(decide(cooled, later, History(outcomes=each), {})) for each in (said, said[::-1])
+    }
+    assert len(verdicts) == 1
 
 
 def test_without_any_slot_nobody_wins() -> None:

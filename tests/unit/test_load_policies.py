@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opportune_rulebase import Rulebase, RulebaseError, load
 from opportune_rulebase.loading.fields import DAY_US, HOUR_US, MINUTE_US, parse_share
 from opportune_rulebase.policies import (
+    MAX_REPLY,
     OPT_OUT_WORDS,
     SHARES,
     Alarm,
@@ -111,7 +112,14 @@ def test_every_share_can_be_written(share: int) -> None:
     assert parse_share(f"{share // 100}.{share % 100:02}%") == share
 
 
-@pytest.mark.parametrize("text", ["TD", " td ", "T.D.", "ｔｄ！", "td。", "Td 😀"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("TD", " td ", "T.D.", "ｔｄ！", "td。", "Td 😀"),
+        *("td ❤\ufe0f", "TD\ufe0f⛔\ufe0f", "td 🙅🏽\u200d♀\ufe0f", "t\u200dd\u3164"),
+        *("T\u20e3D\u20e3", "t\U000e0100d"),
+    ],
+)
 def test_a_word_is_the_same_however_it_is_typed(text: str) -> None:
     assert reply_word(text) == "td"
 
@@ -122,11 +130,32 @@ def test_different_words_stay_different() -> None:
     assert reply_word("不 要") != reply_word("不要")
 
 
+def test_a_letter_to_somebody_is_no_word() -> None:
+    assert reply_word("td" + "!" * (MAX_REPLY - 2)) == "td"
+    assert reply_word("td" + "!" * (MAX_REPLY - 1)) == ""
+    assert reply_word("ﷺ" * MAX_REPLY) == "", "nor what becomes one when it is written out"
+
+
+def refusals(policies: str) -> list[tuple[str, str]]:
+    with pytest.raises(RulebaseError) as refused:
+        loaded(policies)
+    return [(str(problem.position), problem.message) for problem in refused.value.problems]
+
+
+def test_replies_whose_words_can_never_come_are_refused() -> None:
+    same = "replies: {event: reply, text: event.text, channel: event.text}"
+    assert refusals(same) == [("policies.yaml:1:52", "'text' and 'channel' are both event.text")]
+    long = f"replies: {{event: reply, text: event.text, on_channel: sms, accepted: {'yes' * MAX_REPLY}}}"
+    ((position, message),) = refusals(long)
+    assert position == "policies.yaml:1:71"
+    assert message.endswith(f"is longer than {MAX_REPLY} characters")
+
+
 def test_the_words_that_always_opt_out_are_compared_as_they_stand() -> None:
     assert {reply_word(word) for word in OPT_OUT_WORDS} == OPT_OUT_WORDS
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20) | st.text("e\u0301\u200d\ufe0f\u1100\u1161\u1160İ", max_size=6))
 def test_taking_the_word_of_a_word_changes_nothing(text: str) -> None:
     word = reply_word(text)
     assert reply_word(word) == word

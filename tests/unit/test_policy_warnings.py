@@ -77,6 +77,12 @@ def test_a_plain_campaign_is_warned_of_nothing() -> None:
             "6 contacts a day, but 5 in all",
         ),
         (
+            ["alarm: {complaint_rate: 100%}"],
+            ["alarm: {complaint_rate: 99.99%}"],
+            "no-effect",
+            "never rings: no more than 100% can complain",
+        ),
+        (
             ["quota: {per_day: 5}", "alarm: {per_hour: 5}"],
             ["quota: {per_day: 5}", "alarm: {per_hour: 4}"],
             "no-effect",

@@ -89,7 +89,7 @@ class FakeLedger:
 
 
 def figures(name: str, start_us: int = 0, end_us: int = HOUR_US, **counts: Any) -> CampaignFigures:
-    fields = {name: 0 for name in CampaignFigures.__struct_fields__} | {
+    fields = dict.fromkeys(CampaignFigures.__struct_fields__, 0) | {
         **{"campaign": name, "start_us": start_us, "end_us": end_us, "lost": {}, "by_outcome": {}},
         **counts,
     }
@@ -224,7 +224,7 @@ def test_capacity_is_that_of_whole_days() -> None:
 
     assert capacities(Period.DAY)["sms"] == [1000, 1000, None]  # one of them has 25 hours
     assert capacities(Period.WHOLE) == {"gone": [None], "push": [None], "sms": [None]}
-    [whole] = [use for use in made(start, local(zone, 2026, 10, 26), Period.WHOLE, zone=zone).channels][-1:]
+    whole = made(start, local(zone, 2026, 10, 26), Period.WHOLE, zone=zone).channels[-1]
     assert whole.capacity == 2000
 
 
@@ -234,7 +234,11 @@ def test_lines_come_by_campaign_then_by_period() -> None:
     names = [each.figures.campaign for each in found.campaigns]
     assert names == ["mass", "mass", "offer", "offer"]
     assert [each.figures.start_us for each in found.campaigns][:2] == [us(start), us(start) + 24 * HOUR_US]
-    assert [use.figures.channel for use in found.channels] == [*("gone",) * 2, *("push",) * 2, *("sms",) * 2]
+    assert [use.figures.channel for use in found.channels] == [
+        *("gone",) * 2,
+        *("push",) * 2,
+        *("sms",) * 2,
+    ]
     assert found.frequencies == {1: 5, 3: 1}
     assert [each.label for each in found.campaigns[::2]] == ["The mass", "The offer"]
 

@@ -44,6 +44,10 @@ def read_alarm(holder: Fields) -> Alarm | None:
     fields.goes_with("at_least", "complaint_rate")
     fields.goes_with("within", "complaint_rate")
     rate = None if fields.node("complaint_rate") is None else fields.share("complaint_rate") / SHARES
+    if rate == 1:
+        message = f"{fields.what} never rings: no more than 100% can complain"
+        hint = "2% is usual"
+        fields.report.warning(fields.place("complaint_rate"), Code.NO_EFFECT, message, hint)
     return Alarm(
         complaint_rate=rate,
         at_least=fields.integer("at_least", default.at_least, least=1, most=1_000_000),

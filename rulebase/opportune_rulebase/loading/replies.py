@@ -9,7 +9,7 @@ from opportune_rulebase.loading.common import attribute_of, exactly_one
 from opportune_rulebase.loading.fields import Fields
 from opportune_rulebase.loading.problems import Code, clip
 from opportune_rulebase.model import ValueType, Vocabulary
-from opportune_rulebase.policies import OPT_OUT_WORDS, Replies, reply_word
+from opportune_rulebase.policies import MAX_REPLY, OPT_OUT_WORDS, Replies, reply_word
 
 
 def read_replies(policies: Fields, vocabulary: Vocabulary) -> Replies | None:
@@ -25,6 +25,10 @@ def read_replies(policies: Fields, vocabulary: Vocabulary) -> Replies | None:
     of = [event] if event else []
     text = attribute_of(fields, "text", of, vocabulary, (ValueType.STRING,))
     channel = attribute_of(fields, "channel", of, vocabulary, (ValueType.STRING,))
+    if text and text == channel:
+        message = f"'text' and 'channel' are both event.{text}"
+        hint = "name the attribute that says on which channel the customer wrote, or use 'on_channel'"
+        fields.report.error(fields.place("channel"), Code.BAD_VALUE, message, hint)
     on_channel = fields.choice("on_channel", "channel", vocabulary.channels)
     words = _words(fields)
     return Replies(
@@ -61,6 +65,9 @@ def _read(fields: Fields, key: str) -> Iterator[tuple[str, str]]:
         word = reply_word(node.text)
         if word:
             yield word, node.text
+        elif len(node.text) > MAX_REPLY:
+            message = f"{clip(node.text)!r} is longer than {MAX_REPLY} characters"
+            fields.report.error(node.at, Code.TOO_LARGE, message, "write what a customer would answer")
         else:
             message = f"nothing is left of {clip(node.text)!r} without punctuation"
             fields.report.error(node.at, Code.BAD_VALUE, message, "write letters or digits")

@@ -15,13 +15,16 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.quiet import quiet_refusal
-from opportune_service.core.verdict import OpenPrompt, Reason
+from opportune_service.core.verdict import OpenPrompt
 
 _PAGE = 100
 """Prompts looked at in one go, or more if there is room for more."""
 
 _AGAIN_AFTER_US = 3_600_000_000
-"""A prompt that cannot be shown is not decided again before that: each time leaves a verdict."""
+"""A prompt that cannot be shown is decided again when what stood in its way is over, but not before that:
+each time leaves a verdict."""
+_AGAIN_AT_LAST_US = 24 * _AGAIN_AFTER_US
+"""It is decided again after that in any case: more than time may clear the way."""
 
 
 class BulkPrompts:
@@ -60,16 +63,14 @@ class BulkPrompts:
         if not ripe:
             return
         receipt = await self._ingest.show(channel, ripe)
-        shown = {
-            decision.prompt_of
-            for verdict in receipt.verdicts
-            for decision in verdict.decisions
-            if decision.reason is Reason.DECIDED
-        }
         self._not_before_us = {id_: at_us for id_, at_us in self._not_before_us.items() if at_us > now_us}
         for prompt in ripe:
-            if prompt.decision_id not in shown:
-                self._not_before_us[prompt.decision_id] = now_us + _AGAIN_AFTER_US
+            self._not_before_us[prompt.decision_id] = now_us + _AGAIN_AFTER_US
+        for verdict in receipt.verdicts:
+            for decision in verdict.decisions:
+                clear_us = max((each.clear_us for each in decision.checks if not each.passed), default=0)
+                again_us = min(max(clear_us, now_us + _AGAIN_AFTER_US), now_us + _AGAIN_AT_LAST_US)
+                self._not_before_us[decision.prompt_of] = again_us
 
     def _ripe(self, prompt: OpenPrompt, channel: str, now_us: int) -> bool:
         revision = self._live.current

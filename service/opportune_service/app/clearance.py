@@ -6,7 +6,7 @@ Caps are not counted again: the decision holds its reservation, so they hold by 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opportune_service.app.records import DeliveryState, Lease, Waiting
 from opportune_service.core.policies import consent_refusal
@@ -46,7 +46,7 @@ def next_step(
     """What is to become of a delivery that could be leased now.
 
     `context`: what is known of the subscriber at this moment. The lease ends, and so does the time in which
-    the message may be sent, before quiet hours begin.
+    the message may be sent, before quiet hours begin and with the campaign.
     """
     if now_us >= waiting.expires_at_us:
         return Ended(DeliveryState.EXPIRED)
@@ -56,7 +56,17 @@ def next_step(
     if waiting.attempts >= MAX_ATTEMPTS:
         return Ended(DeliveryState.DEAD)
     rulebase, expires_us = revision.rulebase, waiting.expires_at_us
-    campaign = rulebase.campaigns[waiting.campaign]
+    # What the message is about was fixed when it was decided, whatever the campaign offers by now.
+    campaign = replace(
+        rulebase.campaigns[waiting.campaign],
+        product=waiting.product,
+        category=waiting.category,
+        mode=waiting.mode,
+    )
+    if campaign.valid_to_us is not None:
+        expires_us = min(expires_us, campaign.valid_to_us)
+        if now_us >= expires_us:
+            return Ended(DeliveryState.EXPIRED, "the campaign is over")
     zone = revision.zone_of(context or {})
     if quiet_refusal(rulebase, campaign, waiting.channel, now_us, zone) is not None:
         ends_us = quiet_ends_us(rulebase, campaign, waiting.channel, now_us, expires_us, zone)

@@ -1,14 +1,14 @@
 """Deliveries that ran out of attempts: listed, and tried again.
 
 Whoever is redriven is contacted now, whenever that was decided. So the contact counts from now on, and is
-reserved like a new one: within caps, quota and capacity, in one transaction with the redrive. All else,
-consent and quiet hours above all, is checked before each lease as ever.
+reserved like a new one: within cool-downs, the one story, caps, quota and capacity, in one transaction with
+the redrive. All else, consent and quiet hours above all, is checked before each lease as ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from itertools import chain
 
@@ -21,6 +21,7 @@ from opportune_service.app.records import DeadLetter, Redriven
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.calendars import local_day
 from opportune_service.core.caps import cap_rulings
+from opportune_service.core.policies import cooling, story_refusal
 from opportune_service.core.quotas import quota_rulings
 from opportune_service.core.revision import Revision
 from opportune_service.core.situation import Situation
@@ -73,8 +74,8 @@ class DeadLetters:
 
     async def redrive(self, decision_ids: Sequence[str], redrive: Redrive) -> list[str]:
         """Try these again; the ids of those that are pending now. Left alone are those that are not dead,
-        those whose time is over, and those that caps, quota or capacity do not allow now. Raises
-        `NoRulebaseError`, `StoreUnavailableError`."""
+        those whose time is over, and those that cool-downs, the one story, caps, quota or capacity do not
+        allow now. Raises `NoRulebaseError`, `StoreUnavailableError`."""
         done: list[str] = []
         for start in range(0, len(decision_ids), _PIECE):
             piece = decision_ids[start : start + _PIECE]
@@ -130,6 +131,7 @@ class DeadLetters:
         verdict = self._ledger.verdict_of(letter.decision_id)
         assert verdict is not None  # noqa: S101 - a delivery refers to its decision
         decision = next(each for each in verdict.decisions if each.id == letter.decision_id)
+        channel = revision.rulebase.vocabulary.channels.get(decision.channel)
         return Contact(
             decision_id=decision.id,
             campaign=decision.campaign,
@@ -140,7 +142,7 @@ class DeadLetters:
             at_us=now_us,
             open_until_us=now_us + max(0, decision.open_until_us - verdict.decided_at_us),
             day=local_day(now_us, revision.rulebase.time_zone),
-            cost=decision.cost,
+            cost=channel.cost if channel else decision.cost,
         )
 
 
@@ -152,12 +154,14 @@ def _reserve(
     zone: tzinfo,
     letter: DeadLetter,
 ) -> bool:
-    """Reserve the contact in `history` and `usage`, in place of what it reserves as yet, if caps, quota and
-    capacity allow it; else nothing changes. A campaign that is gone is left alone."""
+    """Reserve the contact in `history` and `usage`, in place of what it reserves as yet, if all that the
+    ledger knows allows it; else nothing changes. A campaign that is gone is left alone."""
     rulebase = revision.rulebase
     campaign = rulebase.campaigns.get(contact.campaign)
     if campaign is None or contact.channel not in campaign.channels:
         return False
+    # What it is about was fixed when it was decided, whatever the campaign offers by now.
+    campaign = replace(campaign, product=contact.product, category=contact.category, mode=contact.mode)
     others = [each for each in history.contacts if each.decision_id != contact.decision_id]
     own = [each for each in history.contacts if each.decision_id == contact.decision_id]
     left = dict(usage)
@@ -172,7 +176,12 @@ def _reserve(
         profile=Profile(known=True, zone=str(zone)),
         candidates=(),
     )
-    situation = Situation.of(rulebase, moment, msgspec.structs.replace(history, contacts=others), left, ())
+    before = msgspec.structs.replace(history, contacts=others)
+    if cooling(rulebase.policies.cool_downs, campaign, history.outcomes, contact.at_us):
+        return False
+    if story_refusal(rulebase, campaign, before, contact.at_us):
+        return False
+    situation = Situation.of(rulebase, moment, before, left, ())
     rulings = chain(
         cap_rulings(situation, campaign, contact.channel),
         quota_rulings(situation, campaign, contact.channel),

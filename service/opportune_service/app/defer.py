@@ -29,19 +29,21 @@ MOST = 2_000
 
 
 class Deferrals:
-    """What is due soon, by subscriber: all that is due before `until_us`; and of a subscriber who has any
-    of that, all that is due before `read_us`."""
+    """What is due soon, by subscriber: all that is due before `until_us`; and of a subscriber of whom any
+    of that was read, all that is due before `read_us`."""
 
     def __init__(self) -> None:
         self.until_us = 0
         self.read_us = 0
         self._of: dict[str, dict[str, Deferral]] = {}
+        self._read: frozenset[str] = frozenset()
         self._at = Timers()
 
     def forget(self) -> None:
         """Know of none: they are to be read again."""
         self.until_us = self.read_us = 0
         self._of.clear()
+        self._read = frozenset()
         self._at = Timers()
 
     def read(self, found: Sequence[Deferral], until_us: int) -> None:
@@ -55,7 +57,7 @@ class Deferrals:
         firsts = [min(each.due_us for each in own.values()) for own in by_subscriber.values()]
         # Others of the last instant may have been left out.
         self.until_us = max(firsts) if len(found) >= MOST else until_us
-        self._of = dict(by_subscriber)
+        self._of, self._read = dict(by_subscriber), frozenset(by_subscriber)
         for subscriber_id, first_us in zip(by_subscriber, firsts, strict=True):
             self._at.set(subscriber_id, first_us)
 
@@ -72,7 +74,8 @@ class Deferrals:
         if known is not None and (decision.fate is Fate.DEFER or known.decision_id == decision.deferred_of):
             del own[decision.campaign]
         deferral = deferral_of(subscriber_id, decision)
-        if deferral is not None and deferral.due_us < (self.read_us if own else self.until_us):
+        known_us = self.read_us if subscriber_id in self._read else self.until_us
+        if deferral is not None and deferral.due_us < known_us:
             own[decision.campaign] = deferral
         self._look_at(subscriber_id)
 
@@ -118,7 +121,8 @@ async def decide_deferred(ingest: Ingest, until_us: int) -> list[Verdict]:
 async def decide_due(ingest: Ingest, now_us: int) -> None:
     """The same by the clock, which shows `now_us`: all that is due of a subscriber together."""
     while await look_ahead(ingest, now_us, AHEAD_US):
-        await ingest.settle_deferred()
+        if not (await ingest.settle_deferred()).verdicts:
+            return  # the clock was set back meanwhile: nothing is due any more
 
 
 async def look_ahead(ingest: Ingest, until_us: int, ahead_us: int) -> bool:

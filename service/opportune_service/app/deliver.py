@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from opportune_rulebase.model import Channel
 from opportune_rulebase.policies import Mode, OutcomeKind
@@ -29,6 +30,8 @@ from opportune_service.core.calendars import day_begins_us, local_day
 from opportune_service.core.revision import Revision
 from opportune_service.core.verdict import Decision, Outcome, Reason, UsageKey, UsageKind, Verdict
 
+T = TypeVar("T")
+
 RETRY_AFTER_US = 5_000_000
 """Backoff before the second attempt; it doubles with each attempt, up to `MAX_RETRY_AFTER_US`."""
 MAX_RETRY_AFTER_US = 60_000_000
@@ -39,6 +42,8 @@ among those that may."""
 
 _EXPIRE_AT_ONCE = 200
 """In one transaction: commits wait for some tens of milliseconds."""
+_SAID_AT_ONCE = 50
+"""Acks or receipts in one transaction, likewise: each is several statements."""
 _EXPIRE_EVERY_SECONDS = 10.0
 
 
@@ -140,28 +145,33 @@ class Deliveries:
         """Up to `limit` deliveries for a client with so much credit left. May be empty.
 
         The clients of a channel take turns, so that its pace and capacity hold over all of them; a turn
-        waits for nobody but the ledger. Prompts of a bulk channel are shown first.
+        waits for nobody but the ledger. Prompts of a bulk channel are shown first, no more than its pace
+        lets go out now.
         """
         leases: list[Lease] = []
         async with self._turns[channel]:
-            await self._prompts.show(channel, limit)
+            await self._prompts.show(channel, min(limit, self._free(channel, self._clock.now_us())))
             page = max(limit, _PAGE)
             while len(leases) < limit:
                 found = await self._thread.run(self._look, channel, page)
                 now_us = self._clock.now_us()
-                revision, pace = self._live.current, self._paces[channel]
-                declared = revision.rulebase.vocabulary.channels.get(channel)
-                free = pace.free(declared.per_second if declared else None, now_us)
+                revision, free = self._live.current, self._free(channel, now_us)
                 # Nothing is awaited from here until the lease is queued: see above.
                 steps = self._steps(revision, found, now_us, min(limit - len(leases), free))
                 given, moved = await self._thread.run(self._take, revision, channel, page, steps, now_us)
-                pace.take(len(given), now_us)
+                # They go out now: the disk may have been slow.
+                self._paces[channel].take(len(given), self._clock.now_us())
                 leases += given
                 if len(found) < page or not moved:
                     break
         if len(leases) == limit:
             self._news[channel].set()  # there may be more for another client
         return leases
+
+    def _free(self, channel: str, now_us: int) -> int:
+        """How many the channel's pace leaves room for."""
+        declared = self._live.current.rulebase.vocabulary.channels.get(channel)
+        return self._paces[channel].free(declared.per_second if declared else None, now_us)
 
     def _look(self, channel: str, page: int) -> Sequence[Waiting]:
         with self._ledger.transaction() as tx:
@@ -219,14 +229,14 @@ class Deliveries:
 
     async def run(self) -> None:
         """End what has expired every now and then, also where no client is attached, so that no reservation
-        outlives its offer."""
+        outlives its offer, and no prompt stays open that nobody may be shown."""
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_SECONDS)
             with contextlib.suppress(StoreUnavailableError):  # the next round does it
                 await self.expire()
 
     async def expire(self) -> None:
-        """End all deliveries whose time is over."""
+        """End all deliveries and prompts whose time is over."""
         while await self._thread.run(self._expire) == _EXPIRE_AT_ONCE:
             pass
 
@@ -237,9 +247,13 @@ class Deliveries:
     # -- what clients say -------------------------------------------------------------------------
 
     async def settle(self, settled: Sequence[Settled]) -> list[bool]:
-        """Apply what a client says of its leases, in one transaction. False: the lease was not the newest
-        any more (it ran out and was given again), so its word does not count; or no such delivery."""
-        return await self._thread.run(self._settle, settled)
+        """Apply what a client says of its leases, a piece in one transaction. False: the lease was not the
+        newest any more (it ran out and was given again), so its word does not count; or no such
+        delivery."""
+        answers: list[bool] = []
+        for piece in _pieces(settled):
+            answers += await self._thread.run(self._settle, piece)
+        return answers
 
     def _settle(self, settled: Sequence[Settled]) -> list[bool]:
         now_us = self._clock.now_us()
@@ -276,9 +290,12 @@ class Deliveries:
         return found
 
     async def report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
-        """Note what became of contacts on a channel, in one transaction. False: it was known; None: the
-        channel made no such contact."""
-        return await self._thread.run(self._report_receipts, channel, reported)
+        """Note what became of contacts on a channel, a piece in one transaction. False: it was known; None:
+        the channel made no such contact."""
+        answers: list[bool | None] = []
+        for piece in _pieces(reported):
+            answers += await self._thread.run(self._report_receipts, channel, piece)
+        return answers
 
     def _report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
         answers: list[bool | None] = []
@@ -351,3 +368,7 @@ class _Room:
 
 def _has_clients(channel: Channel) -> bool:
     return channel.mode is Mode.AUTOMATIC or channel.bulk
+
+
+def _pieces(said: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (said[start : start + _SAID_AT_ONCE] for start in range(0, len(said), _SAID_AT_ONCE))

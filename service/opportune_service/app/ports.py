@@ -169,8 +169,8 @@ class LedgerTransaction(Protocol):
         ...
 
     def expire(self, now_us: int, limit: int) -> int:
-        """End up to `limit` deliveries, of any channel, whose time is over, as `end_deliveries` does; how
-        many there were."""
+        """End up to `limit` deliveries, of any channel, whose time is over, as `end_deliveries` does, and
+        up to `limit` open prompts; how many there were of the one or of the other, whichever is more."""
         ...
 
     def settle(

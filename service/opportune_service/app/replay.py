@@ -2,7 +2,7 @@
 
 What was deferred is decided again at its time, between batches. A batch therefore ends where something is
 due; and if the rulebase defers, no batch is longer than `settle`, or goes on into another minute. Before
-that nothing falls due that is deferred in it, unless a rolling cap frees within that very minute.
+that nothing falls due that is deferred in it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from opportune_service.app.defer import decide_deferred, look_ahead
 from opportune_service.app.ingest import Ingest
 from opportune_service.core.calendars import DAY_US
+from opportune_service.core.deferral import MINUTE_US
 from opportune_service.core.events import Event
 from opportune_service.core.verdict import Reason, Verdict
 
 BATCH = 1_000
-
-_MINUTE_US = 60_000_000
 
 
 @dataclass(slots=True)
@@ -108,7 +107,7 @@ def _end_us(ingest: Ingest, begin_us: int) -> int:
     """The last instant of what is taken in at once from `begin_us` on."""
     end_us = min(ingest.deferrals.next_us(), ingest.deferrals.until_us)
     if ingest.revision.defers:
-        end_us = min(end_us, begin_us // _MINUTE_US * _MINUTE_US + _MINUTE_US - 1)
+        end_us = min(end_us, begin_us // MINUTE_US * MINUTE_US + MINUTE_US - 1)
         settle_us = ingest.revision.rulebase.policies.settle_us
         if settle_us:
             end_us = min(end_us, begin_us + settle_us - 1)

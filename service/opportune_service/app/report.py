@@ -16,6 +16,7 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Ledger
 from opportune_service.app.records import CampaignFigures, ChannelFigures
 from opportune_service.app.revisions import LiveRevision
+from opportune_service.core.admit import mask
 from opportune_service.core.calendars import day_begins_us, local_day, weekday
 from opportune_service.core.estimates import Estimate, difference, share
 
@@ -27,7 +28,7 @@ _HOUR_US = 3_600_000_000
 
 class Period(StrEnum):
     """How a report is cut: not at all, by clock hour (UTC, in which events are counted), or by day or week
-    (from Monday) of the rulebase's zone. The first period begins, and the last ends, where the report does."""
+    (from Monday) of the rulebase's zone. The first begins, and the last ends, where the report does."""
 
     WHOLE = "whole"
     HOUR = "hour"
@@ -90,7 +91,8 @@ async def report(
     rulebase = live.current.rulebase
     for name in campaigns:
         if name not in rulebase.campaigns:
-            raise InvalidRequestError("campaigns", f"the active revision has no campaign {name!r}")
+            asked_for = mask(name[:64])
+            raise InvalidRequestError("campaigns", f"the active revision has no campaign {asked_for!r}")
     if end_us <= start_us:
         raise InvalidRequestError("since", "since must be before until")
     periods = list(islice(_cut(start_us, end_us, period, rulebase.time_zone), MAX_PERIODS + 1))

@@ -26,7 +26,7 @@ from opportune_service.core.why_not import Supposed, suppose
 class Answer:
     """For one supposed event: the decision on the campaign as it would be, in its verdict. `matched` False:
     the campaign would not even be a candidate; the decision then says what else would stand in its way, and
-    its `held` what the conditions read. `triggered` False: because the event is not one that triggers it."""
+    its `held` what the conditions read. `triggered` False: the event is not one that triggers it."""
 
     verdict: Verdict
     decision: Decision
@@ -81,12 +81,13 @@ async def why_not(
     revision = live.current
     campaign = revision.rulebase.campaigns.get(campaign_name)
     if campaign is None:
-        raise NotFoundError(f"the active revision has no campaign {campaign_name!r}")
+        raise NotFoundError("the active revision has no campaign of this name")
     now_us = clock.now_us()
+    events = list(_events(revision, campaign, event, subscriber_id, now_us))
     state = (await states.load([subscriber_id]))[subscriber_id]
     supposed = [
         suppose(revision, state, campaign_name, each, attributes, now_us, states.peek)
-        for each, attributes in _events(revision, campaign, event, subscriber_id, now_us)
+        for each, attributes in events
     ]
     if state == SubscriberState():
         await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers

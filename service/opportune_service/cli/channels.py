@@ -69,7 +69,7 @@ def smpp_command(
         if replies:
             collector = stack.enter_context(EventCollector(service, f"smpp-{channel}"))
             on_reply = _publisher(collector, replies, channel)
-        # Who listens to replies is there from the start: a centre sends what it kept as soon as it is bound.
+        # Given at once: a centre sends the replies that it has kept as soon as it is bound.
         gateway = stack.enter_context(
             SmppGateway(host, port, system_id, password, source=sender, on_reply=on_reply)
         )

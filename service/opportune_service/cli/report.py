@@ -89,28 +89,33 @@ def _instant(text: str, option: str) -> datetime:
 
 
 def _show(answer: Any, by: Cut) -> None:
-    table = Table(box=None)
-    table.add_column("campaign")
-    if by is not Cut.WHOLE:
-        table.add_column("from")
-    for name in ("events", *STAGES, "success", "complaints", "control", "uplift"):
-        table.add_column(name, justify="right")
-    table.add_column("lost most to")
+    cut = by is not Cut.WHOLE
+    funnels = _table(cut, ("events", *STAGES, "success", "complaints"))
+    funnels.add_column("lost most to")
     for each in answer.reports:
-        start = f"{from_timestamp(each.period_start).astimezone():%m-%d %H:%M}"
         lost = sorted(each.losses, key=lambda loss: -loss.count)[:2]
-        table.add_row(
-            Text(each.campaign_label or each.campaign),
-            *([] if by is Cut.WHOLE else [start]),
+        funnels.add_row(
+            *_heading(each, cut),
             f"{each.event_count:,}",
             *(f"{count:,}" for count in _stages(each)),
             _percent(each, "success_rate"),
             _percent(each, "complaint_rate"),
-            f"{each.control_count:,}" if each.control_count else "",
-            _uplift(each),
             ", ".join(f"{reason_word(loss.reason)} {loss.count:,}" for loss in lost),
         )
-    out().print(table if answer.reports else "There are no campaigns.")
+    out().print(funnels if answer.reports else "There are no campaigns.")
+    compared = [
+        each for each in answer.reports if each.HasField("uplift") or each.HasField("uplift_over_mass")
+    ]
+    if compared:
+        effects = _table(cut, ("chosen", "ordered", "held back", "ordered", "uplift", "over mass"))
+        for each in compared:
+            effects.add_row(
+                *_heading(each, cut),
+                *(f"{count:,}" for count in (each.treated_count, each.treated_converted_count)),
+                *(f"{count:,}" for count in (each.control_count, each.control_converted_count)),
+                *(_difference(each, rate) for rate in ("uplift", "uplift_over_mass")),
+            )
+        out().print("", effects)
     if answer.channel_loads:
         loads = Table("channel", "from", "decided", "capacity", "busiest second", box=None)
         for load in answer.channel_loads:
@@ -130,6 +135,19 @@ def _show(answer: Any, by: Cut) -> None:
     out().print(f"Intervals: {answer.interval_method}", style="dim", markup=False)
 
 
+def _table(cut: bool, numbers: Sequence[str]) -> Table:
+    """A line for each campaign, or for each of its periods."""
+    table = Table("campaign", *(["from"] if cut else []), box=None)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _heading(each: Any, cut: bool) -> list[Text]:
+    start = from_timestamp(each.period_start).astimezone()
+    return [Text(each.campaign_label or each.campaign), *([Text(f"{start:%m-%d %H:%M}")] if cut else [])]
+
+
 def _stages(each: Any) -> tuple[int, ...]:
     return tuple(getattr(each, f"{stage}_count") for stage in STAGES)
 
@@ -138,10 +156,10 @@ def _percent(each: Any, rate: str) -> str:
     return f"{100 * getattr(each, rate).value:.1f} %" if each.HasField(rate) else ""
 
 
-def _uplift(each: Any) -> Text:
-    if not each.HasField("uplift"):
+def _difference(each: Any, rate: str) -> Text:
+    if not each.HasField(rate):
         return Text("")
-    estimate = each.uplift
+    estimate = getattr(each, rate)
     style = "green" if estimate.low > 0 else "red" if estimate.high < 0 else "dim"
     interval = f"({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
     return Text(f"{100 * estimate.value:+.1f} {interval}", style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 from xml.sax.saxutils import escape
 
 STAGES = ("matched", "decided", "sent", "delivered", "answered", "converted")
@@ -12,7 +13,8 @@ STAGES = ("matched", "decided", "sent", "delivered", "answered", "converted")
 _MARGIN, _NAME, _BAR, _ROW, _GAP = 24, 240, 420, 18, 14
 """Around it all, width of names, of the longest bar, height of a bar, between campaigns; in pixels."""
 
-_MOST_LETTERS = 30
+_MOST_LETTERS = 24
+"""Of a name; a Chinese one is as wide as two others."""
 _STYLE = """\
 svg{--ground:#fff;--text:#1c2430;--faint:#5b6675;--line:#a9b4c2;--good:#15803d;--bad:#b91c1c;--bar:#0369a1;
 background:var(--ground)}
@@ -90,4 +92,9 @@ def _draw_uplift(
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+    width = 0
+    for place, letter in enumerate(name):
+        width += 2 if east_asian_width(letter) in "FW" else 1
+        if width > _MOST_LETTERS:
+            return f"{name[: place - 1]}…"
+    return name

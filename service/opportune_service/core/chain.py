@@ -249,12 +249,13 @@ class Chain:
         """Make a candidate of what was deferred: with the event that triggered it, and all else as it is at
         `now_us`. Whether it was the moment is not asked again.
 
-        If the campaign is a candidate already, the new one stays and takes the place of the deferred one.
-        One that the rulebase no longer has becomes a candidate of which nothing is known.
+        If the campaign is a candidate already, and its own moment has not passed, the new one stays and
+        takes the place of the deferred one. One that the rulebase no longer has becomes a candidate of
+        which nothing is known.
         """
         name, trigger = deferral.campaign, deferral.trigger
         fresh, campaign = self.candidates.get(name), self.revision.rulebase.campaigns.get(name)
-        if fresh is not None:
+        if campaign and fresh and now_us - fresh.trigger.at_us <= campaign.fresh_for_us:
             self.candidates[name] = replace(
                 fresh, deferred_of=deferral.decision_id, attempt=deferral.attempt + 1
             )

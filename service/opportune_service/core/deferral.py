@@ -9,6 +9,10 @@ from opportune_rulebase.policies import Fate, Mode, Policies
 from opportune_service.core.situation import Contender, Ruling, Situation
 from opportune_service.core.stable import number_below
 
+MINUTE_US = 60_000_000
+"""What is deferred waits for the next minute at least, so that a replay may decide the events of a minute
+in one go."""
+
 
 def fate_of(situation: Situation, contender: Contender, refusals: Sequence[Ruling]) -> tuple[Fate, int]:
     """The fate of a winner that every channel refused, which is that of the last refusal; and when it is
@@ -48,9 +52,9 @@ def settles_us(situation: Situation, contender: Contender) -> int:
 
 
 def _due_us(policies: Policies, subscriber_id: str, refusal: Ruling) -> int:
-    """The same for all campaigns of a subscriber, so that they are decided together; for many subscribers
-    that wait for the same instant, spread."""
-    clear_us = refusal.check.clear_us
+    """When the minute has begun; the same for all campaigns of a subscriber, so that they are decided
+    together; for many subscribers that wait for the same instant, spread."""
+    clear_us = -(-refusal.check.clear_us // MINUTE_US) * MINUTE_US
     if not refusal.spread or not policies.jitter_us:
         return clear_us
     return clear_us + number_below(policies.jitter_us, b"opp-jitter", subscriber_id, str(clear_us))

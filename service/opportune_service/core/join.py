@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
-from math import isnan
+from math import isfinite
 from typing import Any
 
 from opportune_rulebase.engine import Facts, Truth
@@ -43,8 +43,8 @@ def preferred(revision: Revision, facts: Facts) -> tuple[dict[str, float], tuple
 
 
 def _number(value: object) -> float | None:
-    """None for what is unknown, no number, or not comparable with others."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+    """None for what is unknown, no number, or not finite: nothing that can be weighed against others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         return None
     return float(value)
 

@@ -50,15 +50,18 @@ def cooling(
 ) -> tuple[str, int] | None:
     """Whether an earlier answer of the customer asks to be left alone with this, or with everything: why,
     and until when."""
-    longest: tuple[str, int] | None = None
-    for cool_down in cool_downs:
-        for outcome in outcomes:
-            until_us = outcome.at_us + cool_down.for_us
-            if outcome.kind not in cool_down.outcomes or until_us <= now_us:
-                continue
-            if _alike(cool_down.scope, outcome, campaign) and (longest is None or until_us > longest[1]):
-                longest = f"{cool_down.name}: {outcome.kind.value} {outcome.campaign}", until_us
-    return longest
+    found = [
+        (outcome.at_us + cool_down.for_us, f"{cool_down.name}: {outcome.kind.value} {outcome.campaign}")
+        for cool_down in cool_downs
+        for outcome in outcomes
+        if outcome.kind in cool_down.outcomes
+        and outcome.at_us + cool_down.for_us > now_us
+        and _alike(cool_down.scope, outcome, campaign)
+    ]
+    if not found:
+        return None
+    until_us, why = max(found)  # of equals the same one, in whatever order they come
+    return why, until_us
 
 
 def _alike(scope: CoolDownScope, outcome: Outcome, campaign: Campaign) -> bool:
@@ -79,7 +82,10 @@ def story_refusal(rulebase: Rulebase, campaign: Campaign, history: History, now_
     open_contacts = [each for each in history.contacts if each.open_until_us > now_us]
     if not open_contacts:
         return None
+    # In the same order whether they were made in this very commit or read from the ledger.
+    open_contacts.sort(key=lambda each: (each.at_us, each.origin, each.decision_id))
     products = rulebase.vocabulary.products
+    here = products.get(campaign.product)  # gone, perhaps, if it was decided by an earlier rulebase
     answered = {outcome.decision_id for outcome in history.outcomes if outcome.kind in CLOSING}
     for contact in open_contacts:
         if contact.decision_id in answered:
@@ -89,7 +95,7 @@ def story_refusal(rulebase: Rulebase, campaign: Campaign, history: History, now_
                 return f"{contact.campaign} has an open offer of {contact.product}"
             continue
         there = products.get(contact.product)  # other systems may speak of what we do not know
-        if contact.product in products[campaign.product].excludes or (
+        if (here is not None and contact.product in here.excludes) or (
             there is not None and campaign.product in there.excludes
         ):
             return f"{contact.campaign} has an open offer of {contact.product}, and one excludes the other"

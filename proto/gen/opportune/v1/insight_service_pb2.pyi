@@ -31,7 +31,7 @@ class _ReportPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportPe
     REPORT_PERIOD_UNSPECIFIED: _ReportPeriod.ValueType  # 0
     """One period over all."""
     REPORT_PERIOD_HOUR: _ReportPeriod.ValueType  # 1
-    """Hours."""
+    """Clock hours, UTC."""
     REPORT_PERIOD_DAY: _ReportPeriod.ValueType  # 2
     """Calendar days in the operator's time zone."""
     REPORT_PERIOD_WEEK: _ReportPeriod.ValueType  # 3
@@ -43,7 +43,7 @@ class ReportPeriod(_ReportPeriod, metaclass=_ReportPeriodEnumTypeWrapper):
 REPORT_PERIOD_UNSPECIFIED: ReportPeriod.ValueType  # 0
 """One period over all."""
 REPORT_PERIOD_HOUR: ReportPeriod.ValueType  # 1
-"""Hours."""
+"""Clock hours, UTC."""
 REPORT_PERIOD_DAY: ReportPeriod.ValueType  # 2
 """Calendar days in the operator's time zone."""
 REPORT_PERIOD_WEEK: ReportPeriod.ValueType  # 3
@@ -325,9 +325,9 @@ class CampaignReport(_message.Message):
     campaign_label: _builtins.str
     """Its label. Empty if it has none."""
     event_count: _builtins.int
-    """Events of its trigger types."""
+    """Events of its trigger types, by when they occurred, in whole hours."""
     matched_count: _builtins.int
-    """Events that it matched."""
+    """Candidates, each by its last word: what was deferred or waited as a prompt counts once."""
     decided_count: _builtins.int
     """Contacts decided."""
     sent_count: _builtins.int

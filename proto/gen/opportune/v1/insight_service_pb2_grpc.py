@@ -83,7 +83,8 @@ class InsightServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCampaignReport(self, request, context):
-        """Reports what campaigns did and with what effect.
+        """Reports what campaigns did and with what effect. INVALID_ARGUMENT: the revision in full force has no
+        such campaign, the time is empty, or it makes more than 1,000 periods.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

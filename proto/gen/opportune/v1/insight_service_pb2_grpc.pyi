@@ -42,7 +42,9 @@ class InsightServiceStub:
     campaign in the revision in full force.
     """
     GetCampaignReport: _grpc.UnaryUnaryMultiCallable[_insight_service_pb2.GetCampaignReportRequest, _insight_service_pb2.GetCampaignReportResponse]
-    """Reports what campaigns did and with what effect."""
+    """Reports what campaigns did and with what effect. INVALID_ARGUMENT: the revision in full force has no
+    such campaign, the time is empty, or it makes more than 1,000 periods.
+    """
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_insight_service_pb2.ListDecisionsRequest, _insight_service_pb2.ListDecisionsResponse]
     """Lists decisions and suppressed candidates: newest first by pages, or in order of recording from a
     cursor on, to follow them as they come.
@@ -64,7 +66,9 @@ class InsightServiceAsyncStub(InsightServiceStub):
     campaign in the revision in full force.
     """
     GetCampaignReport: _aio.UnaryUnaryMultiCallable[_insight_service_pb2.GetCampaignReportRequest, _insight_service_pb2.GetCampaignReportResponse]  # type: ignore[assignment]
-    """Reports what campaigns did and with what effect."""
+    """Reports what campaigns did and with what effect. INVALID_ARGUMENT: the revision in full force has no
+    such campaign, the time is empty, or it makes more than 1,000 periods.
+    """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_insight_service_pb2.ListDecisionsRequest, _insight_service_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Lists decisions and suppressed candidates: newest first by pages, or in order of recording from a
     cursor on, to follow them as they come.
@@ -101,7 +105,9 @@ class InsightServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _insight_service_pb2.GetCampaignReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_insight_service_pb2.GetCampaignReportResponse, _abc.Awaitable[_insight_service_pb2.GetCampaignReportResponse]]:
-        """Reports what campaigns did and with what effect."""
+        """Reports what campaigns did and with what effect. INVALID_ARGUMENT: the revision in full force has no
+        such campaign, the time is empty, or it makes more than 1,000 periods.
+        """
 
     @_abc_1.abstractmethod
     def ListDecisions(

@@ -39,10 +39,6 @@ _STEPS = {
     "quota": Reason.QUOTA,
     "capacity": Reason.CAPACITY,
     "control": Reason.CONTROL,
-    "quota": Reason.QUOTA,
-    "capacity": Reason.CAPACITY,
-    "control": Reason.CONTROL,
-    "settle": Reason.SETTLING,
 }
 
 

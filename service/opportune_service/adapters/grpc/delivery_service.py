@@ -223,7 +223,7 @@ class _Client:
         self._credit += amount
 
     async def _settle(self, acks: Sequence[pb.Ack]) -> list[pb.AckResult]:
-        """Apply the acks in one transaction; look up where a delivery stands only if something is odd."""
+        """Apply the acks; look up where a delivery stands only if something is odd."""
         if not acks:
             return []
         deliveries = self._app.deliveries

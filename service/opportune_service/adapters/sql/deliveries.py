@@ -73,6 +73,14 @@ _overdue = (
     .where(schema.LIVE_DELIVERY, _y.expires_at_us <= _now)
     .limit(sa.bindparam("most"))
 )
+_overdue_prompts = (
+    sa.select(_p.decision_id)
+    .where(schema.OPEN_PROMPT, _p.expires_at_us <= _now)
+    .limit(sa.bindparam("most"))
+)
+_expire_prompts = (
+    schema.prompts.update().where(_p.decision_id.in_(_overdue_prompts)).values(state="expired")
+)
 
 _update = schema.deliveries.update().where(_y.decision_id == sa.bindparam("of_decision"))
 _take = _update.values(
@@ -106,6 +114,7 @@ _move_contact = (
         at_us=sa.bindparam("new_at_us"),
         day=sa.bindparam("new_day"),
         open_until_us=sa.bindparam("new_open_until_us"),
+        cost=sa.bindparam("new_cost"),
     )
 )
 _dead = sa.select(schema.deliveries).where(schema.DEAD_DELIVERY)
@@ -184,7 +193,9 @@ def expire(connection: sa.Connection, now_us: int, limit: int) -> int:
     """See `LedgerTransaction.expire`."""
     overdue = connection.scalars(_overdue, {"now_us": now_us, "most": limit}).all()
     end_deliveries(connection, dict.fromkeys(overdue, DeliveryState.EXPIRED), now_us)
-    return len(overdue)
+    # Those that nobody was shown would stand in the way of whoever looks for open ones, more and more.
+    prompts = connection.execute(_expire_prompts, {"now_us": now_us, "most": limit}).rowcount
+    return max(len(overdue), prompts)
 
 
 def _end_rows(
@@ -232,7 +243,7 @@ def settle(
     happened to the delivery: until then its token is the newest."""
     row = next(iter(_rows_of(connection, [decision_id])), None)
     if row is None:
-        raise UnknownDecisionError(f"no delivery belongs to decision {decision_id}")
+        raise UnknownDecisionError("no delivery belongs to a decision with this id")
     if row.token != token or row.state != _LEASED:
         return False
     said = {"of_decision": decision_id, "now_us": now_us, "new_detail": detail or row.detail}
@@ -259,6 +270,7 @@ def redrive(connection: sa.Connection, redriven: Sequence[Redriven], now_us: int
             "new_at_us": each.contact.at_us,
             "new_day": each.contact.day,
             "new_open_until_us": each.contact.open_until_us,
+            "new_cost": each.contact.cost,
         }
         for each in redriven
     ]

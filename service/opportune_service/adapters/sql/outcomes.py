@@ -53,18 +53,20 @@ _move = (
 )
 
 _c = schema.contacts.c
-_complained = sa.exists().where(_o.decision_id == _c.decision_id, _o.kind == OutcomeKind.COMPLAINED.value)
-_complaint_rate = sa.select(
-    sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((_complained, 1), else_=0)), 0)
-).where(
-    _c.campaign == sa.bindparam("of_campaign"),
-    _c.at_us >= sa.bindparam("since_us"),
-    _c.state != ContactState.RELEASED.value,
-    sa.not_(_c.control),
-    _c.origin == "",
+_since: sa.BindParameter[int] = sa.bindparam("since_us", type_=sa.BigInteger)
+_made = sa.select(sa.func.count()).where(
+    _c.at_us >= _since, _c.state != ContactState.RELEASED.value, sa.not_(_c.control), _c.origin == ""
 )
+_contacts_made = _made.where(_c.campaign == sa.bindparam("of_campaign"))
+# From the complaints, which are few, to their contacts: none comes before what it is about.
+_contacts_complained_of = _made.join_from(
+    schema.outcomes,
+    schema.contacts,
+    sa.and_(_c.subscriber_id == _o.subscriber_id, _c.decision_id == _o.decision_id),
+).where(_o.campaign == sa.bindparam("of_campaign"), schema.COMPLAINT, _o.at_us >= _since)
 
 _LIVE = (DeliveryState.PENDING.value, DeliveryState.LEASED.value)
+_MAY_BE_SENT = (*_LIVE, DeliveryState.DEAD.value)  # a dead letter may be redriven
 
 
 class Answer(NamedTuple):
@@ -87,7 +89,7 @@ def record_outcomes(connection: sa.Connection, answers: Sequence[Answer]) -> lis
     """`record_outcome` for several at once; those that were new.
 
     Evidence of a contact outweighs the word that there was none, in whichever order they come. It also
-    ends a delivery that is still live: what has reached the customer is not sent again.
+    ends a delivery that is still live or a dead letter: what has reached the customer is not sent again.
     """
     about = {
         row.decision_id: row for row in _rows(connection, _decisions, {a.decision_id for a in answers})
@@ -167,10 +169,9 @@ def outcomes_of(connection: sa.Connection, decision_ids: Collection[str]) -> lis
 
 def complaint_rate(connection: sa.Connection, campaign: str, since_us: int) -> tuple[int, int]:
     """See `LedgerTransaction.complaint_rate`."""
-    made, complained = connection.execute(
-        _complaint_rate, {"of_campaign": campaign, "since_us": since_us}
-    ).one()
-    return int(made), int(complained)
+    where = {"of_campaign": campaign, "since_us": since_us}
+    made = connection.execute(_contacts_made, where).scalar_one()
+    return made, connection.execute(_contacts_complained_of, where).scalar_one()
 
 
 def _rows(
@@ -184,7 +185,7 @@ def _outcome(decision: sa.Row[Any] | None, answer: Answer) -> Outcome:
     """Raises `UnknownDecisionError` where there can be no such outcome."""
     id_ = answer.decision_id
     if decision is None:
-        raise UnknownDecisionError(f"no decision has the id {id_}")
+        raise UnknownDecisionError("no decision has this id")  # which may be a number
     if decision.reason == Reason.CONTROL.value and answer.kind is not OutcomeKind.ORDERED:
         raise UnknownDecisionError(
             f"decision {id_} is a control group's: nobody was contacted, only an order can be noted"
@@ -238,8 +239,10 @@ def _end_deliveries(
         outcomes = effects[row.decision_id]
         if any(each.kind is OutcomeKind.DELIVERED for each in outcomes):
             new = DeliveryState.DELIVERED
+        elif row.decision_id in reached and row.state in _MAY_BE_SENT:
+            new = DeliveryState.SENT
         elif row.state in _LIVE:
-            new = DeliveryState.SENT if row.decision_id in reached else DeliveryState.FAILED
+            new = DeliveryState.FAILED
         else:
             continue
         at_us = outcomes[0].at_us

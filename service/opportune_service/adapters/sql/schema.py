@@ -97,7 +97,9 @@ contacts = sa.Table(
     sa.Column("day", sa.BigInteger, nullable=False),
     sa.Column("cost", sa.BigInteger, nullable=False),
     sa.Column("content", sa.Text, nullable=False),
-    sa.Index("contacts_campaign", "campaign", "at_us"),
+    # With all that counting them asks for: a complaint counts a day of a campaign, which may be a million.
+    sa.Index("contacts_campaign", "campaign", "at_us", "state", "control", "origin"),
+    sa.Index("contacts_time", "at_us"),  # reports on channels and on subscribers read a period of all
     sqlite_with_rowid=False,
 )
 """`decision_id` of a contact that another system made is ``ORIGIN/ID``. `content` is what such a system
@@ -187,6 +189,13 @@ audit = sa.Table(
 """What people did that must be accounted for: pauses, resumptions, erasures (`about` is then empty),
 redriven dead letters. Rows are only added."""
 
+# These conditions are literal text because a partial index serves only a query that repeats its
+# condition literally.
+OPEN_PROMPT = sa.text("state = 'open'")
+DEAD_DELIVERY = sa.text("state = 'dead'")
+COMPLAINT = sa.text("kind = 'complained'")
+LIVE_DELIVERY = sa.text("state IN ('pending', 'leased')")
+
 outcomes = sa.Table(
     "outcomes",
     metadata,
@@ -199,14 +208,11 @@ outcomes = sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
     sa.Index("outcomes_subscriber", "subscriber_id", "at_us"),
+    sa.Index(
+        "outcomes_complaints", *("campaign", "at_us"), sqlite_where=COMPLAINT, postgresql_where=COMPLAINT
+    ),
     sqlite_with_rowid=False,
 )
-
-# These conditions are literal text because a partial index serves only a query that repeats its
-# condition literally.
-OPEN_PROMPT = sa.text("state = 'open'")
-DEAD_DELIVERY = sa.text("state = 'dead'")
-LIVE_DELIVERY = sa.text("state IN ('pending', 'leased')")
 
 prompts = sa.Table(
     "prompts",
@@ -219,6 +225,7 @@ prompts = sa.Table(
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Index("prompts_open", "subscriber_id", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
+    sa.Index("prompts_expiry", "expires_at_us", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
     sa.Index(
         "prompts_channel",
         *("channel", "decided_at_us", "decision_id"),
@@ -227,7 +234,7 @@ prompts = sa.Table(
     ),
     sqlite_with_rowid=False,
 )
-"""`state` is open, shown (decided again and shown under another decision) or answered."""
+"""`state` is open, shown (decided again and shown under another decision), answered or expired."""
 
 deliveries = sa.Table(
     "deliveries",

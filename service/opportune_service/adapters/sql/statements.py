@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -30,8 +30,12 @@ def select_keys(
     """The whole rows of `table` whose columns `key` have one of these values, in no order. An index must
     begin with `key`."""
     for chunk in chunks(keys):
-        values = {f"k{n}_{i}": value for n, row in enumerate(chunk) for i, value in enumerate(row)}
-        yield from connection.execute(_by_key(table, key, len(chunk)), values)
+        # To the next power of two, by keys that nothing has: making a statement costs much more than using
+        # it again, and so there are few.
+        count = 1 << (len(chunk) - 1).bit_length()
+        rows = [*chunk, *repeat((None,) * len(key), count - len(chunk))]
+        values = {f"k{n}_{i}": value for n, row in enumerate(rows) for i, value in enumerate(row)}
+        yield from connection.execute(_by_key(table, key, count), values)
 
 
 @lru_cache
