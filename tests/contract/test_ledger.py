@@ -331,8 +331,8 @@ def test_answer_under_the_first_id_of_a_shown_prompt_counts_no_second_contact(le
 
 def test_outcome_of_nothing_is_refused(ledger: Ledger) -> None:
     record(ledger, verdict(WHO, "e1", decision("lost", reason=Reason.CAPPED)))
-    for decision_id in ("nothing", "lost"):
-        with pytest.raises(UnknownDecisionError, match=decision_id):
+    for decision_id, why in (("nothing", "no decision"), ("lost", "let no offer out")):
+        with pytest.raises(UnknownDecisionError, match=why):
             outcome(ledger, decision_id, OutcomeKind.ACCEPTED)
     assert history(ledger) == History()
 

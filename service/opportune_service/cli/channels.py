@@ -30,6 +30,9 @@ from opportune_service.cli.terminal import ExitCode, out, stop
 
 _PASSWORD_VARIABLE = "OPPORTUNE_SMPP_PASSWORD"  # noqa: S105 - where it is, not what it is
 
+_REPLY_SECONDS = 5.0
+"""How long the SMS centre waits for the service to take in a reply."""
+
 ChannelArgument = Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel of the rulebase.")]
 
 
@@ -97,7 +100,11 @@ def _publisher(collector: EventCollector, event_type: str, channel: str) -> Call
             occurred_at=datetime.now(UTC),
             attributes={"text": text, "channel": channel},
         )
-        collector.send(event, timeout=0)  # without room it raises, and the centre sends it again
+        # Taken from the centre only when it is durable: it may be an opt-out. Else the centre sends it
+        # again, and twice the same answer does no harm.
+        collector.send(event, timeout=0)
+        if not collector.flush(_REPLY_SECONDS):
+            raise TimeoutError("the service has not taken the reply in yet")
 
     return publish
 
