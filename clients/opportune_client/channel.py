@@ -155,10 +155,11 @@ def new_book(name: str, client_name: str, credit: int) -> LeaseBook:
 
 
 def expired(message: Message) -> Failed | None:
-    """The answer to a message whose time is over, so that it is not sent."""
+    """The answer to a message whose time is over, so that it is not sent. That of its lease: the offer may
+    last beyond the quiet hours before which the lease ends, as the service knows."""
     if message.expires_at is None or datetime.now(UTC) < message.expires_at:
         return None
-    return Failed("its time was over before it could be sent", retryable=False)
+    return Failed("its time was over before it could be sent")
 
 
 def checked(handled: Handled) -> Handled:

@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 from smpplib import client as smpp_client
 from smpplib import consts, exceptions, smpp
 
+from opportune_client.channel import expired
 from opportune_client.leases import Failed, Handled, Message, Sent
 from opportune_client.sms_text import parts_of, text_of
 
@@ -186,6 +187,10 @@ class SmppGateway:
 
     def _submit(self, centre: Any, sending: _Sending) -> None:
         message = sending.message
+        over = expired(message)  # while it waited for the window
+        if over is not None:
+            sending.answer.set_result(over)
+            return
         try:
             parts = parts_of(message.content, message.idempotency_key)
         except ValueError as error:

@@ -165,14 +165,16 @@ async def _running(app: Application) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
     pipeline.add_done_callback(_end_process_on_failure)
     helpers = [
-        asyncio.create_task(_checkpoint_now_and_then(app)),
-        asyncio.create_task(_settle_timers_when_due(app)),
-        asyncio.create_task(_decide_deferred_when_due(app)),
-        asyncio.create_task(app.schedule.run(app.settings.timer_seconds)),
-        asyncio.create_task(app.deliveries.run()),
+        asyncio.create_task(_checkpoint_now_and_then(app), name="snapshots"),
+        asyncio.create_task(_settle_timers_when_due(app), name="timers"),
+        asyncio.create_task(_decide_deferred_when_due(app), name="what was deferred"),
+        asyncio.create_task(app.schedule.run(app.settings.timer_seconds), name="schedules"),
+        asyncio.create_task(app.deliveries.run(), name="expiry of deliveries"),
     ]
     if app.settings.watch and app.settings.rulebase is not None:
-        helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase)))
+        helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase), name="reload"))
+    for helper in helpers:
+        helper.add_done_callback(_say_failure)
     app.backfill.start()  # what a crash cut off
     try:
         yield
@@ -190,6 +192,12 @@ def _end_process_on_failure(pipeline: asyncio.Task[None]) -> None:
     if not pipeline.cancelled() and pipeline.exception() is not None:
         log.critical("the pipeline failed; the process ends", exc_info=pipeline.exception())
         signal.raise_signal(signal.SIGTERM)
+
+
+def _say_failure(helper: asyncio.Task[None]) -> None:
+    """What a helper does is not done any more, be it timers or what was deferred: nobody would notice."""
+    if not helper.cancelled() and (error := helper.exception()) is not None:
+        log.critical("a part of the service has ended, restart it: %s", helper.get_name(), exc_info=error)
 
 
 async def activate_directory(app: Application, directory: Path) -> None:

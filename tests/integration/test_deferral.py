@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from opportune_rulebase.policies import Fate
+from opportune_service import bootstrap
 from opportune_service.app import replay as replay_module
 from opportune_service.app.defer import decide_due
 from opportune_service.app.errors import StoreUnavailableError
@@ -20,6 +21,7 @@ from opportune_service.core import decide as decide_module
 from opportune_service.core.events import Event
 from opportune_service.core.observe import DEFERRAL
 from opportune_service.core.verdict import Reason, Verdict
+from opportune_service.settings import Settings
 from support.applications import activate, decided, in_loop, running
 from support.flaky import Flaky
 from support.guarded_rulebase import (
@@ -342,6 +344,26 @@ def test_a_replay_decides_again_at_the_time_when_it_is_due(
             )
 
     assert in_loop(body, 1_000) == in_loop(body, 1) == in_loop(body, 7)
+
+
+def test_when_nothing_deferred_is_decided_any_more_somebody_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unreadable(*_: object) -> None:
+        raise ValueError("no such deferral")
+
+    monkeypatch.setattr(bootstrap, "decide_due", unreadable)
+
+    async def body() -> None:
+        settings = Settings(database="sqlite://", timer_seconds=0.001)
+        async with bootstrap.application(settings, ManualClock(NOON_US)) as app:
+            (helper,) = (task for task in asyncio.all_tasks() if task.get_name() == "what was deferred")
+            await activate(app, guarded_rulebase())
+            await asyncio.wait([helper])
+            assert "restart it: what was deferred" in caplog.text
+            assert await tell(app, call(ANNE, "e1")) != [], "all else goes on"
+
+    in_loop(body)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 1_000])

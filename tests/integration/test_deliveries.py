@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opportune_client.channel import expired
+from opportune_client.leases import Message
 from opportune_rulebase.policies import OutcomeKind
 from opportune_service.app.clearance import MAX_ATTEMPTS
 from opportune_service.app.context import ImportItem, import_context
@@ -255,6 +258,29 @@ def test_no_lease_is_given_in_quiet_hours_or_reaches_into_them() -> None:
             (lease,) = await app.deliveries.lease("sms", 10)
             assert lease.attempt == 3
             assert lease.expires_at_us == NOON_US + DAY_US, "its own time, which ends before the next night"
+
+    in_loop(body)
+
+
+def test_what_a_client_holds_into_quiet_hours_waits_for_their_end() -> None:
+    """The time of its lease is over, not that of the offer. The client's word is that of the library."""
+    message = Message(*("",) * 8, attempt=1, expires_at=datetime.fromtimestamp(0, UTC), test=False)
+    word = expired(message)
+    assert word is not None
+    settlement = Settlement.RETRY if word.retryable else Settlement.FAILED
+
+    async def body() -> None:
+        async with running(files=rulebase()) as app:
+            await offer(app, [WHO])
+            await activate(app, rulebase(policies=NIGHT))
+            move(app, 10 * HOUR_US - 10 * SECOND_US)
+            (lease,) = await app.deliveries.lease("sms", 10)
+            move(app, 10 * SECOND_US)
+            assert await settle(app, lease, settlement)
+            move(app, HOUR_US)
+            assert await app.deliveries.lease("sms", 10) == []
+            move(app, 9 * HOUR_US)
+            assert len(await app.deliveries.lease("sms", 10)) == 1
 
     in_loop(body)
 

@@ -135,6 +135,39 @@ def test_an_opt_out_is_heeded_by_what_it_was_sent_with() -> None:
     in_loop(body)
 
 
+@pytest.mark.parametrize("said_us", [NOON_US - 25 * HOUR_US, NOON_US + HOUR_US])
+def test_an_opt_out_is_heeded_though_its_event_is_rejected(said_us: int, tmp_path: Path) -> None:
+    """Too late, after an outage of the message centre; or by a clock that is wrong."""
+    database = tmp_path / "ledger.db"
+
+    async def before() -> None:
+        async with running(database, files=guarded_rulebase()) as app:
+            await contact(app)
+            events = [
+                reply(ANNE, "r1", said_us, "stop"),
+                call(BOB, "e1"),
+                reply(BOB, "r2", said_us, "hello"),
+            ]
+            for _ in range(2):  # whoever sends it sends it again
+                receipt = await app.ingest.publish("test", events)
+                assert [rejection.index for rejection in receipt.rejections] == [0, 2]
+                assert receipt.accepted + receipt.duplicates == 1
+            assert await refused(app) == {"channel/sms": False}
+            assert await refused(app, BOB) == {}
+            live, rebuilt = await live_and_rebuilt(app, [ANNE, BOB])
+            assert rebuilt == live
+            assert [lease.subscriber_id for lease in await app.deliveries.lease("sms", 10)] == [BOB]
+
+    async def after() -> None:
+        async with running(database, files=guarded_rulebase(), people=()) as app:
+            assert await refused(app) == {"channel/sms": False}
+            (verdict,) = await tell(app, call(ANNE, "e9", NOON_US))
+            assert [each.reason for each in verdict.decisions] != [Reason.DECIDED]
+
+    in_loop(before)
+    in_loop(after)
+
+
 def test_an_opt_out_that_does_not_say_where_closes_every_automatic_channel() -> None:
     async def body() -> None:
         async with running(files=guarded_rulebase()) as app:

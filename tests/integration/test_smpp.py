@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from opportune_client.errors import BufferFullError
@@ -102,6 +104,15 @@ def test_nobody_knows_what_became_of_an_unanswered_message(gateway: SmppGateway,
     assert gateway.wait_bound(PATIENCE)
     assert isinstance(gateway(message("hello")), Sent)
     assert centre.binds == 2
+
+
+def test_what_waited_for_the_window_until_its_time_was_over_does_not_go_out(
+    gateway: SmppGateway, centre: Smsc
+) -> None:
+    late = dataclasses.replace(message("too late"), expires_at=datetime.now(UTC))
+    assert isinstance(gateway(late), Failed)
+    assert isinstance(gateway(message("in time")), Sent)
+    assert centre.taken.get(timeout=PATIENCE).data == b"in time"
 
 
 def test_without_a_centre_it_certainly_did_not_go_out() -> None:

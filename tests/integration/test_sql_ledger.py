@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from opportune_rulebase.model import TouchKind
 from opportune_rulebase.policies import Fate, Mode, OutcomeKind
-from opportune_service.adapters.sql import SqlLedger, erase
+from opportune_service.adapters.sql import SqlLedger, erase, statements
 from opportune_service.adapters.sql.engine import open_engine
 from opportune_service.app.ports import LedgerTransaction
 from opportune_service.app.records import (
@@ -322,3 +322,14 @@ def test_a_call_makes_as_many_statements_however_much_it_is_given(
     finally:
         ledger.close()
     assert counts[0] == counts[1] < 25
+
+
+def test_there_are_few_statements_whatever_the_number_of_keys(path: Path) -> None:
+    """A new one for each number would cost more than the look-up itself. And all keys are found."""
+    statements._by_key.cache_clear()
+    with opened(path) as ledger, ledger.transaction() as tx:
+        tx.record_verdicts([verdict(OTHER, f"e{n}", decision(f"d{n}")) for n in range(70)])
+        keys = [verdict(OTHER, f"e{n}").key for n in range(70)]
+        for count in range(71):
+            assert tx.verdicts(keys[:count]).keys() == set(keys[:count])
+    assert statements._by_key.cache_info().misses <= 8 + 8  # of the verdicts, and of the counters

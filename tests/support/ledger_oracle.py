@@ -47,6 +47,7 @@ class Oracle:
         self._answered: defaultdict[str, list[Row]] = defaultdict(list)
         self._deliveries: dict[str, Row] = {}
         self._first_leases: Counter[tuple[str, int]] = Counter()
+        self._leased_us: defaultdict[str, list[int]] = defaultdict(list)
         self._opted_out: set[tuple[str, str]] = set()
         self._paused: set[str] = set()
         self._spec: Spec = {}
@@ -220,11 +221,23 @@ class Oracle:
         minutes = range((at_us // MINUTE_US + 1) * MINUTE_US, last_us, MINUTE_US)
         if any(_quiet(spec, contact, each, self._zone(now)) for each in (at_us, *minutes, last_us)):
             self._wrong("quiet", now, "was leased into quiet hours")
+        self._check_pace(spec, at_us, now)
         if now["attempts"] == 1:
             self._first_leases[now["channel"], _day(at_us)] += 1
             capacity = spec["channels"][now["channel"]].get("per_day")
             if capacity is not None and self._first_leases[now["channel"], _day(at_us)] > capacity:
                 self._wrong("capacity", now, f"is leased beyond the {capacity} of a day")
+
+    def _check_pace(self, spec: Spec, at_us: int, now: Row) -> None:
+        """Of any second, also one in which the service was started anew."""
+        given = self._leased_us[now["channel"]]
+        given.append(at_us)
+        pace = spec["channels"][now["channel"]].get("per_second")
+        lately = sum(each > at_us - 1_000_000 for each in given)
+        if pace is not None:
+            self.seen["full seconds"] += lately == pace
+            if lately > pace:
+                self._wrong("pace", now, f"is number {lately} in a second, of {pace}")
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import Encoding, Event, ImportMode
 from opportune_service.core.observe import CLOCK
-from opportune_service.core.verdict import Verdict
+from opportune_service.core.verdict import Reason, Verdict
 from opportune_service.settings import Settings
 from opportune_service.simulator.province import Province
 from support.applications import activate
@@ -146,14 +146,14 @@ _EVENTS = {"web_visit", "mms_sent", "hotline_inquiry", "counter_visit"}
 
 
 class Month:
-    """The province, its customers and workers, and the service on `database`. Everything is drawn from
-    `seed`."""
+    """The province, its customers and workers, and the service on `database` (None: in memory).
+    Everything is drawn from `seed`."""
 
-    def __init__(self, seed: int, people: int, database: Path) -> None:
+    def __init__(self, seed: int, people: int, database: Path | None = None) -> None:
         self.rng = random.Random(seed)
         self.clock = ManualClock(MONDAY_US)
         self.books = Books()
-        self._database = database
+        self._database = f"sqlite:///{database}" if database else "sqlite://"
         self._province = Province(seed, people, MONDAY_US, ZONE, made_up_cells(), made_up_tacs())
         self.known = {who for who, _ in self._province.context()}
         # Minute -> what customers have decided to do then.
@@ -166,7 +166,7 @@ class Month:
         """The service, with the rulebase active and the customers known."""
         settings = Settings(
             listen="127.0.0.1:0",
-            database=f"sqlite:///{self._database}",
+            database=self._database,
             checkpoint_seconds=600,
             timer_seconds=3600,
         )
@@ -179,9 +179,9 @@ class Month:
             def listen(verdicts: Sequence[Verdict]) -> None:
                 for verdict in verdicts:
                     self.books.take(verdict)
+                    self._to_lease |= any(each.reason is Reason.DECIDED for each in verdict.decisions)
                     if verdict.key.source == CLOCK:
                         self.books.events.append((WEEKLY, verdict.occurred_at_us))
-                self._to_lease = True
                 announce(verdicts)
 
             app.deliveries.announce = listen  # type: ignore[method-assign]
@@ -214,12 +214,12 @@ class Month:
             receipt = await app.ingest.publish("province", events)
             assert receipt.accepted == len(events)
             self._do_more(events)
-        if minute % (5 * MINUTE_US) == 0:
+        if minute % (10 * MINUTE_US) == 0:
             await app.schedule.turn()
             await decide_due(app.ingest, self.clock.now_us())
         for visit in visits:
             await self._come_to_the_counter(app, visit)
-        if self._to_lease or minute % (15 * MINUTE_US) == 0:
+        if self._to_lease or minute % (30 * MINUTE_US) == 0:
             await self._send(app)
         if minute % HOUR_US == 0:
             await app.deliveries.expire()

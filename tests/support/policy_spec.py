@@ -47,6 +47,7 @@ def random_spec(rng: random.Random) -> Spec:
         for name in (*AUTOMATIC, *MANUAL, BULK)
     }
     channels[BULK]["bulk"] = True
+    channels["sms"]["per_second"] = rng.choice([1, 2, 50])
     for name in channels:
         if rng.random() < 0.3:
             channels[name] |= {"per_day": rng.choice([2, 4, 8]), "otherwise": rng.choice(FATES)}

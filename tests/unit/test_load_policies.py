@@ -147,7 +147,7 @@ def test_replies_whose_words_can_never_come_are_refused() -> None:
     assert refusals(same) == [("policies.yaml:1:52", "'text' and 'channel' are both event.text")]
     long = f"replies: {{event: reply, text: event.text, on_channel: sms, accepted: {'yes' * MAX_REPLY}}}"
     ((position, message),) = refusals(long)
-    assert position == "policies.yaml:1:71"
+    assert position == "policies.yaml:1:70"
     assert message.endswith(f"is longer than {MAX_REPLY} characters")
 
 

@@ -56,6 +56,17 @@ def test_a_plain_campaign_is_warned_of_nothing() -> None:
     assert said() == []
 
 
+def test_an_alarm_that_no_complaints_can_raise() -> None:
+    never = "never rings: no more than 100% can complain"
+    assert said(campaign("thing", "alarm: {complaint_rate: 100%}")) == [
+        ("no-effect", f"the alarm of campaign 'thing' {never}")
+    ]
+    assert said(policies="alarm: {complaint_rate: 100%}") == [
+        ("no-effect", f"the alarm of policies.yaml {never}")
+    ]
+    assert said(policies="alarm: {complaint_rate: 99.99%}") == []
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "code", "about"),
     [
@@ -75,12 +86,6 @@ def test_a_plain_campaign_is_warned_of_nothing() -> None:
             ["quota: {per_day: 5, total: 5}"],
             "no-effect",
             "6 contacts a day, but 5 in all",
-        ),
-        (
-            ["alarm: {complaint_rate: 100%}"],
-            ["alarm: {complaint_rate: 99.99%}"],
-            "no-effect",
-            "never rings: no more than 100% can complain",
         ),
         (
             ["quota: {per_day: 5}", "alarm: {per_hour: 5}"],

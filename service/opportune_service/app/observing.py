@@ -30,8 +30,8 @@ from opportune_service.app.timers import Timers, pending
 from opportune_service.app.works import Draft, Group, Work
 from opportune_service.core.admit import Attributes, mask
 from opportune_service.core.backfill import renew, take_fill
-from opportune_service.core.context import apply_context
-from opportune_service.core.events import Due, Event, Rejection
+from opportune_service.core.context import apply_context, refusal_in
+from opportune_service.core.events import ContextRecord, Due, Event, Rejection
 from opportune_service.core.observe import observe, observe_deferred, observe_due, observe_prompts
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
@@ -144,10 +144,14 @@ class Observer:
         for event, outcome in outcomes:
             if not isinstance(outcome, Rejection):
                 admitted.append((event, outcome))
-            elif event.subscriber_id in subscriber_ids or event.subscriber_id in self.timers:
+                continue
+            refusal = refusal_in(draft.revision, event, work.now_us or event.occurred_at_us)
+            if refusal or event.subscriber_id in subscriber_ids or event.subscriber_id in self.timers:
                 # In its place: what comes of a batch must not depend on where it was cut.
                 await self._take_admitted(draft, admitted, group.touched)
                 admitted = []
+                if refusal:
+                    await self._heed(draft, refusal, group.touched)
                 await self._miss_event(draft, event, group.touched)
         await self._take_admitted(draft, admitted, group.touched)
         if work.now_us is not None and work.events:
@@ -203,6 +207,13 @@ class Observer:
         draft.add(LogKind.EVENTS, observed.events, observed.steps)
         draft.receipt.duplicates += observed.duplicates
         self._schedule(revision, observed.timers, states)
+
+    async def _heed(self, draft: Draft, refusal: ContextRecord, touched: set[str]) -> None:
+        """An event was rejected that refuses channels: logged is not the event, but what it refuses."""
+        touched.add(refusal.subscriber_id)
+        states = await self._load(draft, [refusal.subscriber_id])
+        apply_context(refusal, states[refusal.subscriber_id], draft.position(LogKind.CONTEXT))
+        draft.add(LogKind.CONTEXT, [refusal])
 
     async def _take_records(self, draft: Draft, touched: set[str]) -> None:
         records = draft.work.records

@@ -22,9 +22,9 @@ HOUR_US = 3_600_000_000
 class Receipt:
     """What became of one batch. Given out only after everything in it is durable.
 
-    `accepted`: events, context records, fills, timers or triggers that were taken in; timers that fell due
-    among events do not count. `outdated`: context records, among those accepted, that were older than
-    everything they named.
+    `accepted`: events, context records, fills, timers or triggers that were taken in; what else comes of
+    events, such as timers that fell due among them, does not count. `outdated`: context records, among
+    those accepted, that were older than everything they named.
     """
 
     accepted: int
@@ -146,5 +146,5 @@ class Draft:
             self.last_position = position
         self.batches[-1].items.extend(items)
         self.batches[-1].steps.extend(steps)
-        if kind is not LogKind.TIMERS or not self.work.events:
+        if kind is LogKind.EVENTS or not self.work.events:
             self.receipt.accepted += len(items)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
-from opportune_service.core.events import ContextRecord, ImportMode
+from opportune_service.core.events import ContextRecord, Event, ImportMode, Rejection
 from opportune_service.core.fold import seed_metric, seedable
+from opportune_service.core.responses import reply_in
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 
@@ -119,6 +120,23 @@ def refuse_channel(state: SubscriberState, channel: str, at_us: int) -> None:
     """The customer wants nothing more on the channel, as of then. What they said of it later stands; of
     what was said at the same instant, this does."""
     _take_consents(at_us, {f"channel/{channel}": False}, state)
+
+
+def refusal_in(revision: Revision, event: Event, now_us: int) -> ContextRecord | None:
+    """What stays of an event that is rejected for its time alone: that it refuses channels, as of then. An
+    opt-out has to work however late it comes. None if it refuses nothing, or is rejected for more."""
+    plan = revision.plans.get(event.type)
+    words = plan.told.words if plan and plan.told else None
+    attributes = revision.admission.admit(event, 0, event.occurred_at_us) if words else None
+    if words is None or attributes is None or isinstance(attributes, Rejection):
+        return None
+    refused = {f"channel/{channel}": False for channel in reply_in(words, attributes).opted_out}
+    said_us = min(event.occurred_at_us, now_us)
+    return (
+        ContextRecord(event.subscriber_id, said_us, ImportMode.PATCH, {CONSENTS: refused})
+        if refused
+        else None
+    )
 
 
 def _weight(word: bool | None) -> int:
