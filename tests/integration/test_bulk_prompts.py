@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from opportune_rulebase.policies import Mode
+from opportune_service.app.advise import Visit, advise
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.deliver import Settled
+from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.records import DecisionFilter, ForeignContact, Lease, Settlement
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
@@ -206,3 +209,14 @@ def test_prompts_that_are_refused_do_not_hide_those_behind_them() -> None:
 async def tell_ages(app: Application, people: list[str], age: int) -> None:
     items = [ImportItem(who, b'{"age": %d}' % age) for who in people]
     await import_context(app.live, app.ingest, items, app.clock.now_us(), ImportMode.PATCH, Encoding.JSON)
+
+
+@in_loop
+async def test_a_bulk_channel_is_no_place_to_ask_at() -> None:
+    """Its offers are handed over as deliveries: shown to a person as well, they would be made twice."""
+    async with running(files=rulebase(), people=PEOPLE) as app:
+        await prompt(app, PEOPLE[0])
+        visit = Visit(PEOPLE[0], "outbound", "v1", "mms_sent")
+        with pytest.raises(InvalidRequestError, match=r"must be one of: counter$"):
+            await advise(app.live, app.ingest, app.ledger, app.thread, app.clock, visit)
+        assert not contacts(app, PEOPLE[0])

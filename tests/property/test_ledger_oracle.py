@@ -27,7 +27,7 @@ STEPS = 70
 
 def lived(seed: int, directory: Path) -> Oracle:
     """One life, counted."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     life = Life(seed, directory)
     asyncio.run(life.live(STEPS))
     oracle = Oracle(life.database, life.specs, life.zones)
@@ -57,10 +57,12 @@ def test_the_lives_put_policies_to_the_test(tmp_path: Path) -> None:
     assert seen["reserved"] > 0, "leases of which nobody ever heard"
 
 
-def violations(tmp_path: Path, seeds: range) -> Counter[str]:
-    """How often each kind of thing was wrong."""
-    return Counter(
-        what.partition(":")[0] for seed in seeds for what in lived(seed, tmp_path / str(seed)).found
+def finds(kind: str, directory: Path) -> bool:
+    """Whether some life goes wrong in this way."""
+    return any(
+        what.startswith(f"{kind}:")
+        for seed in range(20)
+        for what in lived(seed, directory / str(seed)).found
     )
 
 
@@ -69,9 +71,8 @@ def test_control_with_histories_read_before_another_commit_caps_are_exceeded(
 ) -> None:
     """As two processes would that take turns, where each has read before the other commits."""
     monkeypatch.setattr(SqlTransaction, "histories", read_too_early(SqlTransaction.histories))
-    found = violations(tmp_path, range(5))
-    assert found["cap"] > 0
-    assert found["story"] > 0
+    assert finds("cap", tmp_path / "caps")
+    assert finds("story", tmp_path / "stories")
 
 
 def read_too_early(
@@ -103,14 +104,14 @@ def test_control_with_counters_read_before_another_commit_quotas_are_exceeded(
         return found
 
     monkeypatch.setattr(SqlTransaction, "usage", early)
-    assert violations(tmp_path, range(3))["quota"] > 0
+    assert finds("quota", tmp_path)
 
 
 def test_control_without_the_check_before_a_lease_people_are_contacted_who_opted_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(clearance, "consent_refusal", lambda *_: None)
-    assert violations(tmp_path, range(5))["consent"] > 0
+    assert finds("consent", tmp_path)
 
 
 def test_control_without_control_groups_their_members_are_contacted(
@@ -124,14 +125,14 @@ def test_control_without_control_groups_their_members_are_contacted(
         return look(*asked) if times[0] % 2 else ""
 
     monkeypatch.setattr(decide, "control_group", forgetful)
-    assert violations(tmp_path, range(3))["control"] > 0
+    assert finds("control", tmp_path)
 
 
 def test_control_without_quiet_hours_people_are_disturbed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(channels, "quiet_refusal", lambda *_: None)
-    assert violations(tmp_path, range(3))["quiet"] > 0
+    assert finds("quiet", tmp_path)
 
 
 def test_control_without_quiet_hours_at_leases_people_are_disturbed(
@@ -141,7 +142,7 @@ def test_control_without_quiet_hours_at_leases_people_are_disturbed(
     for module in (clearance, decide):
         monkeypatch.setattr(module, "quiet_begins_us", lambda *asked: asked[4])
     monkeypatch.setattr(clearance, "quiet_refusal", lambda *_: None)
-    assert violations(tmp_path, range(4))["quiet"] > 0
+    assert finds("quiet", tmp_path)
 
 
 def test_control_without_releases_reservations_stay(
@@ -149,4 +150,4 @@ def test_control_without_releases_reservations_stay(
 ) -> None:
     """What is never given back is found at the end."""
     monkeypatch.setattr("opportune_service.adapters.sql.deliveries.release", lambda *_: None)
-    assert violations(tmp_path, range(2))["reserved"] > 0
+    assert finds("reserved", tmp_path)

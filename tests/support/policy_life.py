@@ -77,7 +77,8 @@ class Life:
             *[self._decide_due] * 4,
             *[self._visit] * 3,
             *[self._answer] * 3,
-            *[self._reply, self._order, self._say_consent, self._settle_late] * 2,
+            *[self._reply, self._order, self._settle_late] * 2,
+            *[self._say_consent] * 3,
             *[self._hear_of_others, self._pause, self._redrive, self._expire],
         ]
 

@@ -106,11 +106,12 @@ def _check(rulebase: Rulebase, visit: Visit) -> None:
         raise InvalidRequestError(
             "request_id", "request_id is needed: a retry with the same one changes nothing"
         )
-    channel = rulebase.vocabulary.channels.get(visit.touch_point)
-    if channel is None or channel.mode is not Mode.MANUAL:
-        manual = sorted(c.name for c in rulebase.vocabulary.channels.values() if c.mode is Mode.MANUAL)
+    # A bulk channel asks nobody: its offers are handed over as deliveries, and would be made twice.
+    channels = rulebase.vocabulary.channels.values()
+    asking = sorted(each.name for each in channels if each.mode is Mode.MANUAL and not each.bulk)
+    if visit.touch_point not in asking:
         raise InvalidRequestError(
-            "touch_point", f"touch_point must be one of: {', '.join(manual) or 'none declared'}"
+            "touch_point", f"touch_point must be one of: {', '.join(asking) or 'none declared'}"
         )
     if visit.event_type not in rulebase.vocabulary.events:
         raise InvalidRequestError("event_type", "the visit's event type is not declared in the vocabulary")

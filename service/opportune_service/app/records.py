@@ -166,9 +166,12 @@ class CampaignFigures(msgspec.Struct, frozen=True):
 
     `sent`: contacts that went out or were shown; of these, `by_outcome`: with such an outcome, whenever it
     came; `converted`: with an order in the campaign's attribution window; `cost`: what they cost.
-    `answered`: contacts with an answer that only a customer gives. `treated`: all contacts that were
-    decided, sent or not, and `control`: those that a control group held back. These two were chosen alike,
-    so uplift compares `treated_converted` and `control_converted` among them."""
+    `answered`: contacts with an answer that only a customer gives.
+
+    People, not contacts: `treated` were chosen and not held back, whether or not anything was sent;
+    `control` were held back by a control group. They were chosen alike, so uplift compares how many of each
+    ordered, `treated_converted` and `control_converted`. Contacts would not do: whose message expires is
+    chosen again, and a control group's never expires."""
 
     campaign: str
     start_us: int

@@ -57,7 +57,7 @@ class AdviceServiceServicer:
         NOT_OFFERED is reported or nothing was shown. An unknown subscriber is answered, not refused.
 
         INVALID_ARGUMENT: no request id, bad subscriber id, or a touch point that is not a manual channel
-        of the rulebase.
+        of the rulebase, or is a bulk one, whose offers are handed over as deliveries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

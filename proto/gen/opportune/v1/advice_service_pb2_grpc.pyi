@@ -39,7 +39,7 @@ class AdviceServiceStub:
     NOT_OFFERED is reported or nothing was shown. An unknown subscriber is answered, not refused.
 
     INVALID_ARGUMENT: no request id, bad subscriber id, or a touch point that is not a manual channel
-    of the rulebase.
+    of the rulebase, or is a bulk one, whose offers are handed over as deliveries.
     """
     ReportOutcome: _grpc.UnaryUnaryMultiCallable[_advice_service_pb2.ReportOutcomeRequest, _advice_service_pb2.ReportOutcomeResponse]
     """Reports what came of an advice. NOT_FOUND: no such decision."""
@@ -55,7 +55,7 @@ class AdviceServiceAsyncStub(AdviceServiceStub):
     NOT_OFFERED is reported or nothing was shown. An unknown subscriber is answered, not refused.
 
     INVALID_ARGUMENT: no request id, bad subscriber id, or a touch point that is not a manual channel
-    of the rulebase.
+    of the rulebase, or is a bulk one, whose offers are handed over as deliveries.
     """
     ReportOutcome: _aio.UnaryUnaryMultiCallable[_advice_service_pb2.ReportOutcomeRequest, _advice_service_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
     """Reports what came of an advice. NOT_FOUND: no such decision."""
@@ -74,7 +74,7 @@ class AdviceServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_OFFERED is reported or nothing was shown. An unknown subscriber is answered, not refused.
 
         INVALID_ARGUMENT: no request id, bad subscriber id, or a touch point that is not a manual channel
-        of the rulebase.
+        of the rulebase, or is a bulk one, whose offers are handed over as deliveries.
         """
 
     @_abc_1.abstractmethod

@@ -339,13 +339,13 @@ class CampaignReport(_message.Message):
     converted_count: _builtins.int
     """Contacts followed by an order within the attribution window."""
     control_count: _builtins.int
-    """Would-be contacts of the control groups."""
+    """Subscribers whom a control group held back."""
     control_converted_count: _builtins.int
     """Those of them followed by an order within the attribution window."""
     cost: _builtins.int
     """What the contacts cost, in the rulebase's unit of money. 0 if it prices nothing."""
     treated_count: _builtins.int
-    """Contacts that were made or tried: those sent, failed and expired."""
+    """Subscribers who were chosen and not held back, whether or not anything was sent."""
     treated_converted_count: _builtins.int
     """Those of them followed by an order within the attribution window."""
     @_builtins.property

@@ -54,6 +54,14 @@ _became = (
     .where(*_in_period)
     .group_by(_c.campaign, _c.control, "sent", _o.kind)
 )
+_people = sa.func.count(sa.distinct(_c.subscriber_id))
+_chosen = sa.select(_c.campaign, _c.control, _people).where(*_in_period).group_by(_c.campaign, _c.control)
+_ordered = (
+    sa.select(_c.campaign, _c.control, _people)
+    .join_from(schema.contacts, schema.outcomes, _o.decision_id == _c.decision_id)
+    .where(*_in_period, _o.kind == OutcomeKind.ORDERED.value)
+    .group_by(_c.campaign, _c.control)
+)
 _answered = (
     sa.select(_c.campaign, sa.func.count(sa.distinct(_c.decision_id)))
     .join_from(schema.contacts, schema.outcomes, _o.decision_id == _c.decision_id)
@@ -87,21 +95,22 @@ _frequencies = sa.select(_often.c.count, sa.func.count()).group_by(_often.c.coun
 def campaign_figures(
     connection: sa.Connection, start_us: int, end_us: int, triggers: Mapping[str, Collection[str]]
 ) -> Sequence[CampaignFigures]:
-    """See `Ledger.campaign_figures`. Five statements, however many campaigns."""
+    """See `Ledger.campaign_figures`. Seven statements, however many campaigns."""
     period = {"from_us": start_us, "to_us": end_us, "campaigns": list(triggers)}
     ended: defaultdict[str, Counter[Reason]] = defaultdict(Counter)
     for campaign, reason, count in connection.execute(_ended, period):
         ended[campaign][Reason(reason)] += count
     contacts: Counter[tuple[str, str]] = Counter()
+    for campaign, control, people in connection.execute(_chosen, period):
+        contacts[campaign, "control" if control else "treated"] = people
+    for campaign, control, people in connection.execute(_ordered, period):
+        contacts[campaign, "control_converted" if control else "treated_converted"] = people
     for campaign, control, sent, count, cost in connection.execute(_made, period):
-        contacts[campaign, "control" if control else "treated"] += count
         if sent and not control:
             contacts[campaign, "sent"] += count
             contacts[campaign, "cost"] += cost
     outcomes: defaultdict[str, Counter[OutcomeKind]] = defaultdict(Counter)
     for campaign, control, sent, kind, count in connection.execute(_became, period):
-        if kind == OutcomeKind.ORDERED.value:
-            contacts[campaign, "control_converted" if control else "treated_converted"] += count
         if sent and not control:
             outcomes[campaign][OutcomeKind(kind)] += count
     answered: dict[str, int] = dict(connection.execute(_answered, period).all())
