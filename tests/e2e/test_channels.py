@@ -29,7 +29,7 @@ from opportune_client import (
 )
 from opportune_client.sms_text import text_of
 from opportune_service.cli import app
-from support.commands import COMMAND, TIMEOUT_SECONDS, interruptible, serving
+from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS, serving
 from support.processes import write_rulebase
 from support.shop_rulebase import shop_rulebase
 from support.smsc import Smsc, running_smsc
@@ -74,13 +74,12 @@ def command(
 ) -> Iterator[subprocess.Popen[str]]:
     """One that runs until it is interrupted, which it is at the end; it must end cleanly."""
     with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*INTERRUPTIBLE, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=interruptible,  # noqa: PLW1509 - it only sets a signal
     ) as process:
         try:
             yield process

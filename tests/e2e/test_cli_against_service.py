@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from opportune_service.cli import app
-from support.commands import COMMAND, TIMEOUT_SECONDS, interruptible, opportune, serving
+from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS, opportune, serving
 from support.town import write_town
 from typer.testing import CliRunner
 
@@ -127,13 +127,12 @@ def test_two_services_on_one_ledger(tmp_path: Path, target: str) -> None:
 
 def test_tail_follows(tmp_path: Path, target: str) -> None:
     write_events(tmp_path / "events.jsonl")
-    command = [*COMMAND, "tail", "--json", "--last", "100", "--target", target]
+    command = [*INTERRUPTIBLE, "tail", "--json", "--last", "100", "--target", target]
     with subprocess.Popen(
         command,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=interruptible,  # noqa: PLW1509 - it only sets a signal
     ) as process:
         try:
             assert process.stdout is not None

@@ -12,7 +12,7 @@ from opportune_service.core.estimates import Estimate
 from support.month import DAY_US, LIFT, Month
 from support.provinces import MONDAY_US
 
-SEED, PEOPLE, DAYS = 4, 100, 30
+SEED, PEOPLE, DAYS = 6, 100, 30
 WEEK_US = 7 * DAY_US
 
 

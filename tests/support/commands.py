@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "opportune_service.cli")
+INTERRUPTIBLE = (
+    sys.executable,
+    "-c",
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('opportune_service.cli', run_name='__main__', alter_sys=True)",
+)
+"""The same, for commands that Ctrl-C ends: whoever runs the tests in the background ignores it, and a process
+inherits that. Not by `preexec_fn`, which would fork with gRPC's threads at work, and then hangs at times."""
+
 TIMEOUT_SECONDS = 60
 """Far longer than any command takes: a test that hangs must end."""
 
@@ -24,12 +32,6 @@ def opportune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]
         timeout=TIMEOUT_SECONDS,
         check=False,
     )
-
-
-def interruptible() -> None:
-    """Give to `Popen` as `preexec_fn`: whoever runs the tests in the background ignores Ctrl-C, and a
-    process inherits that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -135,8 +135,8 @@ _FILES = {
         quiet_hours:
           night: {from: "21:00", to: "08:30", otherwise: defer}
         cool_downs:
-          refused: {after: [refused], for: 14d, scope: product}
-          complained: {after: [complained], for: 7d, scope: any}
+          refused: {after: [refused], for: 2d, scope: any}
+          complained: {after: [complained], for: 3d, scope: any}
         control: {share: 5%}
         replies: {event: reply, text: event.text, on_channel: sms, accepted: ["1"], refused: ["n"]}
         """,
@@ -278,7 +278,7 @@ class Month:
         product = entry.decision.product
         if product in ("data", "music") and self.rng.random() < LIFT:
             order = self._order(entry.who, product, self.rng.randrange(MINUTE_US, DAY_US))
-            self.books.swayed.add((entry.who, order.occurred_at_us, product))
+            self.books.swayed[entry.who, order.occurred_at_us, product] = entry.decision.campaign
         draw = self.rng.random()
         if draw < 0.15:
             kind = OutcomeKind.ACCEPTED if draw < 0.10 else OutcomeKind.REFUSED

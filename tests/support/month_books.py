@@ -48,14 +48,14 @@ class Entry:
 @dataclass(slots=True)
 class Books:
     """What the simulation saw. `events`: type and time. `last`: the last word on each candidate, and when
-    it was spoken. `made`: contacts by decision. `orders`: who, when, what; and `swayed`: those of them that
-    nobody would have made without a message."""
+    it was spoken. `made`: contacts by decision. `orders`: who, when, what; and `swayed`: of those that
+    nobody would have made without a message, whose message it was."""
 
     events: list[tuple[str, int]] = field(default_factory=list)
     last: dict[str, tuple[Decision, int]] = field(default_factory=dict)
     made: dict[str, Entry] = field(default_factory=dict)
     orders: list[tuple[str, int, str]] = field(default_factory=list)
-    swayed: set[tuple[str, int, str]] = field(default_factory=set)
+    swayed: dict[tuple[str, int, str], str] = field(default_factory=dict)
 
     def take(self, verdict: Verdict) -> None:
         """Write down a verdict."""
@@ -90,14 +90,22 @@ class Books:
             self.made[decision_id].outcomes.add(OutcomeKind.ORDERED)
 
     def effect(self, campaign: str, lift: float) -> float:
-        """What the campaign truly did, on the average of all who were chosen, if a message that arrives
-        makes somebody order with the likelihood `lift`: so many order who would not have ordered anyway."""
-        anyway = self.due_to(order for order in self.orders if order not in self.swayed)
-        chosen = [each for each in self.made.values() if each.decision.campaign == campaign]
-        treated = [each for each in chosen if each.decision.reason is Reason.DECIDED]
-        arrived = sum(each.sent for each in treated) / len(treated)
-        open_to_it = sum(each.decision.id not in anyway for each in chosen) / len(chosen)
-        return lift * arrived * open_to_it
+        """What the campaign truly did, on the average of all people who were chosen, if each message that
+        arrives makes somebody order with the likelihood `lift`: so many order who would not have ordered
+        anyway."""
+        anyway = self.due_to(order for order in self.orders if self.swayed.get(order) != campaign)
+        chosen: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in self.made.values():
+            if entry.decision.campaign == campaign:
+                chosen[entry.who].append(entry)
+        tried = [each for own in chosen.values() for each in own if each.decision.reason is Reason.DECIDED]
+        arrives = sum(each.sent for each in tried) / len(tried)
+        swayed = (
+            1 - (1 - lift * arrives) ** len(own)
+            for own in chosen.values()
+            if not any(each.decision.id in anyway for each in own)
+        )
+        return sum(swayed) / len(chosen)
 
     def figures(self, campaign: str, start_us: int, end_us: int) -> CampaignFigures:
         """What a report of this time should say."""
@@ -114,6 +122,7 @@ class Books:
         treated = [each for each in made if each.decision.reason is Reason.DECIDED]
         control = [each for each in made if each.decision.reason is Reason.CONTROL]
         sent = [each for each in treated if each.sent]
+        bought = [each for each in made if OutcomeKind.ORDERED in each.outcomes]
         happened = [kind for kind, at_us in self.events if start_us <= at_us < end_us]
         return CampaignFigures(
             campaign=campaign,
@@ -127,10 +136,10 @@ class Books:
             delivered=sum(OutcomeKind.DELIVERED in each.outcomes for each in sent),
             answered=sum(any(kind in each.outcomes for kind in SAID) for each in treated),
             converted=sum(OutcomeKind.ORDERED in each.outcomes for each in sent),
-            treated=len(treated),
-            treated_converted=sum(OutcomeKind.ORDERED in each.outcomes for each in treated),
-            control=len(control),
-            control_converted=sum(OutcomeKind.ORDERED in each.outcomes for each in control),
+            treated=len({each.who for each in treated}),
+            treated_converted=len({each.who for each in bought if each in treated}),
+            control=len({each.who for each in control}),
+            control_converted=len({each.who for each in bought if each in control}),
             by_outcome=dict(Counter(kind for each in sent for kind in each.outcomes)),
             cost=sum(each.decision.cost for each in sent),
         )

@@ -15,7 +15,7 @@ import pytest
 from opportune_rulebase import load
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.cli import app
-from support.commands import COMMAND, TIMEOUT_SECONDS, interruptible, opportune
+from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS, opportune
 from support.town import write_town
 from typer.testing import CliRunner, Result
 
@@ -150,13 +150,12 @@ def test_graph_of_what_is_not_there(town: Path, tmp_path: Path) -> None:
 
 
 def test_tests_are_run_again_when_a_file_changes(town: Path) -> None:
-    command = [*COMMAND, "test", str(town), "--watch", "--json"]
+    command = [*INTERRUPTIBLE, "test", str(town), "--watch", "--json"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=interruptible,  # noqa: PLW1509 - no threads yet
     ) as process:
         patience = threading.Timer(TIMEOUT_SECONDS, process.kill)  # then there is nothing more to read
         patience.start()
