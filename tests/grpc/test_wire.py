@@ -27,7 +27,9 @@ WORKING = {
         "CheckRulebase", "UploadRulebase", "ActivateRulebase", "GetRulebase", "ListRulebases",
         "PauseCampaign", "ResumeCampaign",
     },
-    "InsightService": {"ExplainDecision", "ListDecisions", "ListQuarantine"},
+    "InsightService": {
+        "ExplainDecision", "ListDecisions", "ListQuarantine", "WhyNot", "GetCampaignReport",
+    },
 }  # fmt: skip
 INFRASTRUCTURE = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],

@@ -15,8 +15,8 @@ INTERRUPTIBLE = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "runpy.run_module('opportune_service.cli', run_name='__main__', alter_sys=True)",
 )
-"""The same, for commands that Ctrl-C ends: whoever runs the tests in the background ignores it, and a process
-inherits that. Not by `preexec_fn`, which would fork with gRPC's threads at work, and then hangs at times."""
+"""The same, for commands that Ctrl-C ends: whoever runs the tests in the background ignores it, and a
+process inherits that. Not by `preexec_fn`: it would fork with gRPC's threads at work, which may hang."""
 
 TIMEOUT_SECONDS = 60
 """Far longer than any command takes: a test that hangs must end."""
