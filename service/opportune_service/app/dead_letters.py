@@ -21,6 +21,7 @@ from opportune_service.app.records import DeadLetter, Redriven
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.calendars import local_day
 from opportune_service.core.caps import cap_rulings
+from opportune_service.core.decide import contact_made
 from opportune_service.core.policies import cooling, story_refusal
 from opportune_service.core.quotas import quota_rulings
 from opportune_service.core.revision import Revision
@@ -132,14 +133,8 @@ class DeadLetters:
         assert verdict is not None  # noqa: S101 - a delivery refers to its decision
         decision = next(each for each in verdict.decisions if each.id == letter.decision_id)
         channel = revision.rulebase.vocabulary.channels.get(decision.channel)
-        return Contact(
-            decision_id=decision.id,
-            campaign=decision.campaign,
-            product=decision.product,
-            category=decision.category,
-            channel=decision.channel,
-            mode=decision.mode,
-            at_us=now_us,
+        return msgspec.structs.replace(
+            contact_made(decision, now_us),
             open_until_us=now_us + max(0, decision.open_until_us - verdict.decided_at_us),
             day=local_day(now_us, revision.rulebase.time_zone),
             cost=channel.cost if channel else decision.cost,

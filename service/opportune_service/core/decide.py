@@ -236,7 +236,7 @@ def _note(situation: Situation, decision: Decision) -> None:
         history.deferrals = [each for each in history.deferrals if each.campaign != decision.campaign]
     if decision.reserves:
         history.prompts = [each for each in history.prompts if each.decision_id != decision.prompt_of]
-        contact = contact_of(decision, moment.now_us)
+        contact = contact_made(decision, moment.now_us)
         history.contacts.append(contact)
         for counter, amount in usage_of(contact).items():
             situation.usage[counter] = situation.usage.get(counter, 0) + amount
@@ -248,8 +248,9 @@ def _note(situation: Situation, decision: Decision) -> None:
         history.deferrals.append(deferral)
 
 
-def contact_of(decision: Decision, at_us: int) -> Contact:
-    """The contact, or would-be contact of a control group, that a decision which reserves makes."""
+def contact_made(decision: Decision, at_us: int, state: ContactState = ContactState.RESERVED) -> Contact:
+    """The contact, or would-be contact of a control group, that a decision comes to. The latter is
+    committed at once: nobody will tell of it."""
     control = decision.reason is Reason.CONTROL
     return Contact(
         decision_id=decision.id,
@@ -259,7 +260,7 @@ def contact_of(decision: Decision, at_us: int) -> Contact:
         channel=decision.channel,
         mode=decision.mode,
         at_us=at_us,
-        state=ContactState.COMMITTED if control else ContactState.RESERVED,
+        state=ContactState.COMMITTED if control else state,
         control=control,
         open_until_us=decision.open_until_us,
         day=decision.day,

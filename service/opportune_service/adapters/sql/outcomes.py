@@ -19,9 +19,10 @@ from opportune_service.adapters.sql.contacts import (
 )
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.statements import chunks
-from opportune_service.adapters.sql.verdicts import contact_made, decisions_of
+from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
 from opportune_service.app.records import DeliveryState
+from opportune_service.core.decide import contact_made
 from opportune_service.core.verdict import ContactState, Outcome, Reason
 
 _d = schema.decisions.c

@@ -15,9 +15,9 @@ from opportune_service.adapters.sql.deferrals import record_deferrals
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.statements import chunks, select_keys
 from opportune_service.app.records import DecisionFilter, DecisionRow, DeliveryState
+from opportune_service.core.decide import contact_made
 from opportune_service.core.verdict import (
     Contact,
-    ContactState,
     Decision,
     EventKey,
     Reason,
@@ -129,25 +129,6 @@ def record_verdicts(connection: sa.Connection, verdicts: Sequence[Verdict]) -> N
         connection.execute(_close_prompt, closed)
     if superseded:
         connection.execute(_supersede, superseded)
-
-
-def contact_made(decision: Decision, at_us: int, state: ContactState = ContactState.RESERVED) -> Contact:
-    """The contact that a decision comes to. That of a control group is committed at once."""
-    control = decision.reason is Reason.CONTROL
-    return Contact(
-        decision_id=decision.id,
-        campaign=decision.campaign,
-        product=decision.product,
-        category=decision.category,
-        channel=decision.channel,
-        mode=decision.mode,
-        at_us=at_us,
-        state=ContactState.COMMITTED if control else state,
-        control=control,
-        open_until_us=decision.open_until_us,
-        day=decision.day,
-        cost=decision.cost,
-    )
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, object]:
