@@ -284,7 +284,7 @@ def test_what_settles_waits_for_better_offers() -> None:
 
 
 def test_more_that_is_due_than_is_read_at_once_is_all_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opportune_service.app.defer.MOST", 3)
+    monkeypatch.setattr("opportune_service.app.deferrals.MOST", 3)
     monkeypatch.setattr("opportune_service.app.ingest.MOST_DEFERRALS", 3)
     people = subscribers(10)
 

@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opportune_rulebase.policies import Fate
-from opportune_service.app import defer
-from opportune_service.app.defer import AHEAD_US, Deferrals, look_ahead
+from opportune_service.app import deferrals
+from opportune_service.app.defer import AHEAD_US, look_ahead
+from opportune_service.app.deferrals import Deferrals
 from opportune_service.core.verdict import Deferral, Reason, Trigger
 from support.verdicts import decision, verdict
 
@@ -133,8 +134,8 @@ def test_all_that_is_due_is_taken_once_and_together(steps: list[tuple[Any, ...]]
         await record.poll(now_us + 10 * AHEAD_US)
         assert record.all == {}
 
-    most, defer.MOST = defer.MOST, MOST
+    most, deferrals.MOST = deferrals.MOST, MOST
     try:
         asyncio.run(body())
     finally:
-        defer.MOST = most
+        deferrals.MOST = most

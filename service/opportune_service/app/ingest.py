@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.checkpoint import Checkpoints
 from opportune_service.app.commit import commit_group
-from opportune_service.app.defer import MOST as MOST_DEFERRALS
-from opportune_service.app.defer import Deferrals
+from opportune_service.app.deferrals import MOST as MOST_DEFERRALS
+from opportune_service.app.deferrals import Deferrals
 from opportune_service.app.errors import NoRulebaseError, StoreUnavailableError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.observing import Observer, TimerStatus

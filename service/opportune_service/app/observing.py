@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
 
-from opportune_service.app.defer import Deferrals
+from opportune_service.app.deferrals import Deferrals
 from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
 from opportune_service.app.records import LogKind

@@ -25,6 +25,7 @@ from opportune_service.adapters.grpc.words import (
     page_size,
     read_cursor,
     rejection_number,
+    searched_time,
     timestamp,
 )
 from opportune_service.app.errors import InvalidRequestError
@@ -164,9 +165,11 @@ class InsightService:
         check_length("source", request.source, 64)
         where = QuarantineFilter(
             source=request.source,
-            reasons=tuple(REJECTIONS[number] for number in request.reasons if number in REJECTIONS),
-            from_us=microseconds(request.since) if request.HasField("since") else 0,
-            to_us=microseconds(request.until) if request.HasField("until") else 0,
+            reasons=tuple(
+                REJECTIONS[number] for number in dict.fromkeys(request.reasons) if number in REJECTIONS
+            ),
+            from_us=searched_time("since", request.since) if request.HasField("since") else 0,
+            to_us=searched_time("until", request.until) if request.HasField("until") else 0,
         )
         size = page_size(request.page_size)
         before = read_cursor("page_token", request.page_token) if request.page_token else 0
@@ -201,9 +204,9 @@ def _filter(request: pb.ListDecisionsRequest) -> DecisionFilter:
     return DecisionFilter(
         subscriber_id=request.subscriber_id,
         campaign=request.campaign,
-        reasons=tuple(chosen(REASONS, number, "reasons") for number in request.reasons),
-        from_us=microseconds(request.since) if request.HasField("since") else 0,
-        to_us=microseconds(request.until) if request.HasField("until") else 0,
+        reasons=tuple(chosen(REASONS, number, "reasons") for number in dict.fromkeys(request.reasons)),
+        from_us=searched_time("since", request.since) if request.HasField("since") else 0,
+        to_us=searched_time("until", request.until) if request.HasField("until") else 0,
     )
 
 

@@ -23,11 +23,11 @@ from opportune_service.adapters.grpc.words import (
     chosen,
     cursor,
     json_text,
-    microseconds,
     optional_timestamp,
     page_size,
     past_time,
     rejection,
+    searched_time,
     timestamp,
 )
 from opportune_service.app.consent import Consent, consents_in, set_consent
@@ -46,6 +46,7 @@ from opportune_service.core.revision import Revision
 MAX_BATCH_RECORDS = 1_000
 _MAX_REJECTIONS = 1_000
 _MAX_IGNORED_NAMES = 100
+_MAX_CAMPAIGNS = 1_000
 _MODES: Mapping[int, ImportMode] = {
     pb.IMPORT_MODE_UPSERT: ImportMode.UPSERT,
     pb.IMPORT_MODE_PATCH: ImportMode.PATCH,
@@ -150,8 +151,8 @@ class SubscriberService:
             app.ledger,
             app.thread,
             request.subscriber_id,
-            microseconds(request.since) if request.HasField("since") else 0,
-            microseconds(request.until) if request.HasField("until") else until_us,
+            searched_time("since", request.since) if request.HasField("since") else 0,
+            searched_time("until", request.until) if request.HasField("until") else until_us,
             page_size(request.page_size, _VIEW_ENTRIES),
         )
         rulebase = app.live.current.rulebase if app.live.id else None
@@ -197,6 +198,10 @@ class SubscriberService:
         self, request: pb.ExportContactsRequest, _: Context
     ) -> AsyncIterator[pb.ExportContactsResponse]:
         after = cursor("cursor", request.cursor)
+        if len(request.campaigns) > _MAX_CAMPAIGNS:
+            raise InvalidRequestError(
+                "campaigns", f"a call names at most {_MAX_CAMPAIGNS} campaigns, or none for all"
+            )
         campaigns = frozenset(request.campaigns)
         async for changes in export_contacts(self._app.ledger, self._app.thread, after, campaigns):
             yield export_message(changes)
@@ -249,7 +254,7 @@ def _figure(day: pb.MetricSeedDay) -> object:
     """What is no JSON is refused with the record, like any figure that does not fit."""
     try:
         figure: object = json.loads(day.value_json)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return figure
 

@@ -19,6 +19,7 @@ from opportune_service.core.verdict import Reason
 T = TypeVar("T")
 
 _MAX_CURSOR_DIGITS = 18
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 ENCODINGS: Mapping[int, Encoding] = {
     types.ATTRIBUTES_ENCODING_UNSPECIFIED: Encoding.JSON,
@@ -129,14 +130,18 @@ def past_time(field: str, instant: Timestamp, now_us: int) -> int:
     return at_us
 
 
+def searched_time(field: str, instant: Timestamp) -> int:
+    """The instant, which must be one that a `Timestamp` may hold: the store has no others."""
+    if not _FIRST_SECOND <= instant.seconds <= _LAST_SECOND:
+        raise InvalidRequestError(field, f"{field} must be a time of the years 1 to 9999")
+    return microseconds(instant)
+
+
 def page_size(asked: int, default: int = 50) -> int:
     """How much to list: 1 to 1,000, `default` if not said."""
     if not 0 <= asked <= 1_000:
         raise InvalidRequestError("page_size", f"page_size must be 1 to 1,000, or absent for {default}")
     return asked or default
-
-
-_MAX_CURSOR_DIGITS = 18
 
 
 def cursor(field: str, text: str) -> int:
