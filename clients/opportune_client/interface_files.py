@@ -81,19 +81,24 @@ class InterfaceFiles:
         self._number = 0
         self._directory.mkdir(parents=True, exist_ok=True)
         self._known = OrderedDict(_written(self._directory, channel))
+        self._coming: dict[str, asyncio.Future[Handled]] = {}
 
     async def __call__(self, message: Message) -> Handled:
         """Takes a message in, and answers when its file is complete. Raises what writing raised."""
-        name = self._known.get(message.idempotency_key)
-        if name is None:
-            row = _Row(message, asyncio.get_running_loop().create_future())
-            self._waiting.append(row)
+        key = message.idempotency_key
+        name = self._known.get(key)
+        if name is not None:
+            return Sent(channel_message_id=name)
+        handled = self._coming.get(key)
+        if handled is None:  # else it came again while its file was being written
+            handled = self._coming[key] = asyncio.get_running_loop().create_future()
+            handled.add_done_callback(lambda _: self._coming.pop(key))
+            self._waiting.append(_Row(message, handled))
             if len(self._waiting) >= self._most:
                 self._write_soon()
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(self._wait_seconds, self._write_soon)
-            return await row.handled
-        return Sent(channel_message_id=name)
+        return await asyncio.shield(handled)  # whoever gives up does not do so for the others
 
     async def flush(self) -> None:
         """Write what waits now. Call it before the client is closed, so that nobody waits for the timer."""
@@ -164,18 +169,29 @@ def write_interface_file(directory: Path, name: str, messages: Sequence[Message]
         "sha256": hashlib.sha256(data).hexdigest(),
         "columns": COLUMNS,
     }
-    _put(directory / f"{name}.csv", data)
-    _put(directory / f"{name}.json", json.dumps(manifest, indent=1).encode() + b"\n")
+    path = directory / f"{name}.csv"
+    try:
+        _put(path, data)
+        _put(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode() + b"\n")
+    except OSError:
+        # Nothing of it is acknowledged, and on a full disk each attempt would take what is left.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _put(path: Path, data: bytes) -> None:
     """All of it under its name, or nothing."""
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -187,13 +203,15 @@ def _written(directory: Path, channel: str) -> list[tuple[str, str]]:
     """What complete files hold already: idempotency key and file name. Removes what a crash left half done:
     files without a manifest, whose messages were not acknowledged."""
     found: list[tuple[str, str]] = []
-    for path in sorted(directory.glob(f"{channel}-*.csv")):
+    # Those of this channel: not of one whose name only begins like it.
+    name = f"{channel}-{'[0-9]' * 8}T*"
+    for path in sorted(directory.glob(f"{name}.csv")):
         if path.with_suffix(".json").exists():
             with path.open(encoding="utf-8", newline="") as file:
                 found += [(row["idempotency_key"], path.name) for row in csv.DictReader(file)]
         else:
             path.unlink()
-    for path in directory.glob(f".{channel}-*.part"):
+    for path in directory.glob(f".{name}.part"):
         path.unlink()
     return found
 

@@ -42,8 +42,14 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 _TRY_LATER: Final = frozenset(
     {consts.SMPP_ESME_RTHROTTLED, consts.SMPP_ESME_RMSGQFUL, consts.SMPP_ESME_RSYSERR}
 )
-_RECEIPT: Final = re.compile(rb"id:(?P<id>\S+).*?stat:(?P<state>[A-Z]+)", re.DOTALL)
-_IS_RECEIPT: Final = 0x04  # in esm_class
+_RECEIPT: Final = re.compile(
+    rb"id:\s*(?P<id>\S+).*?stat:\s*(?P<state>[A-Z]+)", re.DOTALL | re.IGNORECASE
+)
+# In esm_class.
+_IS_RECEIPT: Final = 0x04
+_IS_PROGRESS: Final = 0x20
+_HAS_HEADER: Final = 0x40
+_DELIVERED: Final = 2  # as message_state
 
 
 @dataclass(slots=True)
@@ -137,12 +143,14 @@ class SmppGateway:
                     pause = 0.5
                     self._bound.set()
                     self._converse(centre)
-            except (OSError, exceptions.ConnectionError, exceptions.PDUError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a centre sends, the gateway outlives it
                 logger.warning("no connection to the SMS centre: %s", type(error).__name__)
             finally:
                 self._break_off()
             if not self._closing:
-                select.select([self._wake_reader], [], [], pause)
+                woken, _, _ = select.select([self._wake_reader], [], [], pause)
+                if woken:  # by a message that is answered by now: the next pause is to be a whole one
+                    self._wake_reader.recv(4096)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _bind(self) -> Any:
@@ -156,6 +164,8 @@ class SmppGateway:
         centre.set_message_sent_handler(self._answered)
         centre.set_error_pdu_handler(self._answered)
         centre.set_message_received_handler(self._received)
+        read = centre.read_pdu
+        centre.read_pdu = lambda: _unless_unbound(centre, read())
         try:
             centre.connect()
             centre.bind_transceiver(system_id=system_id, password=password)
@@ -201,7 +211,7 @@ class SmppGateway:
             submission = _pdu(
                 centre,
                 "submit_sm",
-                source_addr_ton=consts.SMPP_TON_ALNUM if self._source.isalpha() else consts.SMPP_TON_UNK,
+                source_addr_ton=_type_of(self._source),
                 source_addr_npi=consts.SMPP_NPI_UNK,
                 source_addr=self._source,
                 dest_addr_ton=consts.SMPP_TON_INTL,
@@ -255,14 +265,17 @@ class SmppGateway:
 
     def _take(self, pdu: Any) -> None:
         """A delivery receipt, or what a customer wrote."""
-        data = pdu.short_message or b""
+        data = pdu.short_message or getattr(pdu, "message_payload", None) or b""
+        if data and pdu.esm_class & _HAS_HEADER:
+            data = data[1 + data[0] :]
         if not pdu.esm_class & _IS_RECEIPT:
-            if self.on_reply is not None:
+            if self.on_reply is not None and not pdu.esm_class & _IS_PROGRESS:
                 self.on_reply(_text(pdu.source_addr), text_of(data, pdu.data_coding))
             return
         found = _RECEIPT.search(data)
         id_ = _text(getattr(pdu, "receipted_message_id", None) or (found["id"] if found else b""))
-        if found is not None and found["state"] == b"DELIVRD":
+        said = found is not None and found["state"].upper() == b"DELIVRD"
+        if said or getattr(pdu, "message_state", None) == _DELIVERED:
             expected = self._expected.get(id_)
             if expected is not None:
                 decision_id, *parts = expected
@@ -294,6 +307,22 @@ class SmppGateway:
 
 def _pdu(centre: Any, command: str, **fields: Any) -> Any:
     return smpp.make_pdu(command, client=centre, **fields)
+
+
+def _unless_unbound(centre: Any, pdu: Any) -> Any:
+    """What was read. The library leaves it to its user to end the session when the centre asks for it."""
+    if pdu.command == "unbind":
+        answer = _pdu(centre, "unbind_resp")
+        answer.sequence = pdu.sequence
+        centre.send_pdu(answer)
+        raise exceptions.ConnectionError("the SMS centre ends the session")
+    return pdu
+
+
+def _type_of(source: str) -> int:
+    """Of a sender's number: a name, or digits of which only the centre knows what they are."""
+    named = bool(source) and not source.removeprefix("+").isdigit()
+    return int(consts.SMPP_TON_ALNUM if named else consts.SMPP_TON_UNK)
 
 
 def _text(value: Any) -> str:

@@ -34,7 +34,7 @@ def contact_of(row: sa.Row[Any]) -> Contact:
     """The contact in a row of the table."""
     decision_id: str = row.decision_id
     return Contact(
-        decision_id.removeprefix(f"{row.origin}/") if row.origin else decision_id,
+        decision_id.removeprefix(_prefix(row.origin)),
         row.campaign,
         row.product,
         row.category,
@@ -52,7 +52,12 @@ def contact_of(row: sa.Row[Any]) -> Contact:
 
 def row_id(contact: Contact) -> str:
     """Its decision id as in the table, where those of other systems stand beside ours."""
-    return f"{contact.origin}/{contact.decision_id}" if contact.origin else contact.decision_id
+    return _prefix(contact.origin) + contact.decision_id
+
+
+def _prefix(origin: str) -> str:
+    """Of the row ids of a system's contacts. No other system's begin so: its own slashes are escaped."""
+    return f"{origin.replace('%', '%25').replace('/', '%2F')}/" if origin else ""
 
 
 def add_contacts(connection: sa.Connection, made: Iterable[tuple[str, Contact, str]]) -> None:
