@@ -42,9 +42,7 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 _TRY_LATER: Final = frozenset(
     {consts.SMPP_ESME_RTHROTTLED, consts.SMPP_ESME_RMSGQFUL, consts.SMPP_ESME_RSYSERR}
 )
-_RECEIPT: Final = re.compile(
-    rb"id:\s*(?P<id>\S+).*?stat:\s*(?P<state>[A-Z]+)", re.DOTALL | re.IGNORECASE
-)
+_RECEIPT: Final = re.compile(rb"id:\s*(?P<id>\S+).*?stat:\s*(?P<state>[A-Z]+)", re.DOTALL | re.IGNORECASE)
 # In esm_class.
 _IS_RECEIPT: Final = 0x04
 _IS_PROGRESS: Final = 0x20

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from opportune_client.errors import BufferFullError
@@ -168,6 +171,84 @@ def test_what_nobody_can_take_now_the_centre_is_to_send_again(gateway: SmppGatew
     assert centre.answers.get(timeout=PATIENCE) == consts.SMPP_ESME_ROK
     assert heard.get(timeout=PATIENCE) == "d1"
     assert centre.binds == 1, "the connection outlived it"
+
+
+RECEIPT = {"source_addr": "8613800000001", "destination_addr": "10086", "esm_class": 4}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"short_message": b"ID: {id} SUB:001 DLVRD:001 STAT: DELIVRD ERR:000"},
+        {"short_message": b"", "receipted_message_id": "{id}", "message_state": 2},
+        {"message_payload": b"id:{id} sub:001 dlvrd:001 stat:DELIVRD err:000"},
+    ],
+)
+def test_receipts_are_understood_as_centres_write_them(
+    gateway: SmppGateway, centre: Smsc, fields: dict[str, Any]
+) -> None:
+    delivered: queue.Queue[str] = queue.Queue()
+    gateway.on_delivered = delivered.put
+    gateway(message("hello"))
+    id_ = centre.taken.get(timeout=PATIENCE).id
+    filled = {
+        name: value.replace(b"{id}", id_.encode())
+        if isinstance(value, bytes)
+        else id_
+        if value == "{id}"
+        else value
+        for name, value in fields.items()
+    }
+    centre.deliver(**RECEIPT, **filled)
+    assert delivered.get(timeout=PATIENCE) == "d1"
+
+
+def test_an_opt_out_is_heard_in_every_wrapping_and_progress_is_no_reply(
+    gateway: SmppGateway, centre: Smsc
+) -> None:
+    heard: queue.Queue[str] = queue.Queue()
+    gateway.on_reply = lambda _, text: heard.put(text)
+    fields = {"source_addr": "8613800000001", "destination_addr": "10086"}
+    centre.deliver(**fields, esm_class=0x20, short_message=b"id:m1 stat:ENROUTE")
+    centre.deliver(**fields, esm_class=0x40, short_message=b"\x05\x00\x03\x07\x02\x01STOP")
+    centre.deliver(**fields, esm_class=0, message_payload=b"STOP ALL")
+    assert [heard.get(timeout=PATIENCE) for _ in range(2)] == ["STOP", "STOP ALL"]
+
+
+@pytest.mark.parametrize("command", [0x00010203, 0x06])  # one that nobody knows; unbind
+def test_whatever_the_centre_says_the_gateway_binds_again(
+    gateway: SmppGateway, centre: Smsc, command: int
+) -> None:
+    centre.say(struct.pack(">LLLL", 16, command, 0, 7))
+    assert centre.bound.get(timeout=PATIENCE) == 1
+    assert centre.bound.get(timeout=PATIENCE) == 2
+    assert gateway.wait_bound(PATIENCE)
+    assert isinstance(gateway(message("hello")), Sent)
+
+
+def test_a_message_that_lost_its_connection_does_not_shorten_the_pauses(centre: Smsc) -> None:
+    waited: list[float] = []
+
+    class Impatient(SmppGateway):
+        def _bind(self) -> Any:
+            waited.append(time.monotonic())
+            self._closing = len(waited) == 3
+            raise ConnectionRefusedError
+
+    with Impatient("127.0.0.1", centre.port, "opp", "secret") as gateway:
+        gateway._wake()  # what a caller does who is just too late
+        gateway._thread.join()
+    assert waited[2] - waited[1] > 0.5, "the second pause is a whole one"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"), [("", False), ("10086", False), ("+4912345", False), ("Bank24", True)]
+)
+def test_a_sender_that_is_a_name_is_called_one(centre: Smsc, source: str, named: bool) -> None:
+    with SmppGateway("127.0.0.1", centre.port, "opp", "secret", source=source) as gateway:
+        assert gateway.wait_bound(PATIENCE)
+        gateway(message("hello"))
+    assert (centre.taken.get(timeout=PATIENCE).source_ton == consts.SMPP_TON_ALNUM) is named
 
 
 def test_many_at_once_each_get_their_own_answer(gateway: SmppGateway, centre: Smsc) -> None:

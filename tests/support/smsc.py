@@ -23,6 +23,7 @@ class Taken:
     data: bytes
     data_coding: int
     esm_class: int
+    source_ton: int
 
 
 class _Numbers:
@@ -39,13 +40,14 @@ class _Numbers:
 class Smsc:
     """One client at a time. `statuses`: what the next submissions are answered with, OK when it is empty;
     None breaks the connection without an answer. `taken` is a queue of what was taken, `answers` of the
-    statuses with which the client answered what was sent to it."""
+    statuses with which the client answered what was sent to it, `bound` of the numbers of its sessions."""
 
     def __init__(self) -> None:
         self.taken: queue.Queue[Taken] = queue.Queue()
         self.answers: queue.Queue[int] = queue.Queue()
         self.statuses: list[int | None] = []
         self.binds = 0
+        self.bound: queue.Queue[int] = queue.Queue()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._client: socket.socket | None = None
@@ -67,6 +69,14 @@ class Smsc:
         self.deliver(
             source_addr="8613800000001", destination_addr="10086", esm_class=4, short_message=text.encode()
         )
+
+    def say(self, data: bytes) -> None:
+        """Send these bytes as they are."""
+        client = self._client
+        if client is None:
+            raise ConnectionError("no client is bound")
+        with self._lock:
+            client.sendall(data)
 
     def hang_up(self) -> None:
         """Break the connection."""
@@ -99,6 +109,7 @@ class Smsc:
         match pdu.command:
             case "bind_transceiver":
                 self.binds += 1
+                self.bound.put(self.binds)
                 known = pdu.password == b"secret"
                 status = consts.SMPP_ESME_ROK if known else consts.SMPP_ESME_RINVPASWD
                 self._respond(pdu, "bind_transceiver_resp", status, system_id="smsc")
@@ -110,7 +121,9 @@ class Smsc:
                 if status == consts.SMPP_ESME_ROK:
                     to = pdu.destination_addr.decode()
                     data = pdu.short_message or b""
-                    self.taken.put(Taken(id_, to, data, pdu.data_coding, pdu.esm_class))
+                    self.taken.put(
+                        Taken(id_, to, data, pdu.data_coding, pdu.esm_class, pdu.source_addr_ton)
+                    )
                 self._respond(pdu, "submit_sm_resp", status, message_id=id_)
             case "deliver_sm_resp":
                 self.answers.put(pdu.status)
@@ -128,11 +141,7 @@ class Smsc:
         self._send(answer)
 
     def _send(self, pdu: Any) -> None:
-        client = self._client
-        if client is None:
-            raise ConnectionError("no client is bound")
-        with self._lock:
-            client.sendall(pdu.generate())
+        self.say(pdu.generate())
 
     @staticmethod
     def _read(client: socket.socket) -> Any:

@@ -6,6 +6,8 @@ import asyncio
 import csv
 import hashlib
 import json
+import resource
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,10 +80,42 @@ def test_what_a_crash_left_half_done_is_written_anew(tmp_path: Path) -> None:
     asyncio.run(hand_over(InterfaceFiles(tmp_path, "outbound", wait_seconds=3600), message(1)))
     (manifest,) = tmp_path.glob("*.json")
     manifest.unlink()  # as if the process had ended between the two
-    (tmp_path / ".outbound-x.csv.part").write_bytes(b"half")
+    (tmp_path / ".outbound-20261122T080000.000000Z-000001.csv.part").write_bytes(b"half")
     asyncio.run(hand_over(InterfaceFiles(tmp_path, "outbound", wait_seconds=3600), message(1)))
     assert [row["idempotency_key"] for row in rows_in(tmp_path)] == ["k1"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_another_channel_is_writing_is_left_alone(tmp_path: Path) -> None:
+    name = "outbound-night-20261122T080000.000000Z-000001.csv"
+    for other in (name, f".{name}.part"):
+        (tmp_path / other).write_bytes(b"half")
+    InterfaceFiles(tmp_path, "outbound")
+    assert len(list(tmp_path.iterdir())) == 2
+    InterfaceFiles(tmp_path, "outbound-night")
+    assert not list(tmp_path.iterdir()), "the control"
+
+
+def test_a_message_that_comes_again_while_it_waits_is_written_once(tmp_path: Path) -> None:
+    files = InterfaceFiles(tmp_path, "outbound", wait_seconds=3600)
+    first, second = asyncio.run(hand_over(files, message(1), message(1)))
+    assert first == second
+    assert len(rows_in(tmp_path)) == 1
+
+
+def test_a_full_disk_is_not_filled_further(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = InterfaceFiles(tmp_path, "outbound", wait_seconds=3600)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            asyncio.run(hand_over(files, message(1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
+    assert isinstance(asyncio.run(hand_over(files, message(1)))[0], Sent)
 
 
 def test_what_is_over_when_the_file_is_written_is_left_out(tmp_path: Path) -> None:

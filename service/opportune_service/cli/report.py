@@ -64,14 +64,16 @@ def report_command(
     """
     if json and csv_:
         stop(ExitCode.USAGE, "Give --json or --csv, not both.")
-    end = _instant(until, "--until") if until else datetime.now(UTC)
-    begin = _instant(since, "--since") if since else end - timedelta(days=7)
+    end = _instant(until, "--until") if until else None  # by the service's clock
+    begin = _instant(since, "--since") if since else (end or datetime.now(UTC)) - timedelta(days=7)
     with service(target) as channel:
         answer = OperatorClient(channel).report(
             campaigns or (), since=begin, until=end, period=by.value, timeout=_DEADLINE_SECONDS
         )
     if svg is not None:
-        write_text(svg, report_svg(_pictured(answer.reports), f"{begin:%Y-%m-%d} to {end:%Y-%m-%d}"))
+        last = max((from_timestamp(each.period_end) for each in answer.reports), default=begin)
+        title = f"{begin:%Y-%m-%d} to {last.astimezone(begin.tzinfo):%Y-%m-%d}"
+        write_text(svg, report_svg(_pictured(answer.reports), title))
     if json:
         print_json(report_record(answer))
     elif csv_:

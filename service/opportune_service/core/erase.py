@@ -9,7 +9,8 @@ that nobody has, drawn at random by the caller and kept nowhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,8 +27,13 @@ STAND_IN_DIGITS = 15
 _WHOLE_DIGITS = 10
 """A whole number that equals a subscriber's is taken for it if it has as many digits."""
 
+_ESCAPED_DIGIT = b"\\u003"
+"""How a digit may begin in JSON; nobody has a reason to write one so."""
+
 _JSON = msgspec.json.Decoder()
 _MSGPACK = msgspec.msgpack.Decoder()
+_RAW_JSON = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_MSGPACK = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _encode_json = msgspec.json.Encoder().encode
 _encode = msgspec.msgpack.Encoder().encode
 _decode_state = msgspec.msgpack.Decoder(SubscriberState).decode
@@ -45,11 +51,15 @@ class Erasing:
         # A short one may be a figure as well, which must not change.
         whole = len(number) >= _WHOLE_DIGITS and number[0] != "0"
         self._integer = int(number) if whole else None
-        self._as_integer = _encode(self._integer) if whole else self._as_text
+        # As MessagePack has them: the end of whichever integer type the sender chose, and a double.
+        self._forms = [self._as_text, _ESCAPED_DIGIT]
+        if self._integer is not None:
+            length = 4 if self._integer < 2**32 else 8
+            self._forms += [self._integer.to_bytes(length, "big"), struct.pack(">d", self._integer)]
 
     def may_name(self, data: bytes) -> bool:
         """Whether encoded data may name the number; cheap, and never wrongly False."""
-        return self._as_text in data or self._as_integer in data
+        return any(form in data for form in self._forms)
 
     def names(self, text: str) -> bool:
         """Whether text names the number."""
@@ -87,11 +97,21 @@ class Erasing:
         if not self.may_name(data):
             return data
         is_json = encoding is Encoding.JSON
-        attributes = _JSON.decode(data) if is_json else _MSGPACK.decode(data)
-        without = self.without(attributes)
+        attributes = _RAW_JSON.decode(data) if is_json else _RAW_MSGPACK.decode(data)
+        decode = _JSON.decode if is_json else _MSGPACK.decode
+        without = {self.without(name): self._said(each, decode) for name, each in attributes.items()}
         if without == attributes:
             return data
         return _encode_json(without) if is_json else _encode(without)
+
+    def _said(self, attribute: msgspec.Raw, decode: Callable[[msgspec.Raw], Any]) -> object:
+        """An encoded attribute without the number; itself if it does not name it."""
+        try:
+            value = decode(attribute)
+            without = self.without(value)
+            return attribute if without == value else without
+        except RecursionError:
+            return None  # nested more deeply than anything that is declared: nobody reads it
 
     def state(self, state: SubscriberState) -> SubscriberState | None:
         """Somebody else's live state with the stand-in; None if it does not name the number."""
@@ -124,4 +144,8 @@ class Erasing:
                 return value
             case int() if value == self._integer:
                 return int(self._stand_in)
+            case float() if value == self._integer:
+                return float(self._stand_in)
+            case bytes() | msgspec.msgpack.Ext():
+                return None  # no attribute is declared as such: nobody reads it
         return value
