@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Final, cast
+from uuid import uuid4
 
 from opportune.v1 import subscriber_service_pb2 as pb
 from opportune.v1 import types_pb2
@@ -48,14 +49,14 @@ class RecordedContact:
 def consent_request(
     subscriber_id: str, scope: str, allowed: bool | None, as_of: datetime | None, origin: str
 ) -> pb.SetConsentRequest:
-    """The message of one consent."""
+    """The message of one consent, with a name of its own, by which the service knows it again."""
     consent = types_pb2.Consent(
         scope=scope,
         state=_STATES[allowed],
         as_of=None if as_of is None else to_timestamp(as_of),
         origin=origin,
     )
-    return pb.SetConsentRequest(subscriber_id=subscriber_id, consent=consent)
+    return pb.SetConsentRequest(subscriber_id=subscriber_id, consent=consent, request_id=uuid4().hex)
 
 
 def contact_requests(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from opportune_client.channel import expired
 from opportune_client.leases import Handled, Message, Sent
@@ -44,6 +46,10 @@ FORMAT: Final = "opportune-interface-file/1"
 """Says how a manifest and its file are to be read."""
 
 
+_CLAIMED: Final[dict[Path, IO[bytes]]] = {}
+"""Lock files of this process, open until it ends: closing one would give the lock back."""
+
+
 @dataclass(slots=True)
 class _Row:
     message: Message
@@ -62,8 +68,9 @@ class InterfaceFiles:
     when its file is written is left out. Not guaranteed: that a message is not written again after its file
     was moved away and its ack was lost; readers can tell by `idempotency_key`.
 
-    One process writes to a directory for a channel. OSError: the directory cannot be written; nothing is
-    then acknowledged, and the messages come again.
+    One process writes to a directory for a channel, until it ends; a second one gets an OSError at once.
+    OSError later: the directory cannot be written; nothing is then acknowledged, and the messages come
+    again.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class InterfaceFiles:
         self._writing: asyncio.Task[None] | None = None
         self._number = 0
         self._directory.mkdir(parents=True, exist_ok=True)
+        _claim(self._directory / f".{channel}.lock")
         self._known = OrderedDict(_written(self._directory, channel))
         self._coming: dict[str, asyncio.Future[Handled]] = {}
 
@@ -197,6 +205,20 @@ def _put(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _claim(path: Path) -> None:
+    """Keep other processes out: one that starts would take what is being written for left half done."""
+    path = path.resolve()
+    if path in _CLAIMED and path.exists():
+        return
+    file = path.open("wb")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise OSError(errno.EBUSY, "another process writes the files of this channel here") from error
+    _CLAIMED[path] = file
 
 
 def _written(directory: Path, channel: str) -> list[tuple[str, str]]:

@@ -454,7 +454,7 @@ def test_import_and_look_up(fake: FakeOpportune, channel: grpc.Channel) -> None:
     assert crm.get_subscriber(records[7].subscriber_id).attributes == b'{"age":7}'
     with pytest.raises(NotFoundError) as caught:
         crm.get_subscriber("8613800000000")
-    assert caught.value.reason == "UNKNOWN_SUBSCRIBER"
+    assert caught.value.reason == "NOT_FOUND"
 
 
 def test_an_import_raises_what_its_records_raise(fake: FakeOpportune, channel: grpc.Channel) -> None:

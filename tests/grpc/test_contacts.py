@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from opportune.v1 import advice_service_pb2 as advice
 from opportune.v1 import insight_service_pb2 as insight
 from opportune.v1 import subscriber_service_pb2 as pb
@@ -17,9 +18,9 @@ from opportune.v1 import types_pb2 as types
 from opportune_client import AsyncCrmClient, CrmClient, Mode, RecordedContact, connect_async, from_timestamp
 from opportune_rulebase import load
 from opportune_rulebase.model import TouchKind
-from opportune_service.clocks import WallClock
+from opportune_service.clocks import ManualClock, WallClock
 from support.rulebases import NOON_US
-from support.server import Service, in_loop, refusal, running_service
+from support.server import Service, in_loop, read_to_end, refusal, running_service
 from support.small_rulebase import small_rulebase
 from support.wire import SOMEBODY, event, import_batch, import_header, publish, timestamp
 
@@ -139,6 +140,20 @@ async def test_the_newest_wins_and_a_refusal_wins_a_tie() -> None:
 
 
 @in_loop
+async def test_a_word_that_is_sent_again_does_not_outdo_what_was_said_since() -> None:
+    clock = ManualClock(NOON_US)
+    async with running_service(files=EAGER, clock=clock) as service:
+        await bring(service)
+        states = []
+        for state, name in ((ALLOWED, "first"), (REFUSED, ""), (ALLOWED, "first"), (ALLOWED, "new")):
+            clock.value_us += 1_000_000
+            consent = types.Consent(scope="channel/sms", state=state)
+            request = pb.SetConsentRequest(subscriber_id=SOMEBODY, consent=consent, request_id=name)
+            states.append((await service.subscribers.SetConsent(request)).consent.state)
+        assert states == [ALLOWED, REFUSED, REFUSED, ALLOWED]
+
+
+@in_loop
 async def test_do_not_contact_and_categories() -> None:
     async with running_service(files=EAGER) as service:
         await bring(service)
@@ -215,6 +230,24 @@ async def test_contacts_of_other_systems_count_at_once_and_once() -> None:
         answer = await record(service, contact("1"), contact("3"))
         assert (answer.recorded_count, answer.duplicate_count) == (1, 1)
         assert (await record(service, contact("1"), source="hotline")).recorded_count == 1
+
+
+@in_loop
+async def test_contacts_of_systems_whose_names_and_ids_run_together_are_two() -> None:
+    async with running_service(files=EAGER) as service:
+        for source, id_ in (("a", "b/c"), ("a/b", "c"), ("a/b", "c"), ("a%2Fb", "c")):
+            sent = pb.RecordedContact(
+                id=id_,
+                subscriber_id=SOMEBODY,
+                channel="sms",
+                mode=types.MODE_AUTOMATIC,
+                occurred_at=timestamp(NOON_US),
+            )
+            await service.subscribers.RecordContacts(
+                pb.RecordContactsRequest(source=source, contacts=[sent])
+            )
+        view = await contact_view(service)
+        assert sorted(each.origin for each in view.marketing) == ["a", "a%2Fb", "a/b"]
 
 
 @in_loop
@@ -386,6 +419,40 @@ async def test_a_long_export_comes_in_pieces_each_entry_once() -> None:
         assert [each for piece in rest for each in piece.contacts] == [
             each for piece in pieces[1:] for each in piece.contacts
         ]
+
+
+FAR = [Timestamp(seconds=sign * 2**62) for sign in (-1, 1)]
+
+
+@in_loop
+async def test_what_cannot_be_searched_for_names_the_field() -> None:
+    async with running_service(files=EAGER) as service:
+        for far in FAR:
+            for name in ("since", "until"):
+                for call in (
+                    service.subscribers.GetContactView(
+                        pb.GetContactViewRequest(subscriber_id=SOMEBODY, **{name: far})
+                    ),
+                    service.insight.ListDecisions(insight.ListDecisionsRequest(**{name: far})),
+                    service.insight.ListQuarantine(insight.ListQuarantineRequest(**{name: far})),
+                ):
+                    assert set((await refused(call)).fields) == {name}
+        many = pb.ExportContactsRequest(campaigns=[f"c{n}" for n in range(1_001)])
+        assert set((await refused(read_to_end(service.subscribers.ExportContacts(many)))).fields) == {
+            "campaigns"
+        }
+        often = insight.ListDecisionsRequest(reasons=[DECIDED] * 300_000)
+        assert not (await service.insight.ListDecisions(often)).decisions
+
+
+@in_loop
+async def test_a_seed_that_is_nested_without_end_is_no_fault_of_the_server() -> None:
+    async with running_service(files=EAGER) as service:
+        seed = pb.MetricSeed(name="x", days=[pb.MetricSeedDay(date="2026-01-01", value_json="[" * 100_000)])
+        record = pb.SubscriberRecord(subscriber_id=SOMEBODY, metrics=[seed])
+        batch = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=[record]))
+        messages = (import_header(NOON_US - HOUR_US), batch)
+        await service.subscribers.ImportSubscribers(iter(messages))
 
 
 @in_loop

@@ -65,6 +65,9 @@ async def test_an_operator_lists_and_redrives() -> None:
                 assert not list(operators.list_dead_letters(channel="sms", campaign="mms-bundle"))
                 with pytest.raises(RequestError, match="delivery_ids"):
                     operators.redrive()
+                for far in (timedelta(days=367), timedelta(days=3_000_000), -timedelta(days=1)):
+                    with pytest.raises(RequestError, match="expires_in"):
+                        operators.redrive([dead.delivery_id], expires_in=far)
 
         await asyncio.to_thread(redrive)
         (lease,) = await deliveries.lease("sms", 1)

@@ -196,6 +196,8 @@ async def test_consents_come_with_a_record_each_as_of_its_own_time() -> None:
         allowed_care = types.Consent(scope="category/care", state=types.CONSENT_STATE_ALLOWED)
         listed = types.Consent(scope="all", state=types.CONSENT_STATE_REFUSED)
         wrong = types.Consent(scope="channel/pigeon", state=types.CONSENT_STATE_REFUSED)
+        early = types.Consent(scope="all", state=types.CONSENT_STATE_REFUSED, as_of=timestamp(2 * NOON_US))
+        odd = types.Consent(scope="all", state=77)  # type: ignore[arg-type]
         stranger = "8613800000077"
         records = [
             pb.SubscriberRecord(
@@ -203,13 +205,17 @@ async def test_consents_come_with_a_record_each_as_of_its_own_time() -> None:
             ),
             pb.SubscriberRecord(subscriber_id=SOMEBODY, attributes=b'{"age": 99}', consents=[wrong]),
             pb.SubscriberRecord(subscriber_id=stranger, consents=[listed]),
+            pb.SubscriberRecord(subscriber_id=SOMEBODY, consents=[listed, early]),
+            pb.SubscriberRecord(subscriber_id=SOMEBODY, consents=[listed, odd]),
         ]
         batch = pb.ImportSubscribersRequest(batch=pb.SubscriberBatch(subscribers=records))
         patch = import_header(NOON_US - HOUR_US, mode=pb.IMPORT_MODE_PATCH)
         answer = await bring(service, patch, batch)
-        assert (answer.imported_count, answer.rejected_count) == (2, 1)
+        assert (answer.imported_count, answer.rejected_count) == (2, 3)
         assert [(each.index, each.reason) for each in answer.rejections] == [
-            (1, types.REJECTION_REASON_UNKNOWN_NAME)
+            (1, types.REJECTION_REASON_UNKNOWN_NAME),
+            (3, types.REJECTION_REASON_BAD_VALUE),
+            (4, types.REJECTION_REASON_BAD_VALUE),
         ]
         request = pb.GetSubscriberRequest(subscriber_id=SOMEBODY)
         shown = (await service.subscribers.GetSubscriber(request)).subscriber

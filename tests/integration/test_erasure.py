@@ -190,6 +190,7 @@ def test_nothing_names_the_number_and_nothing_brings_it_back(tmp_path: Path) -> 
             before = await readings(app)
             erased = await app.erasures.erase(GONE, "operator", REASON)
             assert erased.existed
+            assert files_naming(tmp_path, GONE) == [], "when it is answered"
             assert await states_naming(app, GONE) == set()
             assert await readings(app) == before, "others have called as many people as before"
             live, rebuilt = await live_and_rebuilt(app, [GONE, OTHER, THIRD])
@@ -212,12 +213,16 @@ def test_nothing_names_the_number_and_nothing_brings_it_back(tmp_path: Path) -> 
     in_loop(erase)
     assert tables_naming(database, GONE) == set()
     assert tables_naming(database, OTHER) == EVERYWHERE, "nobody else is erased"
-    for file in tmp_path.iterdir():
-        assert GONE.encode() not in file.read_bytes(), f"in what is deleted of {file.name}"
+    assert files_naming(tmp_path, GONE) == [], "in what is deleted"
     with closing(sqlite3.connect(database)) as connection:
         audit = connection.execute('SELECT "by", action, about, reason FROM audit').fetchall()
     assert audit[0] == ("operator", "erase", "", REASON)
     in_loop(after)
+
+
+def files_naming(directory: Path, number: str) -> list[str]:
+    """The database and whatever lies beside it, byte by byte."""
+    return [file.name for file in directory.iterdir() if number.encode() in file.read_bytes()]
 
 
 async def readings(app: Application) -> dict[tuple[str, str], object]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from opportune_service.cli.board import Board, screen
@@ -10,6 +13,7 @@ from opportune_service.cli.decisions import Told
 from opportune_service.cli.dev_view import PlainView
 from opportune_service.cli.terminal import mask_number, mask_numbers
 from rich.console import Console
+from support.commands import opportune
 
 
 def told(number: int, reason: str = "decided") -> Told:
@@ -68,3 +72,38 @@ def test_no_number_is_shown_in_full(number: str) -> None:
 
 def test_numbers_in_texts_are_masked_and_prices_are_not() -> None:
     assert mask_numbers("call 8613800000001, only 10000 points") == "call 86138****0001, only 10000 points"
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_logged_exception_quotes_no_number(form: str) -> None:
+    code = f"""
+import logging
+from opportune_service.cli.logs import LogFormat, log_to_stderr
+log_to_stderr(LogFormat.{form.upper()})
+def look_up():
+    try:
+        {{}}["86138" + "00000001"]
+    except KeyError as error:
+        raise ValueError(f"nothing is known of {{error}}") from error
+try:
+    look_up()
+except ValueError:
+    logging.getLogger("x").exception("it failed")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert "it failed" in said
+    assert "nothing is known of" in said
+    assert "8613800000001" not in said
+
+
+def test_a_wrong_command_line_quotes_no_number(tmp_path: Path) -> None:
+    for arguments in (
+        ("contacts", "8613800000001", "8613800000001"),
+        ("consent", "8613800000001", "all", "8613800000001"),
+        ("consent", "8613800000001", "all", "allow", "--as-of", "8613800000001"),
+        ("8613800000001",),
+    ):
+        ended = opportune(*arguments, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert "86138****0001" in ended.stderr
+        assert "8613800000001" not in ended.stderr + ended.stdout

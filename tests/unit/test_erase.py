@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +54,36 @@ def test_where_others_name_the_number_the_stand_in_takes_its_place(encoding: Enc
     assert msgspec.msgpack.encode(int(NUMBER)) not in raw
     decode = msgspec.json.decode if encoding is Encoding.JSON else msgspec.msgpack.decode
     assert decode(left.attributes)["size"] == 7
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding"),
+    [
+        (b'{"to":"86\\u00313800000001","size":1.50}', Encoding.JSON),
+        (
+            b"\x82\xa2to\xd3" + struct.pack(">q", int(NUMBER)) + b"\xa4size\xcb" + struct.pack(">d", 1.5),
+            "msgpack",
+        ),
+        (
+            b"\x82\xa2to\xcb" + struct.pack(">d", int(NUMBER)) + b"\xa4size\xcb" + struct.pack(">d", 1.5),
+            "msgpack",
+        ),
+        (b"\x82\xa2to\xc4\x0d" + NUMBER.encode() + b"\xa4size\xcb" + struct.pack(">d", 1.5), "msgpack"),
+        (b"\x82\xa2to\xc7\x0d\x05" + NUMBER.encode() + b"\xa4size\xcb" + struct.pack(">d", 1.5), "msgpack"),
+        (b'{"to":' + b"[" * 500 + b'"%s"' % NUMBER.encode() + b"]" * 500 + b',"size":1.50}', Encoding.JSON),
+    ],
+    ids=["escaped", "int64", "double", "bytes", "extension", "deep"],
+)
+def test_the_number_is_found_however_it_is_written(said: bytes, encoding: str) -> None:
+    event = Event("1", OTHER, "call_made", NOON_US, said, encoding=Encoding(encoding))
+    assert ERASING.may_name(msgspec.msgpack.encode(event))
+    (left,), named = ERASING.items([event])
+    assert named == {OTHER}
+    assert isinstance(left, Event)
+    decode = msgspec.json.decode if encoding == "json" else msgspec.msgpack.decode
+    attributes = decode(left.attributes)
+    assert NUMBER not in str(attributes)
+    assert attributes["size"] == 1.5
 
 
 def test_context_of_others_and_what_backfills_found() -> None:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import resource
 import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,6 +50,11 @@ def rows_in(directory: Path) -> list[dict[str, str]]:
     return rows
 
 
+def left_in(directory: Path) -> list[str]:
+    """All that lies there but the lock."""
+    return [path.name for path in directory.iterdir() if path.suffix != ".lock"]
+
+
 async def hand_over(files: InterfaceFiles, *messages: Message) -> list[Handled]:
     tasks = [asyncio.create_task(files(each)) for each in messages]
     await asyncio.sleep(0)  # every task has handed its message over
@@ -83,7 +90,7 @@ def test_what_a_crash_left_half_done_is_written_anew(tmp_path: Path) -> None:
     (tmp_path / ".outbound-20261122T080000.000000Z-000001.csv.part").write_bytes(b"half")
     asyncio.run(hand_over(InterfaceFiles(tmp_path, "outbound", wait_seconds=3600), message(1)))
     assert [row["idempotency_key"] for row in rows_in(tmp_path)] == ["k1"]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(left_in(tmp_path)) == 2
 
 
 def test_what_another_channel_is_writing_is_left_alone(tmp_path: Path) -> None:
@@ -91,9 +98,20 @@ def test_what_another_channel_is_writing_is_left_alone(tmp_path: Path) -> None:
     for other in (name, f".{name}.part"):
         (tmp_path / other).write_bytes(b"half")
     InterfaceFiles(tmp_path, "outbound")
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(left_in(tmp_path)) == 2
     InterfaceFiles(tmp_path, "outbound-night")
-    assert not list(tmp_path.iterdir()), "the control"
+    assert not left_in(tmp_path), "the control"
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    InterfaceFiles(tmp_path, "outbound")
+    code = "import sys, opportune_client.interface_files as files; files.InterfaceFiles(*sys.argv[1:])"
+    for channel, ended in (("outbound", 1), ("outbound-night", 0)):
+        second = subprocess.run(
+            [sys.executable, "-c", code, tmp_path, channel], capture_output=True, text=True, check=False
+        )
+        assert second.returncode == ended, second.stderr
+        assert ("another process writes" in second.stderr) == bool(ended)
 
 
 def test_a_message_that_comes_again_while_it_waits_is_written_once(tmp_path: Path) -> None:
@@ -114,7 +132,7 @@ def test_a_full_disk_is_not_filled_further(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
-    assert not list(tmp_path.iterdir())
+    assert not left_in(tmp_path)
     assert isinstance(asyncio.run(hand_over(files, message(1)))[0], Sent)
 
 
@@ -130,12 +148,12 @@ def test_what_is_over_when_the_file_is_written_is_left_out(tmp_path: Path) -> No
 def test_nothing_is_acknowledged_that_could_not_be_written(tmp_path: Path) -> None:
     directory = tmp_path / "files"
     files = InterfaceFiles(directory, "outbound", wait_seconds=3600)
-    directory.rmdir()
+    directory.rename(tmp_path / "away")
 
     async def hand_over_badly() -> None:
         with pytest.raises(OSError, match="No such file"):
             await hand_over(files, message(1))
-        directory.mkdir()
+        (tmp_path / "away").rename(directory)
         assert isinstance((await hand_over(files, message(1)))[0], Sent)
 
     asyncio.run(hand_over_badly())

@@ -42,7 +42,7 @@ class Subscribers(SubscriberServiceServicer):
         with self._state.changed:
             record = self._state.subscribers.get(request.subscriber_id)
         if record is None:
-            abort(context, Failure("NOT_FOUND", "nothing is known of the subscriber", "UNKNOWN_SUBSCRIBER"))
+            abort(context, Failure("NOT_FOUND", "nothing is known of the subscriber", "NOT_FOUND"))
         return subscriber_pb.GetSubscriberResponse(
             subscriber=subscriber_pb.Subscriber(
                 subscriber_id=record.subscriber_id, attributes=record.attributes, consents=record.consents

@@ -20,12 +20,13 @@ from opportune_service.core.state import SubscriberState
 @dataclass(frozen=True, slots=True)
 class ImportItem:
     """Context of one subscriber as it was sent: an encoded map of attributes, what was sent apart from it
-    (``behaviour.NAME``, ``metric.NAME``), and consents."""
+    (``behaviour.NAME``, ``metric.NAME``), and consents. `fault`: what is wrong with it, if anything is."""
 
     subscriber_id: str
     attributes: bytes
     more: Mapping[str, object] = field(default_factory=dict)
     consents: tuple[Consent, ...] = ()
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ async def import_context(
         if not is_subscriber_id(item.subscriber_id):
             message = "id must be 5 to 15 digits without a plus sign"
             rejections.append(Rejection(index, "", RejectionReason.BAD_SUBSCRIBER_ID, message))
+            continue
+        if item.fault:
+            rejections.append(Rejection(index, "", RejectionReason.BAD_VALUE, item.fault))
             continue
         try:
             attributes = admission.admit_context(item.attributes, encoding, item.more)

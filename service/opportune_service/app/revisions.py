@@ -7,6 +7,7 @@ from opportune_rulebase.model import Rulebase
 
 from opportune_service.app.errors import NoRulebaseError, UnknownRevisionError
 from opportune_service.app.ports import Ledger
+from opportune_service.core.admit import mask
 from opportune_service.core.revision import EngineFactory, Revision
 
 
@@ -39,7 +40,7 @@ def stored_rulebase(ledger: Ledger, revision: str) -> Rulebase:
     Opportune no longer takes it."""
     archive = ledger.rulebase_archive(revision)
     if archive is None:
-        raise UnknownRevisionError(f"no rulebase with revision {revision!r} was uploaded")
+        raise UnknownRevisionError(f"no rulebase with revision {mask(revision[:64])!r} was uploaded")
     return load(from_archive(archive))
 
 

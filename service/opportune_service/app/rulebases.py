@@ -20,6 +20,7 @@ from opportune_service.app.records import RulebaseRow
 from opportune_service.app.recover import LOG_KEY
 from opportune_service.app.revisions import LiveRevision, stored_rulebase
 from opportune_service.app.schedule import trigger_key
+from opportune_service.core.admit import mask
 from opportune_service.core.events import MAX_SKEW_US
 from opportune_service.core.revision import EngineFactory, Revision
 
@@ -199,6 +200,8 @@ class Rulebases:
         archive = await self._thread.run(self._ledger.rulebase_archive, wanted)
         if wanted not in rows or archive is None:
             raise UnknownRevisionError(
-                f"no rulebase with revision {wanted!r} was uploaded" if wanted else "no rulebase is active"
+                f"no rulebase with revision {mask(wanted[:64])!r} was uploaded"
+                if wanted
+                else "no rulebase is active"
             )
         return rows[wanted], archive, wanted == self._live.id

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, StoreUnavailableError
 from opportune_service.cli.problems import show_problems
-from opportune_service.cli.terminal import ExitCode, err, stop
+from opportune_service.cli.terminal import ExitCode, err, mask_numbers, stop
 
 COMMANDS = {
     "dev": "dev:dev_command",
@@ -52,6 +52,10 @@ COMMANDS = {
 """Name -> module and function. Imported when it is asked for: a health check should not load a database."""
 
 
+_WrongCommandLine: Any = typer.BadParameter.__base__
+"""Which has no public name of its own."""
+
+
 class Commands(TyperGroup):
     """The `opportune` command: expected errors end it with one line and an exit code, never a traceback."""
 
@@ -78,6 +82,9 @@ class Commands(TyperGroup):
             stop(ExitCode.UNAVAILABLE, str(error))
         except (OpportuneError, CallError) as error:
             stop(ExitCode.NO, str(error))
+        except _WrongCommandLine as error:
+            error.message = mask_numbers(error.message)  # it quotes what was typed
+            raise
         except ValidationError as error:
             stop(ExitCode.USAGE, "\n".join(_setting(fault) for fault in error.errors()))
 

@@ -11,7 +11,7 @@ from opportune_client import CrmClient, from_timestamp
 
 from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, SubscriberArgument, TargetOption
 from opportune_service.cli.remote import service
-from opportune_service.cli.terminal import ExitCode, out, print_json, stop
+from opportune_service.cli.terminal import ExitCode, mask_numbers, out, print_json, stop
 
 _DEADLINE_SECONDS = 10.0
 _WORDS = ("nothing", "allow", "refuse")
@@ -75,7 +75,7 @@ def _instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        stop(ExitCode.USAGE, f"{text!r} is no time; write it as 2026-11-20T15:00:00+08:00")
+        stop(ExitCode.USAGE, f"{mask_numbers(text)!r} is no time; write it as 2026-11-20T15:00:00+08:00")
     if instant.tzinfo is None:
         stop(ExitCode.USAGE, f"{text!r} has no time zone; add it, as in 2026-11-20T15:00:00+08:00")
     return instant

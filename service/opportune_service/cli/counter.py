@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-import click
 import typer
 from opportune_client import CrmClient, OutcomeKind
 from opportune_client.errors import OpportuneError, RequestError
@@ -122,7 +121,7 @@ class _Counter:
 def _typed_key() -> str:
     """A key as it is pressed; without a terminal, the first letter of a line."""
     if sys.stdin.isatty():
-        return click.getchar().lower()
+        return typer.getchar().lower()
     line = sys.stdin.readline()
     if not line:
         raise typer.Abort

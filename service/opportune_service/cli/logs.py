@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from enum import StrEnum
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+
+from opportune_service.core.admit import mask
 
 _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
@@ -23,22 +26,41 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+_stacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
+
+def _masked_traceback(to: TextIO, exc_info: Any) -> None:
+    """The text of an exception may quote a subscriber's number: that of a KeyError is the key."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    to.write(mask(text.getvalue()))
+
+
+def _masked_stacks(exc_info: Any) -> Any:
+    return _masked(_stacks(exc_info))
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return mask(value)
+        case list():
+            return [_masked(each) for each in value]
+        case dict():
+            return {name: _masked(each) for name, each in value.items()}
+    return value
+
+
 def log_to_stderr(form: LogFormat, level: int = logging.INFO) -> None:
     """Send every record of the standard library's logging there. `auto`: plain at a terminal."""
     plain = form is LogFormat.PLAIN or (form is LogFormat.AUTO and sys.stderr.isatty())
     render: list[Any] = (
-        [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_masked_traceback)]
         if plain
         else [
             structlog.processors.EventRenamer("message"),
             # Without locals: they hold subscriber numbers.
-            structlog.processors.ExceptionRenderer(
-                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-            ),
+            structlog.processors.ExceptionRenderer(_masked_stacks),
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     )

@@ -20,7 +20,7 @@ from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, TargetOpti
 from opportune_service.cli.remote import service
 from opportune_service.cli.report_svg import STAGES, Pictured, report_svg
 from opportune_service.cli.rulebase_files import write_text
-from opportune_service.cli.terminal import ExitCode, out, print_json, stop
+from opportune_service.cli.terminal import ExitCode, mask_numbers, out, print_json, stop
 
 _DEADLINE_SECONDS = 120.0
 _RATES = ("success_rate", "inquiry_rate", "complaint_rate", "uplift", "uplift_over_mass")
@@ -86,7 +86,10 @@ def _instant(text: str, option: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        stop(ExitCode.USAGE, f"{option}: {text!r} is no time; write 2026-11-01 or 2026-11-01T08:00+08:00")
+        stop(
+            ExitCode.USAGE,
+            f"{option}: {mask_numbers(text)!r} is no time; write 2026-11-01 or 2026-11-01T08:00+08:00",
+        )
     return instant if instant.tzinfo else instant.astimezone()
 
 

@@ -109,9 +109,10 @@ class Erasing:
         try:
             value = decode(attribute)
             without = self.without(value)
-            return attribute if without == value else without
+            same = without == value
         except RecursionError:
             return None  # nested more deeply than anything that is declared: nobody reads it
+        return attribute if same else without
 
     def state(self, state: SubscriberState) -> SubscriberState | None:
         """Somebody else's live state with the stand-in; None if it does not name the number."""

@@ -674,8 +674,8 @@ class RedriveDeadLettersRequest(_message.Message):
 
     @_builtins.property
     def expires_in(self) -> _duration_pb2.Duration:
-        """How long the offers are to last from now. Absent: they keep their time, and those whose time is
-        over are left alone.
+        """How long the offers are to last from now, at most 366 days. Absent: they keep their time, and those
+        whose time is over are left alone.
         """
 
     def __init__(

@@ -990,7 +990,9 @@ class SetConsentRequest(_message.Message):
     subscriber_id: _builtins.str
     """Digits of the E.164 number without "+", 5 to 15."""
     request_id: _builtins.str
-    """Names this write; at most 64 characters. Absent: a repetition is recognised by its content."""
+    """Names this write; at most 64 characters. A repetition of a consent without `as_of` is then as old as
+    the first, unless the service was started anew meanwhile. Absent: it is as new as it comes.
+    """
     @_builtins.property
     def consent(self) -> _types_pb2.Consent:
         """The consent. `as_of` absent: now. A state of UNSPECIFIED takes the record back, so that the
@@ -1088,7 +1090,9 @@ class RecordedContact(_message.Message):
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique within its source, 1 to 200 characters. The same id again is the same contact again."""
+    """Unique within its source, 1 to 200 characters. The same id of the same subscriber again is the same
+    contact again.
+    """
     subscriber_id: _builtins.str
     """Digits of the E.164 number without "+", 5 to 15."""
     channel: _builtins.str
@@ -1174,7 +1178,7 @@ class ExportContactsRequest(_message.Message):
     """
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these campaigns. Empty: all."""
+        """Only these campaigns, at most 1,000. Empty: all."""
 
     def __init__(
         self,

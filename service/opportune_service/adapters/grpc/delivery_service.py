@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MAX_CREDIT = 1_000
 MAX_REDRIVEN = 1_000
 _MAX_DETAIL = 500
+_LONGEST_US = 366 * 86_400_000_000
 _LEASES_AT_ONCE = 100
 _LOOK_AGAIN_SECONDS = 1.0
 """Leases run out and retries fall due without an announcement."""
@@ -131,8 +132,10 @@ class DeliveryService:
         expires_in_us = None
         if request.HasField("expires_in"):
             expires_in_us = request.expires_in.ToMicroseconds()
-            if expires_in_us <= 0:
-                raise InvalidRequestError("expires_in", "expires_in must be more than nothing, or absent")
+            if not 0 < expires_in_us <= _LONGEST_US:
+                raise InvalidRequestError(
+                    "expires_in", "expires_in must be more than nothing and at most 366 days, or absent"
+                )
         write = Redrive(caller_name(context), request.comment, expires_in_us)
         ids = list(dict.fromkeys(request.delivery_ids))
         if ids:

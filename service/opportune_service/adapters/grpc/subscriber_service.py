@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
@@ -58,6 +58,7 @@ _CONSENT_STATES = {
 }
 _ALLOWED: Mapping[int, bool | None] = {number: allowed for allowed, number in _CONSENT_STATES.items()}
 _VIEW_ENTRIES = 100
+_MAX_HEARD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class SubscriberService:
 
     def __init__(self, app: UseCases) -> None:
         self._app = app
+        self._heard: OrderedDict[int, int] = OrderedDict()
 
     async def ImportSubscribers(  # noqa: N802
         self, requests: AsyncIterator[pb.ImportSubscribersRequest], _: Context
@@ -166,13 +168,23 @@ class SubscriberService:
         check_length("consent.origin", consent.origin, 64)
         check_length("request_id", request.request_id, 64)
         now_us = app.clock.now_us()
-        said = _said(consent, now_us, now_us)
+        said = _said(consent, self._first_heard(request, now_us), now_us)
         in_force, applied = await set_consent(
             app.live, app.states, app.ingest, request.subscriber_id, said, consent.origin or "consent"
         )
         return pb.SetConsentResponse(
             consent=_consent(in_force, consent.origin if applied else ""), applied=applied
         )
+
+    def _first_heard(self, request: pb.SetConsentRequest, now_us: int) -> int:
+        """When a consent without a time was said: one that is sent again must not become newer than what
+        was said since. Kept as hashes, which name nobody."""
+        if not request.request_id:
+            return now_us
+        first_us = self._heard.setdefault(hash((request.subscriber_id, request.request_id)), now_us)
+        if len(self._heard) > _MAX_HEARD:
+            self._heard.popitem(last=False)
+        return first_us
 
     async def RecordContacts(  # noqa: N802
         self, request: pb.RecordContactsRequest, _: Context
@@ -221,22 +233,27 @@ def _items(batch: pb.SubscriberBatch, as_of_us: int, now_us: int) -> list[Import
         raise InvalidRequestError(
             "batch.subscribers", f"a batch has at most {MAX_BATCH_RECORDS} records; send several"
         )
-    return [
-        ImportItem(
-            record.subscriber_id,
-            record.attributes,
-            _behaviours_and_seeds(record),
-            tuple(_said(consent, as_of_us, now_us) for consent in record.consents),
-        )
-        for record in batch.subscribers
-    ]
+    return [_item(record, as_of_us, now_us) for record in batch.subscribers]
+
+
+def _item(record: pb.SubscriberRecord, as_of_us: int, now_us: int) -> ImportItem:
+    more = _behaviours_and_seeds(record)
+    try:
+        consents = tuple(_said(consent, as_of_us, now_us) for consent in record.consents)
+    except InvalidRequestError as error:  # one wrong record must not end an import of millions
+        return ImportItem(record.subscriber_id, record.attributes, more, fault=str(error))
+    return ImportItem(record.subscriber_id, record.attributes, more, consents)
 
 
 def _said(consent: types.Consent, as_of_us: int, now_us: int) -> Consent:
     """A consent as it was sent; `as_of_us` where it has no time of its own."""
     if consent.HasField("as_of"):
         as_of_us = past_time("consent.as_of", consent.as_of, now_us)
-    return Consent(consent.scope, chosen(_ALLOWED, consent.state, "consent.state"), as_of_us)
+    if consent.state not in _ALLOWED:
+        raise InvalidRequestError(
+            "consent.state", "consent.state must be allowed or refused, or absent to take the word back"
+        )
+    return Consent(consent.scope, _ALLOWED[consent.state], as_of_us)
 
 
 def _behaviours_and_seeds(record: pb.SubscriberRecord) -> dict[str, object]:

@@ -83,10 +83,15 @@ class SqlLedger:
         self._check_open()
         with self._writer.begin() as connection:
             self._writing = connection
+            tx = SqlTransaction(connection)
             try:
-                yield SqlTransaction(connection)
+                yield tx
             finally:
                 self._writing = None
+        if tx.erased and self._engine.dialect.name == "sqlite":
+            with self._reading() as connection:
+                # The log beside the file holds pages as they were.
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def read_log(self, after: int) -> Iterator[LogRow]:
         # Each piece is read to its end before any of it is given out, so that the reader may write between.

@@ -53,10 +53,12 @@ from opportune_service.core.watermarks import SourceMark
 
 
 class SqlTransaction:
-    """`LedgerTransaction` on one connection. After an error leave the block: it must be rolled back."""
+    """`LedgerTransaction` on one connection. After an error leave the block: it must be rolled back.
+    `erased`: whether somebody was."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+        self.erased = False
 
     def append_log(self, rows: Sequence[LogRow]) -> None:
         log.append_log(self._connection, rows)
@@ -134,6 +136,7 @@ class SqlTransaction:
         audit.note_action(self._connection, now_us, by, "redrive", about, reason)
 
     def erase(self, erasing: Erasing, at_us: int, by: str, reason: str) -> bool:
+        self.erased = True
         return erase.erase(self._connection, erasing, at_us, by, reason)
 
     def blot_out(self, erasing: Erasing, others: Collection[str]) -> None:
