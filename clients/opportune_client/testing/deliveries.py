@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,11 @@ class Deliveries(DeliveryServiceServicer):
         )
 
 
+def _over(lease: pb.Lease) -> bool:
+    """Whether its time is over: then it is not tried again."""
+    return lease.HasField("expires_at") and lease.expires_at.ToMicroseconds() <= time.time_ns() // 1_000
+
+
 def _selected(letter: pb.DeadLetter, channel: str, campaign: str) -> bool:
     return channel in ("", letter.channel) and campaign in ("", letter.campaign)
 
@@ -140,7 +146,8 @@ class _Session:
         if self.credit < 1:
             return None
         for delivery in self._state.deliveries:
-            if delivery.lease.channel == self._channel and not delivery.token and not delivery.done:
+            waits = delivery.lease.channel == self._channel and not delivery.token and not delivery.done
+            if waits and not (delivery.lease.attempt and _over(delivery.lease)):
                 return delivery
         return None
 
