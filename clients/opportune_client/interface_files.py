@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from opportune_client.channel import expired
 from opportune_client.leases import Handled, Message, Sent
@@ -46,8 +46,8 @@ FORMAT: Final = "opportune-interface-file/1"
 """Says how a manifest and its file are to be read."""
 
 
-_CLAIMED: Final[dict[Path, IO[bytes]]] = {}
-"""Lock files of this process, open until it ends: closing one would give the lock back."""
+_CLAIMED: Final[dict[Path, int]] = {}
+"""Descriptors of this process's lock files, open until it ends: closing one would give the lock back."""
 
 
 @dataclass(slots=True)
@@ -212,11 +212,11 @@ def _claim(path: Path) -> None:
     path = path.resolve()
     if path in _CLAIMED and path.exists():
         return
-    file = path.open("wb")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(file)
         raise OSError(errno.EBUSY, "another process writes the files of this channel here") from error
     _CLAIMED[path] = file
 
