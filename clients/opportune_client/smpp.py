@@ -154,7 +154,7 @@ class SmppGateway:
     def _bind(self) -> Any:
         host, port = self._address
         system_id, password = self._login
-        quiet = f"{__name__}.library"
+        quiet = f"{__name__}.pdus"
         logging.getLogger(quiet).setLevel(logging.ERROR)  # it would log whole messages
         centre = smpp_client.Client(
             host, port, timeout=10, logger_name=quiet, allow_unknown_opt_params=True
