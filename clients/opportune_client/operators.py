@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, Literal, cast
 
 import grpc
 from opportune.v1 import delivery_service_pb2 as delivery_pb
@@ -110,14 +110,9 @@ class OperatorClient:
 
     def list_rulebases(self, *, page_size: int = 50, timeout: float | None = None) -> Iterator[pb.Rulebase]:
         """All revisions, newest first, fetched page by page. `timeout` is that of one page."""
-        token = ""
-        while True:
-            request = pb.ListRulebasesRequest(page_size=page_size, page_token=token)
-            with translated():
-                page = self._rulebases.ListRulebases(request, timeout=timeout)
+        request = pb.ListRulebasesRequest(page_size=page_size)
+        for page in _pages(self._rulebases.ListRulebases, request, timeout):
             yield from page.rulebases
-            if not (token := page.next_page_token):
-                return
 
     def explain(self, decision_id: str, *, timeout: float | None = None) -> types_pb2.Verdict:
         """Everything that the decision's event led to, with traces. NotFoundError: no such decision."""
@@ -157,13 +152,8 @@ class OperatorClient:
             request.since.CopyFrom(to_timestamp(since))
         if until is not None:
             request.until.CopyFrom(to_timestamp(until))
-        while True:
-            with translated():
-                page = self._insight.ListDecisions(request, timeout=timeout)
+        for page in _pages(self._insight.ListDecisions, request, timeout):
             yield from page.decisions
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def pause(self, campaign: str, reason: str, *, timeout: float | None = None) -> pb.CampaignStatus:
         """Pauses a campaign: nothing is decided for it or handed out any more. One that is paused stays as
@@ -193,7 +183,7 @@ class OperatorClient:
         *,
         since: datetime,
         until: datetime | None = None,
-        period: str = "whole",
+        period: Literal["whole", "hour", "day", "week"] = "whole",
         timeout: float | None = None,
     ) -> insight_pb.GetCampaignReportResponse:
         """What campaigns (none: all) did in [since, until), now if absent, and with what effect.
@@ -234,13 +224,8 @@ class OperatorClient:
             request.since.CopyFrom(to_timestamp(since))
         if until is not None:
             request.until.CopyFrom(to_timestamp(until))
-        while True:
-            with translated():
-                page = self._insight.ListQuarantine(request, timeout=timeout)
+        for page in _pages(self._insight.ListQuarantine, request, timeout):
             yield from page.events
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def list_dead_letters(
         self,
@@ -255,13 +240,8 @@ class OperatorClient:
         request = delivery_pb.ListDeadLettersRequest(
             channel=channel, campaign=campaign, page_size=page_size
         )
-        while True:
-            with translated():
-                page = self._deliveries.ListDeadLetters(request, timeout=timeout)
+        for page in _pages(self._deliveries.ListDeadLetters, request, timeout):
             yield from page.dead_letters
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def redrive(
         self,
@@ -314,6 +294,17 @@ class OperatorClient:
             request.after = page.cursor
             if not page.decisions:
                 pause(every_seconds)
+
+
+def _pages(call: Callable[..., Any], request: Any, timeout: float | None) -> Iterator[Any]:
+    """The pages of a list, each fetched when it is asked for."""
+    while True:
+        with translated():
+            page = call(request, timeout=timeout)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def pack_rulebase(directory: Path | str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from opportune_rulebase.policies import Mode, OutcomeKind
-from opportune_service.app.contacts import Report, record_contacts
+from opportune_service.app.contacts import RecordedContact, record_contacts
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
 from opportune_service.app.errors import InvalidRequestError, NotFoundError, StoreUnavailableError
 from opportune_service.app.ingest import Receipt
@@ -117,7 +117,9 @@ async def live_in_town(app: Application) -> None:
                 event(f"{who}-{peer}-5", who, "nonsense", 5, to=peer),
             ],
         )
-        report = Report(f"{who}-{peer}", who, "sms", Mode.AUTOMATIC, now_us, content=f"hello, {peer}")
+        report = RecordedContact(
+            f"{who}-{peer}", who, "sms", Mode.AUTOMATIC, now_us, content=f"hello, {peer}"
+        )
         await record_contacts(app.live, app.ledger, app.thread, "shop", [report], now_us)
         await app.ingest.publish("msc", [event(f"{who}-{peer}-6", who, "sms_sent", 6)])
     for decision_id in await contacts_of(app, GONE):

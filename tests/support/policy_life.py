@@ -12,7 +12,7 @@ import msgspec
 from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.advise import Visit, advise
 from opportune_service.app.consent import ALL, Consent, set_consent
-from opportune_service.app.contacts import Report, record_contacts
+from opportune_service.app.contacts import RecordedContact, record_contacts
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.dead_letters import Redrive
 from opportune_service.app.defer import decide_due
@@ -308,7 +308,7 @@ class Life:
     async def _hear_of_others(self, app: Application, rng: random.Random) -> None:
         """Another system contacted somebody, some time ago."""
         self._count += 1
-        report = Report(
+        report = RecordedContact(
             id=f"f{self._count}",
             subscriber_id=rng.choice(PEOPLE),
             channel=rng.choice(AUTOMATIC),

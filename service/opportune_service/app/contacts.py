@@ -25,7 +25,7 @@ _Fault = tuple[RejectionReason, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RecordedContact:
     """A contact as another system tells of it. `mode` None: not said; `at_us` None: no time. `category` is
     only needed without a `product`."""
 
@@ -65,7 +65,7 @@ async def record_contacts(
     ledger: Ledger,
     thread: LedgerThread,
     source: str,
-    reports: Sequence[Report],
+    reports: Sequence[RecordedContact],
     now_us: int,
 ) -> RecordReceipt:
     """Keep contacts that the system `source` made, and wait until they are durable: caps count them from
@@ -89,7 +89,9 @@ def _record(ledger: Ledger, contacts: Sequence[ForeignContact]) -> list[bool]:
         return tx.record_contacts(contacts)
 
 
-def _contact(rulebase: Rulebase, source: str, report: Report, mode: Mode, at_us: int) -> ForeignContact:
+def _contact(
+    rulebase: Rulebase, source: str, report: RecordedContact, mode: Mode, at_us: int
+) -> ForeignContact:
     product = rulebase.vocabulary.products.get(report.product)
     contact = Contact(
         decision_id=report.id,
@@ -105,7 +107,7 @@ def _contact(rulebase: Rulebase, source: str, report: Report, mode: Mode, at_us:
     return ForeignContact(report.subscriber_id, contact, report.content)
 
 
-def _fault(rulebase: Rulebase, report: Report, now_us: int) -> _Fault | None:
+def _fault(rulebase: Rulebase, report: RecordedContact, now_us: int) -> _Fault | None:
     """Why a contact cannot be taken in."""
     why = RejectionReason
     if not is_subscriber_id(report.subscriber_id):
@@ -125,7 +127,7 @@ def _fault(rulebase: Rulebase, report: Report, now_us: int) -> _Fault | None:
     return _unknown_name(rulebase, report)
 
 
-def _unknown_name(rulebase: Rulebase, report: Report) -> _Fault | None:
+def _unknown_name(rulebase: Rulebase, report: RecordedContact) -> _Fault | None:
     vocabulary = rulebase.vocabulary
     if report.channel not in vocabulary.channels:
         return _undeclared("channel", sorted(vocabulary.channels))

@@ -17,16 +17,16 @@ from opportune_service.adapters.grpc.words import (
     state_number,
     timestamp,
 )
-from opportune_service.app.contacts import ContactView, Report
+from opportune_service.app.contacts import ContactView, RecordedContact
 from opportune_service.app.records import ContactChange, ContactRow
 from opportune_service.core.verdict import Outcome, Touch
 
 _MODES = {mode_number(mode): mode for mode in Mode}
 
 
-def report_of(sent: pb.RecordedContact) -> Report:
+def report_of(sent: pb.RecordedContact) -> RecordedContact:
     """A contact as it was sent; what is wrong with it is found later."""
-    return Report(
+    return RecordedContact(
         id=sent.id,
         subscriber_id=sent.subscriber_id,
         channel=sent.channel,
