@@ -10,6 +10,8 @@ OpportuneError
 |   `-- StoreConflictError
 |-- NoRulebaseError          nothing is active yet
 `-- StoreUnavailableError    try again; nothing was acknowledged
+    |-- SupersededError      between members only: what this one works under is not valid any more
+    `-- ExpelledError        between members only: the others took this one for dead
 """
 
 from __future__ import annotations
@@ -65,3 +67,11 @@ class NoRulebaseError(OpportuneError):
 
 class StoreUnavailableError(OpportuneError):
     """The ledger cannot be reached or written now. Nothing of this call was acknowledged; retry."""
+
+
+class SupersededError(StoreUnavailableError):
+    """Another member activated a revision or rebuilds live state: look what is new and do it again."""
+
+
+class ExpelledError(StoreUnavailableError):
+    """The other members have taken this one for dead and taken over: join anew."""

@@ -23,6 +23,7 @@ from opportune_service.app.records import (
     ForeignContact,
     Lease,
     LogRow,
+    Member,
     Pause,
     Quarantined,
     QuarantineFilter,
@@ -63,10 +64,54 @@ class LedgerTransaction(Protocol):
     """One atomic, durable write to the ledger.
 
     Guarantees: everything done through it becomes visible and durable together when the `with` block
-    of `Ledger.transaction` ends, or not at all when that raises. Transactions are serialised: what one
-    reads cannot be changed by another before it ends.
+    of `Ledger.transaction` ends, or not at all when that raises. What one reads of subscribers and counters
+    that it holds (`lock`) cannot be changed by another before it ends.
     Non-guarantees: no order among the rows of one call; objects are unusable after the block.
     """
+
+    # -- members: the processes that share a ledger (`app/membership.py`) ----------------------------
+
+    def join(self, position: int) -> int:
+        """Be a member from now on: its number, which no member had before. Its checkpoint is `position`."""
+        ...
+
+    def beat(self, member: int) -> None:
+        """The member lives, by the store's own clock."""
+        ...
+
+    def expel(self, member: int) -> None:
+        """Wait until no transaction guarded for this member is under way; from the end of this one on, its
+        guards fail. Its row stays until `leave`, for whoever takes over what it left."""
+        ...
+
+    def leave(self, member: int) -> None:
+        """Forget a member of whom nothing is left to take over. The checkpoint of the last one becomes that
+        of the ledger."""
+        ...
+
+    def guard(self, member: int, generation: int) -> None:
+        """Until this transaction ends, the member is not expelled and no other generation begins.
+
+        Raises `ExpelledError`, or `SupersededError` if `generation` is not the present one. Call it first.
+        """
+        ...
+
+    def advance(self) -> int:
+        """Wait until no guarded transaction is under way, then begin the next generation: its number. To
+        those who are guarded it begins when this transaction ends."""
+        ...
+
+    def lock(self, subscriber_ids: Collection[str], names: Collection[str] = ()) -> None:
+        """Wait until no other transaction holds any of these subscribers or names; they are held until this
+        transaction ends. Once in a transaction, before what is read under it. Where transactions run one
+        after the other anyway, as on SQLite, it does nothing."""
+        ...
+
+    def save_live_state_id(self, id_: str) -> None:
+        """Which store of live state goes with this ledger (`LiveState.identity`)."""
+        ...
+
+    # -- the record ---------------------------------------------------------------------------------
 
     def append_log(self, rows: Sequence[LogRow]) -> None:
         """Append batches. Raises `StoreConflictError` if a position is taken."""
@@ -243,11 +288,13 @@ class LedgerTransaction(Protocol):
         ...
 
     def save_states(self, states: Iterable[tuple[str, int, bytes]]) -> None:
-        """Snapshot subscribers: (subscriber id, log position included, encoded state)."""
+        """Snapshot subscribers: (subscriber id, log position included, encoded state). One that includes
+        less than what is kept already changes nothing."""
         ...
 
-    def save_checkpoint(self, position: int) -> None:
-        """Every subscriber touched at or before `position` has been saved with it: replay begins there."""
+    def save_checkpoint(self, position: int, member: int = 0) -> None:
+        """Every subscriber touched at or before `position`, by the member if one is named, has been saved
+        with it: replay begins there."""
         ...
 
     def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
@@ -276,7 +323,22 @@ class Ledger(Protocol):
 
     def last_position(self) -> int: ...
 
-    def checkpoint(self) -> int: ...
+    def checkpoint(self) -> int:
+        """Where replay begins: the least of what members saved, or what was saved if there are none."""
+        ...
+
+    def generation(self) -> int:
+        """Of what all members work under: it advances with the active revision, and when live state is
+        rebuilt. 0 at first."""
+        ...
+
+    def members(self) -> Sequence[Member]:
+        """By number; those that are expelled and not taken over yet included."""
+        ...
+
+    def live_state_id(self) -> str:
+        """ "" when none was ever saved."""
+        ...
 
     def heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
         """The last one that was saved; (0, none) if there was none."""
@@ -403,35 +465,60 @@ class Ledger(Protocol):
 class LiveState(Protocol):
     """Live state of subscribers, for the fast path.
 
-    Guarantees: `load` gives for every id a state (a new one for a stranger) that the caller may change,
-    until anything else is loaded; after `save` other loads see it. One writer a subscriber at any moment.
-    Non-guarantees: nothing here is durable; the ledger's log is. Embedded: a state that was loaded and
-    changed but not saved is seen by later loads too; `discard` is how the caller takes that back.
+    Guarantees: one writer a subscriber at any moment, over all members. Whoever `load` gives is held by this
+    member until `save`, `release` or `discard`; states may be changed until anything else is loaded. After
+    `save` other loads see what was changed, here and in all other members.
+    Non-guarantees: nothing here is durable; the ledger's log is. A state that was loaded and changed but not
+    saved is seen by later loads of the same member; `discard` is how the caller takes that back.
+    Raises `StoreUnavailableError` where it is a store of its own that cannot be reached; what it holds is
+    then not to be relied upon before `identity` was compared with what the ledger says.
     """
 
-    async def load(self, subscriber_ids: Collection[str]) -> Mapping[str, SubscriberState]: ...
+    async def identity(self) -> str:
+        """What tells this store from another, and from itself before it may have lost anything; "" if what
+        it holds ends with this process."""
+        ...
+
+    async def load(
+        self, subscriber_ids: Collection[str], peers: Collection[str] = ()
+    ) -> Mapping[str, SubscriberState]:
+        """A state of each, a new one for a stranger. Whoever is missing in the answer is held by another
+        member: ask for them again a little later. `peers`: whom `peek` will be asked for until the next
+        load."""
+        ...
 
     async def save(self, subscriber_ids: Collection[str]) -> None:
-        """The changed states of these subscribers are now backed by a durable log."""
+        """The changed states of these subscribers are now backed by a durable log; others may have them."""
+        ...
+
+    async def release(self, subscriber_ids: Collection[str]) -> None:
+        """These were loaded and not changed; others may have them."""
         ...
 
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
     ) -> None:
-        """Forget these subscribers' states and put the recovered ones in their place."""
+        """Forget these subscribers' states, held by this member or by nobody, and put the recovered ones in
+        their place, which are held; those of whom nothing was recovered are strangers again."""
+        ...
+
+    async def take_over(self, member: int) -> None:
+        """From now on whoever this member holds is as if held by nobody: it is expelled, and all that it
+        made durable is in the states."""
         ...
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         """That subscriber's context as it is, to read only; None if none was ever imported and nothing was
-        said about consent. Makes no state."""
+        said about consent, or if `load` was not told. Makes no state."""
         ...
 
-    def subscribers(self) -> list[str]:
+    async def subscribers(self) -> list[str]:
         """The ids of all subscribers of whom there is a state, in no order."""
         ...
 
-    def contexts(self, subscriber_ids: Iterable[str]) -> list[tuple[str, Mapping[str, object]]]:
-        """What `peek` gives of each, for scans; those of whom it gives nothing are left out."""
+    async def contexts(self, subscriber_ids: Collection[str]) -> dict[str, Mapping[str, object]]:
+        """The contexts of these as they are, held or not, to read only; without those of whom none was ever
+        imported and nothing was said about consent."""
         ...
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:
@@ -439,9 +526,10 @@ class LiveState(Protocol):
         ...
 
     def dirty(self) -> Collection[str]:
-        """Subscribers saved since they were last taken by `snapshot`."""
+        """Subscribers saved by this member since they were last taken by `snapshot`."""
         ...
 
-    def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
-        """(id, position, encoded state) of these, which are then no longer dirty."""
+    async def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
+        """(id, position, encoded state) of these, which are then no longer dirty. What is not saved is not
+        in them if other members may load states."""
         ...

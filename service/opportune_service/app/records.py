@@ -21,7 +21,7 @@ class LogKind(StrEnum):
 class LogRow(msgspec.Struct, frozen=True):
     """One accepted batch: the record from which everything else can be rebuilt.
 
-    `position` counts up by one a row, without gaps. `now_us` and `revision` are those the batch was
+    `position` rises from row to row of every subscriber. `now_us` and `revision` are those the batch was
     processed with. `payload` is opaque to the store (compressed).
     """
 
@@ -31,6 +31,17 @@ class LogRow(msgspec.Struct, frozen=True):
     now_us: int
     revision: str
     payload: bytes
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A process that shares the ledger with others. It said `silent_us` ago that it lives, by the store's
+    clock. `checkpoint`: every subscriber that it touched at or before that log position is in the
+    snapshots."""
+
+    number: int
+    silent_us: int
+    checkpoint: int
+    expelled: bool
 
 
 class DeliveryState(StrEnum):
