@@ -99,7 +99,7 @@ async def test_a_decision_is_leased_acked_and_reported() -> None:
         )
         decision, delivered = lease.decision_id, types.OUTCOME_KIND_DELIVERED
         assert await client.report(decision, delivered, detail="x" * 501) == pb.RECEIPT_STATUS_ACCEPTED
-        (outcome,) = service.app.ledger.outcomes_of(decision)
+        (outcome,) = await service.app.thread.run(service.app.ledger.outcomes_of, decision)
         assert outcome.detail == "x" * 500
         assert await client.report(decision, delivered) == pb.RECEIPT_STATUS_ALREADY_KNOWN
         assert await client.report(decision, 0) == pb.RECEIPT_STATUS_INVALID

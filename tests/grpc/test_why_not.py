@@ -286,7 +286,7 @@ async def test_a_stranger_stays_one() -> None:
         before = await content(service)
         answer = await ask(service, who=STRANGER, **CALL)
         assert answer.decisions[0].reason == types.REASON_NO_CONTEXT
-        assert service.app.states.subscribers() == [SOMEBODY]
+        assert await service.app.states.subscribers() == [SOMEBODY]
         assert await content(service) == before
 
 
@@ -345,7 +345,7 @@ def test_a_bad_question(
                 fields_["event"] = event("", **fields_["event"])
             said = await refused(service, pb.WhyNotRequest(**fields_))
             assert (said.code, said.reason, said.fields) == (code, reason, fields)
-            assert service.app.states.subscribers() == []
+            assert await service.app.states.subscribers() == []
 
     body()
 

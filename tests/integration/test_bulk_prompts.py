@@ -52,14 +52,28 @@ async def prompt(app: Application, *people: str) -> list[str]:
     return [each.id for verdict in receipt.verdicts for each in verdict.decisions if each.channel]
 
 
-def contacts(app: Application, who: str) -> list[Contact]:
-    with app.ledger.transaction() as tx:
-        return tx.histories([who], 0, NOON_US)[who].contacts
+async def contacts(app: Application, who: str) -> list[Contact]:
+    def read() -> list[Contact]:
+        with app.ledger.transaction() as tx:
+            return tx.histories([who], 0, NOON_US)[who].contacts
+
+    return await app.thread.run(read)
 
 
-def reasons(app: Application, who: str) -> list[Reason]:
-    listed = app.ledger.decisions(DecisionFilter(subscriber_id=who), 0, 100, newest_first=False)
+async def reasons(app: Application, who: str) -> list[Reason]:
+    listed = await app.insight.decisions(DecisionFilter(subscriber_id=who), 0, 100, newest_first=False)
     return [each.reason for each in listed]
+
+
+async def waiting_of(app: Application, who: str) -> list[str]:
+    """The decisions of the prompts that wait."""
+    prompts = await app.thread.run(app.ledger.prompts, who, app.clock.now_us())
+    return [each.decision_id for each in prompts]
+
+
+def record(app: Application, contact: ForeignContact) -> None:
+    with app.ledger.transaction() as tx:
+        tx.record_contacts([contact])
 
 
 def move(app: Application, by_us: int) -> None:
@@ -86,7 +100,7 @@ def test_no_more_are_shown_than_the_pace_lets_go_out() -> None:
             for leased in range(1, 4):
                 move(app, 1_000_000)
                 assert len(await app.deliveries.lease("outbound", 5)) == 1
-                assert sum(bool(contacts(app, who)) for who in people) == leased
+                assert sum([bool(await contacts(app, who)) for who in people]) == leased
 
     in_loop(body)
 
@@ -97,19 +111,19 @@ def test_prompts_reserve_nothing_until_a_client_has_room_and_are_then_leased() -
             for who in PEOPLE:
                 assert len(await prompt(app, who)) == 1
                 move(app, 1)
-            assert not any(contacts(app, who) for who in PEOPLE)
+            assert not any([await contacts(app, who) for who in PEOPLE])
             leases = await app.deliveries.lease("outbound", 2)
             assert [each.subscriber_id for each in leases] == PEOPLE[:2]
             assert {each.content for each in leases} == {"Call about the care plan."}
-            assert [len(contacts(app, who)) for who in PEOPLE] == [1, 1, 0]
-            assert contacts(app, PEOPLE[0])[0].channel == "outbound"
+            assert [len(await contacts(app, who)) for who in PEOPLE] == [1, 1, 0]
+            assert (await contacts(app, PEOPLE[0]))[0].channel == "outbound"
             for lease in leases:
                 await send(app, lease)
             (third,) = await app.deliveries.lease("outbound", 9)
             assert third.subscriber_id == PEOPLE[2]
             await send(app, third)
             assert await app.deliveries.lease("outbound", 9) == []
-            assert not any(app.ledger.prompts(who, app.clock.now_us()) for who in PEOPLE)
+            assert not any([await waiting_of(app, who) for who in PEOPLE])
 
     in_loop(body)
 
@@ -122,7 +136,7 @@ def test_a_prompt_that_is_shown_at_the_counter_first_is_not_called_about() -> No
             await app.ingest.publish(
                 "advise", [visit], touch_point="counter", prompts={"care-plan": waiting}
             )
-            assert [each.channel for each in contacts(app, PEOPLE[0])] == ["counter"]
+            assert [each.channel for each in await contacts(app, PEOPLE[0])] == ["counter"]
             assert await app.deliveries.lease("outbound", 9) == []
 
     in_loop(body)
@@ -137,12 +151,12 @@ def test_a_prompt_that_a_cap_refuses_waits_and_is_not_asked_about_again_and_agai
             for _ in range(5):
                 assert await app.deliveries.lease("outbound", 9) == []
                 move(app, 1_000_000)
-            assert reasons(app, who).count(Reason.CAPPED) == 1
-            assert [each.decision_id for each in app.ledger.prompts(who, app.clock.now_us())] == [waiting]
+            assert (await reasons(app, who)).count(Reason.CAPPED) == 1
+            assert await waiting_of(app, who) == [waiting]
             move(app, HOUR_US)
             assert await app.deliveries.lease("outbound", 9) == []
-            assert reasons(app, who).count(Reason.CAPPED) == 2
-            assert contacts(app, who) == []
+            assert (await reasons(app, who)).count(Reason.CAPPED) == 2
+            assert await contacts(app, who) == []
 
     in_loop(body)
 
@@ -159,12 +173,11 @@ def test_a_prompt_is_asked_about_again_when_its_cap_frees_or_on_the_next_day() -
                 state=ContactState.COMMITTED,
                 origin="crm",
             )
-            with app.ledger.transaction() as tx:
-                tx.record_contacts([ForeignContact(who, theirs, "")])
+            await app.thread.run(record, app, ForeignContact(who, theirs, ""))
             await activate(app, rulebase(limit=1))
             for hour in range(71):
                 assert await app.deliveries.lease("outbound", 9) == []
-                assert reasons(app, who).count(Reason.CAPPED) == hour // 24 + 1
+                assert (await reasons(app, who)).count(Reason.CAPPED) == hour // 24 + 1
                 move(app, HOUR_US)
 
     in_loop(body)
@@ -174,12 +187,12 @@ def test_nothing_is_shown_in_quiet_hours_and_all_at_their_end() -> None:
     async def body() -> None:
         async with running(files=rulebase(policies=NIGHT), people=PEOPLE) as app:
             await prompt(app, PEOPLE[0])
-            before = reasons(app, PEOPLE[0])
+            before = await reasons(app, PEOPLE[0])
             move(app, 10 * HOUR_US)
             for _ in range(10):
                 assert await app.deliveries.lease("outbound", 9) == []
                 move(app, HOUR_US)
-            assert reasons(app, PEOPLE[0]) == before
+            assert await reasons(app, PEOPLE[0]) == before
             assert len(await app.deliveries.lease("outbound", 9)) == 1
 
     in_loop(body)
@@ -211,12 +224,15 @@ async def tell_ages(app: Application, people: list[str], age: int) -> None:
     await import_context(app.live, app.ingest, items, app.clock.now_us(), ImportMode.PATCH, Encoding.JSON)
 
 
-@in_loop
-async def test_a_bulk_channel_is_no_place_to_ask_at() -> None:
+def test_a_bulk_channel_is_no_place_to_ask_at() -> None:
     """Its offers are handed over as deliveries: shown to a person as well, they would be made twice."""
-    async with running(files=rulebase(), people=PEOPLE) as app:
-        await prompt(app, PEOPLE[0])
-        visit = Visit(PEOPLE[0], "outbound", "v1", "mms_sent")
-        with pytest.raises(InvalidRequestError, match=r"must be one of: counter$"):
-            await advise(app.live, app.ingest, app.ledger, app.thread, app.clock, visit)
-        assert not contacts(app, PEOPLE[0])
+
+    async def body() -> None:
+        async with running(files=rulebase(), people=PEOPLE) as app:
+            await prompt(app, PEOPLE[0])
+            visit = Visit(PEOPLE[0], "outbound", "v1", "mms_sent")
+            with pytest.raises(InvalidRequestError, match=r"must be one of: counter$"):
+                await advise(app.live, app.ingest, app.ledger, app.thread, app.clock, visit)
+            assert not await contacts(app, PEOPLE[0])
+
+    in_loop(body)

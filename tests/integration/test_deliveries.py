@@ -83,16 +83,20 @@ async def settle(app: Application, lease: Lease, settlement: Settlement, detail:
     return answer
 
 
-def state(app: Application, decision_id: str) -> DeliveryState:
-    found = app.ledger.delivery_of(decision_id)
+async def state(app: Application, decision_id: str) -> DeliveryState:
+    found = await app.thread.run(app.ledger.delivery_of, decision_id)
     assert found is not None
     return found[0]
 
 
-def contacts(app: Application, who: str = WHO) -> list[ContactState]:
+async def contacts(app: Application, who: str = WHO) -> list[ContactState]:
     """Those that count."""
-    with app.ledger.transaction() as tx:
-        return [each.state for each in tx.histories([who], 0, NOON_US)[who].contacts]
+
+    def read() -> list[ContactState]:
+        with app.ledger.transaction() as tx:
+            return [each.state for each in tx.histories([who], 0, NOON_US)[who].contacts]
+
+    return await app.thread.run(read)
 
 
 # -- checks before each lease ---------------------------------------------------------------------
@@ -115,8 +119,8 @@ def test_consent_withdrawn_after_the_decision_is_honoured(attributes: bytes, wit
             leases = await app.deliveries.lease("sms", 10)
             assert bool(leases) != withdrawn
             expected = DeliveryState.WITHDRAWN if withdrawn else DeliveryState.LEASED
-            assert state(app, decision_id) is expected
-            assert contacts(app) == ([] if withdrawn else [ContactState.RESERVED])
+            assert await state(app, decision_id) is expected
+            assert await contacts(app) == ([] if withdrawn else [ContactState.RESERVED])
 
     in_loop(body)
 
@@ -141,8 +145,8 @@ def test_consent_withdrawn_between_two_attempts_is_honoured() -> None:
             await tell(app, WHO, b'{"consents": {"channel/sms": false}}')
             move(app, HOUR_US)
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.WITHDRAWN
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.WITHDRAWN
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -171,11 +175,10 @@ def test_consent_that_is_recorded_is_seen_by_every_lease_after_it(monkeypatch: p
                     await asyncio.sleep(0)
                 await tell(app, WHO, REFUSAL)
                 leases = await leasing
-                (refused_at,) = [
-                    row.position for row in app.ledger.read_log(0) if row.kind is LogKind.CONTEXT
-                ][-1:]
+                rows = await app.thread.run(lambda: list(app.ledger.read_log(0)))
+                refused_at = [row.position for row in rows if row.kind is LogKind.CONTEXT][-1]
                 assert all(position < refused_at for position in leased_at)
-                withdrawn += state(app, decision_id) is DeliveryState.WITHDRAWN
+                withdrawn += await state(app, decision_id) is DeliveryState.WITHDRAWN
                 for lease in leases:
                     await settle(app, lease, Settlement.SENT)
                 leased_at.clear()
@@ -205,7 +208,7 @@ def test_a_late_word_between_the_look_and_the_lease_is_not_overrun() -> None:
             ready.set()
             assert await settling
             assert await leasing == []
-            assert state(app, lease.decision_id) is DeliveryState.SENT
+            assert await state(app, lease.decision_id) is DeliveryState.SENT
 
     in_loop(body)
 
@@ -216,8 +219,8 @@ def test_a_paused_campaign_is_withdrawn() -> None:
             (decision_id,) = await offer(app, [WHO])
             await app.pauses.pause("mms-bundle", "ann", "wrong price")
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.WITHDRAWN
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.WITHDRAWN
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -230,7 +233,7 @@ def test_a_campaign_that_a_reload_took_away_is_withdrawn() -> None:
             del files["campaigns/mms-bundle.yaml"]
             await activate(app, files)
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.WITHDRAWN
+            assert await state(app, decision_id) is DeliveryState.WITHDRAWN
 
     in_loop(body)
 
@@ -252,7 +255,7 @@ def test_no_lease_is_given_in_quiet_hours_or_reaches_into_them() -> None:
             for _ in range(10):
                 assert await app.deliveries.lease("sms", 10) == []
                 now_us = move(app, HOUR_US)
-            assert state(app, decision_id) is DeliveryState.PENDING
+            assert await state(app, decision_id) is DeliveryState.PENDING
             assert now_us == NOON_US + 20 * HOUR_US - 10 * SECOND_US
             now_us = move(app, 10 * SECOND_US)
             (lease,) = await app.deliveries.lease("sms", 10)
@@ -301,8 +304,8 @@ def test_nothing_is_leased_after_the_campaigns_last_day() -> None:
             await settle(app, lease, Settlement.RETRY)
             move(app, 10 * SECOND_US)
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.EXPIRED
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.EXPIRED
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -317,8 +320,8 @@ def test_what_expires_in_quiet_hours_ends_at_once() -> None:
             await activate(app, {**files, "policies.yaml": files["policies.yaml"] + NIGHT})
             move(app, 11 * HOUR_US)
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.EXPIRED
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.EXPIRED
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -337,12 +340,12 @@ def test_attempts_are_spaced_further_and_further_and_then_given_up() -> None:
                 backoff_us = min(RETRY_AFTER_US * 2 ** (attempt - 1), MAX_RETRY_AFTER_US)
                 move(app, backoff_us - 1)
                 assert await app.deliveries.lease("sms", 10) == []
-                assert state(app, decision_id) is DeliveryState.PENDING
+                assert await state(app, decision_id) is DeliveryState.PENDING
                 move(app, 1)
             assert await app.deliveries.lease("sms", 10) == []
             (letter,) = await app.dead_letters.page("", "", 0, 10)
             assert (letter.decision_id, letter.attempts, letter.detail) == (decision_id, 5, "no route")
-            assert contacts(app) == []
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -480,8 +483,8 @@ def test_what_expires_is_ended_though_no_client_is_attached() -> None:
             (decision_id,) = await offer(app, [WHO])
             move(app, DAY_US)
             await app.deliveries.expire()
-            assert state(app, decision_id) is DeliveryState.EXPIRED
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.EXPIRED
+            assert await contacts(app) == []
 
     in_loop(body)
 
@@ -514,7 +517,7 @@ async def kill(app: Application, who: str, tag: str = "") -> str:
         await settle(app, lease, Settlement.RETRY)
         move(app, RETRY_AFTER_US * 2**attempt)
     assert await app.deliveries.lease("sms", 10) == []
-    assert state(app, decision_id) is DeliveryState.DEAD
+    assert await state(app, decision_id) is DeliveryState.DEAD
     return decision_id
 
 
@@ -526,12 +529,12 @@ def test_a_dead_letter_that_is_redriven_is_sent() -> None:
         async with running(files=rulebase()) as app:
             decision_id = await kill(app, WHO)
             assert await app.dead_letters.redrive([decision_id, "nothing"], NOW) == [decision_id]
-            assert contacts(app) == [ContactState.RESERVED]
+            assert await contacts(app) == [ContactState.RESERVED]
             assert await app.dead_letters.redrive([decision_id], NOW) == []
             (lease,) = await app.deliveries.lease("sms", 10)
             assert lease.attempt == 1
             assert await settle(app, lease, Settlement.SENT)
-            assert contacts(app) == [ContactState.COMMITTED]
+            assert await contacts(app) == [ContactState.COMMITTED]
 
     in_loop(body)
 
@@ -547,8 +550,8 @@ def test_redriving_never_exceeds_a_cap() -> None:
             await settle(app, lease, Settlement.SENT)
             lasting = Redrive("ann", "", 30 * DAY_US)
             assert await app.dead_letters.redrive([decision_id], lasting) == []
-            assert state(app, decision_id) is DeliveryState.DEAD
-            assert contacts(app) == [ContactState.COMMITTED]
+            assert await state(app, decision_id) is DeliveryState.DEAD
+            assert await contacts(app) == [ContactState.COMMITTED]
             move(app, 7 * DAY_US)
             assert await app.dead_letters.redrive([decision_id], lasting) == [decision_id]
 
@@ -578,11 +581,11 @@ def test_what_reached_the_customer_after_all_is_not_redriven() -> None:
                 assert await app.deliveries.lease("sms", 10)
                 move(app, MINUTE_US)
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.DEAD
+            assert await state(app, decision_id) is DeliveryState.DEAD
             await app.deliveries.report_outcome(decision_id, OutcomeKind.OPENED, app.clock.now_us())
-            assert state(app, decision_id) is DeliveryState.SENT
+            assert await state(app, decision_id) is DeliveryState.SENT
             assert await app.dead_letters.redrive([decision_id], NOW) == []
-            assert contacts(app) == [ContactState.COMMITTED]
+            assert await contacts(app) == [ContactState.COMMITTED]
 
     in_loop(body)
 
@@ -656,8 +659,8 @@ def test_what_is_redriven_is_checked_like_everything_else() -> None:
             await app.dead_letters.redrive([decision_id], NOW)
             await tell(app, WHO, b'{"consents": {"channel/sms": false}}')
             assert await app.deliveries.lease("sms", 10) == []
-            assert state(app, decision_id) is DeliveryState.WITHDRAWN
-            assert contacts(app) == []
+            assert await state(app, decision_id) is DeliveryState.WITHDRAWN
+            assert await contacts(app) == []
 
     in_loop(body)
 

@@ -167,7 +167,7 @@ def tables_naming(database: Path, number: str) -> set[str]:
 
 
 async def states_naming(app: Application, number: str) -> set[str]:
-    people = app.states.subscribers()
+    people = await app.states.subscribers()
     states = await app.states.load(people)
     return {who for who in people if number in who or number in str(states[who])}
 

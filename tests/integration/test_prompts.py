@@ -64,7 +64,7 @@ def test_a_prompt_that_was_answered_meanwhile_is_not_shown() -> None:
     async def body() -> None:
         async with running(files=quiet_visits()) as app:
             await prompted(app)
-            (prompt,) = app.ledger.prompts(ANNE, NOON_US)
+            (prompt,) = await app.thread.run(app.ledger.prompts, ANNE, NOON_US)
             asking = asyncio.create_task(ask(app, "v1"))
             answer = app.deliveries.report_outcome(prompt.decision_id, OutcomeKind.LATER, NOON_US + 1)
             _, advices = await asyncio.gather(answer, asking)
@@ -133,7 +133,7 @@ def test_a_member_of_the_control_group_is_shown_nothing_and_counts_all_the_same(
             rows = await app.insight.decisions(DecisionFilter(subscriber_id=ANNE), 0, 10, False)
             told = [row.reason for row in rows if row.key.source == ADVICE_SOURCE]
             assert told == [Reason.CONTROL]
-            assert app.ledger.prompts(ANNE, NOON_US) == []
+            assert await app.thread.run(app.ledger.prompts, ANNE, NOON_US) == []
             assert await ask(app, "v2") == []
 
     in_loop(body)

@@ -167,7 +167,7 @@ def test_a_source_that_lags_too_long_has_timers_dropped_and_counted() -> None:
             assert app.ingest.timers.dropped.total() == 0
             assert await later(app, SECOND_US) == []
             assert app.ingest.timers.dropped == {"silent": 1}
-            rows = list(app.ledger.read_log(0))
+            rows = await app.thread.run(lambda: list(app.ledger.read_log(0)))
             assert [row.kind for row in rows][-1] is LogKind.TIMERS
             assert await later(app, 24 * HOUR_US) == [], "what is dropped does not come back"
             await as_recorded(app, [ANNE])

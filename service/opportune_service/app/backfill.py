@@ -178,7 +178,8 @@ class Backfill:
                     continue
                 events = await worker.do(events_of, row)
                 new = {event.subscriber_id for event in events} - worker.aside.states.keys()
-                contexts = {id_: dict(context) for id_, context in self._states.contexts(new)}
+                known = await self._states.contexts(new)
+                contexts = {id_: dict(context) for id_, context in known.items()}
                 await worker.do(worker.aside.fold, row.source, events, contexts)
                 await reach.see(row, events)
         return reach.since_us

@@ -7,6 +7,7 @@ any prompt, and those that are decided are then deliveries like those of automat
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from opportune_rulebase.policies import Mode
 
@@ -57,7 +58,12 @@ class BulkPrompts:
             return
         now_us, page = self._clock.now_us(), max(most, _PAGE)
         found = await self._thread.run(self._ledger.prompts_on, channel, now_us, self._after[channel], page)
-        ripe = [prompt for prompt in found if self._ripe(prompt, channel, now_us)][:most]
+        contexts = await self._states.contexts({prompt.subscriber_id for prompt in found})
+        ripe = [
+            prompt
+            for prompt in found
+            if self._ripe(prompt, contexts.get(prompt.subscriber_id, {}), channel, now_us)
+        ][:most]
         last = ripe[-1] if len(ripe) == most else found[-1] if len(found) == page else None
         self._after[channel] = (last.decided_at_us, last.decision_id) if last else (0, "")
         if not ripe:
@@ -72,12 +78,12 @@ class BulkPrompts:
                 again_us = min(max(clear_us, now_us + _AGAIN_AFTER_US), now_us + _AGAIN_AT_LAST_US)
                 self._not_before_us[decision.prompt_of] = again_us
 
-    def _ripe(self, prompt: OpenPrompt, channel: str, now_us: int) -> bool:
+    def _ripe(self, prompt: OpenPrompt, context: Mapping[str, object], channel: str, now_us: int) -> bool:
         revision = self._live.current
         campaign = revision.rulebase.campaigns.get(prompt.campaign)
         if campaign is None or prompt.trigger is None:
             return False
         if now_us < self._not_before_us.get(prompt.decision_id, 0):
             return False
-        zone = revision.zone_of(self._states.peek(prompt.subscriber_id) or {})
+        zone = revision.zone_of(context)
         return quiet_refusal(revision.rulebase, campaign, channel, now_us, zone) is None

@@ -30,7 +30,8 @@ Heartbeat = tuple[int, Mapping[str, SourceMark]]
 class Checkpoints:
     """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
     a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not.
-    `heartbeat` gives what the end of a round puts down besides, also of one with nothing to save."""
+    `heartbeat` gives what the end of a round puts down besides, also of one with nothing to save. `member`
+    tells whose checkpoint it is; 0 where there are no others."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Checkpoints:
         refused: Callable[[], bool],
         on_saved: Callable[[], None],
         heartbeat: Callable[[], Heartbeat],
+        member: Callable[[], int] = lambda: 0,
     ) -> None:
         self._states = states
         self._ledger = ledger
@@ -47,25 +49,32 @@ class Checkpoints:
         self._refused = refused
         self._on_saved = on_saved
         self._heartbeat = heartbeat
+        self._member = member
         self._left: list[str] = []
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
         self.due = False
 
-    def step(self, position: int) -> None:
+    async def step(self, position: int) -> None:
         """Snapshot some of the round's subscribers; `due` stays set until the round is through.
 
         Call it when live state equals what was handed to the ledger's thread up to `position`, nothing
         more: the write is queued behind the commits that it rests on. To begin a round, all of that must
         be saved (`LiveState.save`) too. Never call it while one is `saving`: were a later one to end the
-        round, replay would begin after what an earlier one failed to save.
+        round, replay would begin after what an earlier one failed to save. Raises `StoreUnavailableError`
+        when live state cannot be read: the round is abandoned.
         """
         if not self._left:
             self._left, self._position = list(self._states.dirty()), position
         chunk, self._left = self._left[:CHUNK], self._left[CHUNK:]
         self.due = bool(self._left)
-        rows = self._states.snapshot(chunk)
         end = None if self.due else (self._position, self._heartbeat())
+        try:
+            rows = await self._states.snapshot(chunk)
+        except StoreUnavailableError:
+            self._states.still_dirty(chunk)
+            self.abandon()
+            raise
         saved = self._thread.submit(self._save, rows, end)
         self._saving = asyncio.create_task(self._finish(saved, chunk))
 
@@ -95,7 +104,7 @@ class Checkpoints:
             await saved
         except Exception:
             log.warning("a snapshot was not saved; the log still has everything", exc_info=True)
-            await self._states.save(chunk)
+            self._states.still_dirty(chunk)
             self.abandon()
         self._on_saved()
 
@@ -106,5 +115,5 @@ class Checkpoints:
             tx.save_states(rows)
             if end is not None:
                 position, (alive_us, sources) = end
-                tx.save_checkpoint(position)
+                tx.save_checkpoint(position, self._member())
                 tx.save_heartbeat(alive_us, sources)

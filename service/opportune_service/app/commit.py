@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.alarms import hours_watched, tell, too_many
 from opportune_service.app.log import log_row
@@ -34,10 +34,18 @@ from opportune_service.core.verdict import (
 log = logging.getLogger(__name__)
 
 
-def commit_group(ledger: Ledger, group: Group) -> Sequence[Verdict]:
+def alone(_: LedgerTransaction) -> None:
+    """The guard of a process that shares its ledger with nobody."""
+
+
+def commit_group(
+    ledger: Ledger, group: Group, guard: Callable[[LedgerTransaction], None] = alone
+) -> Sequence[Verdict]:
     """Make a group durable, its decisions included; the verdicts that are new.
 
-    Raises `StoreUnavailableError`: then nothing is durable."""
+    `guard`: what may forbid it at the last moment (`Membership.guard`); what it raises, this raises, and
+    nothing is durable. Nor is it after `StoreUnavailableError`, unless the connection was lost while the
+    store committed."""
     batches = group.batches
     if not batches and not group.rejected:
         return ()
@@ -48,6 +56,7 @@ def commit_group(ledger: Ledger, group: Group) -> Sequence[Verdict]:
     ]
     counts = _counts(group)
     with ledger.transaction() as tx:
+        guard(tx)
         tx.append_log(rows)
         verdicts, pauses = _take_steps(tx, batches)
         if group.touches:
@@ -58,6 +67,11 @@ def commit_group(ledger: Ledger, group: Group) -> Sequence[Verdict]:
             tx.quarantine(group.rejected, MOST)
     tell(pauses)
     return verdicts
+
+
+def names_of(counters: Collection[UsageKey]) -> set[str]:
+    """Under which names these counters are held (`LedgerTransaction.lock`), of whatever period."""
+    return {f"{key.kind.value}/{key.name}" for key in counters}
 
 
 def _counts(group: Group) -> Mapping[tuple[str, int], int]:
@@ -104,14 +118,15 @@ class _Deciding:
         if not decided:
             return
         moments = [moment for _, moment in decided]
-        self._stored = tx.verdicts([moment.key for moment in moments])
-        lookback_us = max(revision.lookback_us for revision, _ in decided)
-        earliest_us = min(moment.now_us for moment in moments)
         subscribers = {moment.key.subscriber_id for moment in moments}
-        self._histories = tx.histories(subscribers, earliest_us - lookback_us, earliest_us)
         counters: set[UsageKey] = set()
         for revision, moment in decided:
             counters |= usage_keys(revision.rulebase, moment) | hours_watched(revision.rulebase, moment)
+        tx.lock(subscribers, names_of(counters))
+        self._stored = tx.verdicts([moment.key for moment in moments])
+        lookback_us = max(revision.lookback_us for revision, _ in decided)
+        earliest_us = min(moment.now_us for moment in moments)
+        self._histories = tx.histories(subscribers, earliest_us - lookback_us, earliest_us)
         self._usage = tx.usage(counters)
         self._paused = tx.paused()
 

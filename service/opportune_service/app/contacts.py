@@ -167,7 +167,8 @@ async def contact_view(
         )
 
     marketing, other = await thread.run(read)
-    return ContactView(subscriber_id, dict(states.peek(subscriber_id) or {}), marketing, other)
+    context = (await states.contexts([subscriber_id])).get(subscriber_id, {})
+    return ContactView(subscriber_id, dict(context), marketing, other)
 
 
 async def export_contacts(

@@ -7,13 +7,14 @@ the redrive. All else, consent and quiet hours above all, is checked before each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from itertools import chain
 
 import msgspec
 
+from opportune_service.app.commit import names_of
 from opportune_service.app.deliver import Deliveries
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, LiveState
@@ -33,6 +34,7 @@ from opportune_service.core.verdict import (
     Moment,
     Profile,
     Usage,
+    UsageKey,
     usage_of,
 )
 
@@ -96,10 +98,9 @@ class DeadLetters:
 
     async def _redrive(self, letters: Sequence[DeadLetter], redrive: Redrive) -> list[str]:
         revision = self._live.current
-        zones = {
-            letter.subscriber_id: revision.zone_of(self._states.peek(letter.subscriber_id) or {})
-            for letter in letters
-        }
+        subscriber_ids = {letter.subscriber_id for letter in letters}
+        contexts = await self._states.contexts(subscriber_ids)
+        zones = {each: revision.zone_of(contexts.get(each, {})) for each in subscriber_ids}
         ids = [letter.decision_id for letter in letters]
         redriven = await self._thread.run(self._take, revision, ids, zones, redrive)
         self._deliveries.wake({each.contact.channel for each in redriven})
@@ -111,6 +112,8 @@ class DeadLetters:
         now_us = self._clock.now_us()
         redriven: list[Redriven] = []
         with self._ledger.transaction() as tx:
+            used = {key for each in self._ledger.dead_letters_of(ids) for key in self._uses(revision, each)}
+            tx.lock(zones, names_of(used))
             letters = sorted(self._ledger.dead_letters_of(ids), key=lambda letter: letter.cursor)
             histories = tx.histories(zones, now_us - revision.lookback_us, now_us)
             again = {each.decision_id: self._contact(revision, each, now_us) for each in letters}
@@ -126,6 +129,9 @@ class DeadLetters:
             if redriven:
                 tx.redrive(redriven, now_us, redrive.by, redrive.reason)
         return redriven
+
+    def _uses(self, revision: Revision, letter: DeadLetter) -> Collection[UsageKey]:
+        return usage_of(self._contact(revision, letter, self._clock.now_us())).keys()
 
     def _contact(self, revision: Revision, letter: DeadLetter, now_us: int) -> Contact:
         """The contact of a dead letter as it counts when it is made now."""

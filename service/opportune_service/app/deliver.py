@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.alarms import pause_complained_of, tell
 from opportune_service.app.bulk import BulkPrompts
 from opportune_service.app.clearance import Ended, Postponed, Step, next_step
+from opportune_service.app.commit import names_of
 from opportune_service.app.errors import InvalidRequestError, StoreUnavailableError, UnknownDecisionError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.pace import Pace
@@ -80,7 +81,8 @@ class Standing:
 class Deliveries:
     """The outbox as channel clients see it. At least once: a lease that runs out is given again.
 
-    `lease_for_us`: how long a client may take before its lease is given to another.
+    `lease_for_us`: how long a client may take before its lease is given to another. `share`: what part of a
+    channel's pace is for the clients of this process (`Membership.share`).
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Deliveries:
         clock: Clock,
         lease_for_us: int,
         prompts: BulkPrompts,
+        share: Callable[[int], int] = int,
     ) -> None:
         self._live = live
+        self._share = share
         self._states = states
         self._ledger = ledger
         self._thread = thread
@@ -154,10 +158,11 @@ class Deliveries:
             page = max(limit, _PAGE)
             while len(leases) < limit:
                 found = await self._thread.run(self._look, channel, page)
+                contexts = await self._states.contexts({waiting.subscriber_id for waiting in found})
                 now_us = self._clock.now_us()
                 revision, free = self._live.current, self._free(channel, now_us)
                 # Nothing is awaited from here until the lease is queued: see above.
-                steps = self._steps(revision, found, now_us, min(limit - len(leases), free))
+                steps = self._steps(revision, found, contexts, now_us, min(limit - len(leases), free))
                 given, moved = await self._thread.run(self._take, revision, channel, page, steps, now_us)
                 # They go out now: the disk may have been slow.
                 self._paces[channel].take(len(given), self._clock.now_us())
@@ -171,19 +176,27 @@ class Deliveries:
     def _free(self, channel: str, now_us: int) -> int:
         """How many the channel's pace leaves room for."""
         declared = self._live.current.rulebase.vocabulary.channels.get(channel)
-        return self._paces[channel].free(declared.per_second if declared else None, now_us)
+        per_second = declared.per_second if declared else None
+        if per_second is not None:
+            per_second = self._share(per_second)
+        return self._paces[channel].free(per_second, now_us)
 
     def _look(self, channel: str, page: int) -> Sequence[Waiting]:
         with self._ledger.transaction() as tx:
             return tx.waiting(channel, page, self._clock.now_us())
 
     def _steps(
-        self, revision: Revision, found: Sequence[Waiting], now_us: int, most: int
+        self,
+        revision: Revision,
+        found: Sequence[Waiting],
+        contexts: Mapping[str, Mapping[str, object]],
+        now_us: int,
+        most: int,
     ) -> dict[Waiting, Step]:
         """What is to become of each, up to the last that may be leased."""
         steps: dict[Waiting, Step] = {}
         for waiting in found:
-            context = self._states.peek(waiting.subscriber_id)
+            context = contexts.get(waiting.subscriber_id)
             step = next_step(revision, waiting, context, now_us, self._lease_for_us)
             if isinstance(step, Lease):
                 if most <= 0:
@@ -201,6 +214,7 @@ class Deliveries:
         postponed: defaultdict[int, list[str]] = defaultdict(list)
         ended: dict[Ended, list[str]] = defaultdict(list)
         with self._ledger.transaction() as tx:
+            tx.lock((), names_of([UsageKey(UsageKind.CHANNEL_LEASES, channel, 0)]))
             paused = tx.paused()
             room = _Room(tx, revision, channel, now_us)
             still = [waiting for waiting in tx.waiting(channel, page, now_us) if waiting in steps]

@@ -21,6 +21,7 @@ from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import encoded_items, items_of, log_row
+from opportune_service.app.membership import hold
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import LogRow
 from opportune_service.core.erase import STAND_IN_DIGITS, Erasing
@@ -123,8 +124,9 @@ class Erasures:
 
     async def _others(self, found: _Rewritten, erasing: Erasing) -> dict[str, SubscriberState]:
         """The states of those of the others that name the number, without it."""
-        loaded = await self._states.load(found.others)
+        loaded = await hold(self._states, found.others)
         without = {each: erasing.state(state) for each, state in loaded.items()}
+        await self._states.release([each for each, state in without.items() if state is None])
         return {each: state for each, state in without.items() if state is not None}
 
     def _write(self, found: _Rewritten, states: Mapping[str, SubscriberState], erasing: Erasing) -> None:
@@ -139,12 +141,13 @@ class Erasures:
 
     async def _finish(self, erasing: Erasing, after: int, by: str, reason: str) -> Erased:
         number = erasing.number
+        # First: from now on nobody takes in anything of the subscriber.
+        known = (await hold(self._states, [number]))[number] != SubscriberState()
         tail = _Rewritten([], set(), after)
         while page := await self._thread.run(self._page, tail.last):
             found = await asyncio.to_thread(_rewritten, page, erasing)
             tail = _Rewritten(tail.rows + found.rows, tail.others | found.others, found.last)
         states = await self._others(tail, erasing)
-        known = (await self._states.load([number]))[number] != SubscriberState()
         at_us = self._clock.now_us()
 
         def write() -> bool:

@@ -22,15 +22,21 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.checkpoint import Checkpoints
-from opportune_service.app.commit import commit_group
+from opportune_service.app.commit import alone, commit_group
 from opportune_service.app.deferrals import MOST as MOST_DEFERRALS
 from opportune_service.app.deferrals import Deferrals
-from opportune_service.app.errors import NoRulebaseError, StoreUnavailableError
+from opportune_service.app.errors import (
+    ExpelledError,
+    NoRulebaseError,
+    StoreUnavailableError,
+    SupersededError,
+)
 from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.membership import SILENT_US, Folding, Membership, rebuild, take_over
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import Recovered, note_listening, recover_some
-from opportune_service.app.revisions import LiveRevision
+from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.work_queue import WorkQueue
 from opportune_service.app.works import Group, Receipt, Work
 from opportune_service.core.backfill import Fill
@@ -43,6 +49,11 @@ from opportune_service.core.watermarks import SourceMark
 __all__ = ["Ingest", "Receipt"]
 
 log = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 0.002
+"""How long to wait when other members hold everybody: a good part of a commit."""
+
+_TIMERS_AT_ONCE = 1_000
 
 
 class Ingest:
@@ -58,6 +69,7 @@ class Ingest:
         make_engine: EngineFactory,
         recovered: Recovered,
         on_verdicts: Callable[[Sequence[Verdict]], None],
+        membership: Membership | None = None,
     ) -> None:
         self._live = live
         self._states = states
@@ -65,18 +77,27 @@ class Ingest:
         self._thread = thread
         self._clock = clock
         self._make_engine = make_engine
-        self._observer = Observer(live, states, recovered, clock.now_us())
+        self._membership = membership
+        self._observer = Observer(live, states, recovered, clock.now_us(), membership)
         self._on_verdicts = on_verdicts
         self._wake = asyncio.Event()
         self._queue = WorkQueue(self._wake.set)
         self._closing = False
         self._committing: asyncio.Task[None] | None = None
+        # The group that is not handed to the ledger's thread yet.
+        self._observing = Group()
         # Subscribers whose live state is ahead of the record because a commit failed.
         self._astray: set[str] = set()
+        # Works to be taken in again, for another revision was activated by another member meanwhile.
+        self._again: list[Work] = []
+        # Subscribers whose last commit is durable but not in live state yet: they were in use again.
+        self._carried: set[str] = set()
+        self._doubt: BaseException | None = None
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
         self._commit_failed = False
         self._checkpoints = Checkpoints(
-            states, ledger, thread, lambda: self._commit_failed, self._wake.set, self._heartbeat
+            *(states, ledger, thread, lambda: self._commit_failed, self._wake.set, self._heartbeat),
+            member=lambda: membership.number if membership else 0,
         )
         self.healthy = asyncio.Event()
         self.healthy.set()
@@ -256,7 +277,18 @@ class Ingest:
         if not self._checkpoints.begun and self._committing is not None:
             await self._committing
         if not self._astray:
-            self._checkpoints.step(self._observer.position)
+            try:
+                await self._checkpoints.step(self._observed_to())
+            except StoreUnavailableError as error:
+                self._fail([], error, ())
+
+    def _observed_to(self) -> int:
+        """Nothing will be logged at or before this position that is not observed yet."""
+        if self._membership is None:
+            return self._observer.position
+        # Also of a member that has nothing to do: replay would begin ever further back.
+        self._observer.position = max(self._observer.position, self._membership.now_position())
+        return self._observer.position
 
     async def _finish(self) -> None:
         """The last commit and a snapshot of everything, so that the next start has nothing to replay."""
@@ -266,7 +298,7 @@ class Ingest:
             self._checkpoints.due = True
             while self._checkpoints.due:
                 await self._checkpoints.wait()
-                self._checkpoints.step(self._observer.position)
+                await self._checkpoints.step(self._observed_to())
             await self._checkpoints.wait()
 
     async def close(self) -> None:
@@ -279,7 +311,7 @@ class Ingest:
         self._queue.close()
 
     async def _process(self, works: list[Work]) -> None:
-        group = Group()
+        group = self._observing = Group()
         for work in works:
             try:
                 if work.retire is not None:
@@ -293,16 +325,21 @@ class Ingest:
                     work.done.set_exception(error)
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
-                log.exception("observing a batch failed")
-                self._fail(works, error, group.touched)
+                if not isinstance(error, StoreUnavailableError):
+                    log.exception("observing a batch failed")
+                self._fail([*works, *group.rests], error, group.held)
                 return
+        self._queue.put_back(group.rests)
         if self._committing is not None:
             await self._committing
         if self._astray:
-            self._fail(group.works(), None, group.touched)
+            self._fail(group.works, self._doubt, group.held)
             return
+        if group.rests and not group.batches:
+            await asyncio.sleep(_BUSY_SECONDS)
         commit = self._thread.submit(self._commit, group)
         self._committing = asyncio.create_task(self._settle(group, commit))
+        self._observing = Group()
 
     async def _do_between(self, work: Work, call: Callable[[], Awaitable[None]]) -> None:
         if self._committing is not None:
@@ -329,7 +366,7 @@ class Ingest:
         if self._commit_failed:
             raise StoreUnavailableError("an earlier commit failed; the service is recovering")
         try:
-            return commit_group(self._ledger, group)
+            return commit_group(self._ledger, group, self._membership.guard if self._membership else alone)
         except BaseException:
             self._commit_failed = True
             raise
@@ -341,9 +378,9 @@ class Ingest:
         except Exception as error:
             if not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
-            self._fail(group.works(), error, group.touched)
+            self._fail(group.works, error, group.held)
             return
-        await self._states.save(group.touched)
+        await self._give_back(group)
         for work, receipt in group.answers:
             if not work.done.done():
                 work.done.set_result(receipt)
@@ -351,16 +388,37 @@ class Ingest:
         if verdicts:
             self._on_verdicts(verdicts)
 
+    async def _give_back(self, group: Group) -> None:
+        """What is committed is saved, for others to have; but not what the next group changed further."""
+        needed = self._observing.held
+        self._carried = group.touched & needed
+        self._observing.touched |= self._carried
+        try:
+            await self._states.save(group.touched - needed if needed else group.touched)
+            if len(group.held) > len(group.touched):
+                await self._states.release(group.held - group.touched - needed)
+        except StoreUnavailableError as error:
+            # It is durable all the same, so the callers are answered.
+            self._fail([], error, group.held)
+
     def _heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
         """What a round of snapshots puts down of now."""
         return self._clock.now_us(), self._observer.watermarks.marks()
 
     # -- when a commit has failed -----------------------------------------------------------------
 
-    def _fail(self, works: Sequence[Work], error: BaseException | None, touched: Collection[str]) -> None:
-        self._astray |= set(touched) or {""}
-        self.healthy.clear()
+    def _fail(self, works: Sequence[Work], error: BaseException | None, held: Collection[str]) -> None:
+        """What was changed of these subscribers is not backed by the record; these works are refused, or
+        taken in again if all that is wrong is that another member activated a revision."""
+        superseded = isinstance(error, SupersededError)
+        if not self._astray or not superseded:
+            self._doubt = error
+        self._astray |= set(held) or {""}
         self._wake.set()
+        if superseded:
+            self._again += works
+            return
+        self.healthy.clear()
         for work in works:
             if work.retire is not None:
                 self._retire(work, work.retire)
@@ -373,28 +431,46 @@ class Ingest:
         """Rebuild what a failed commit left astray; until that works, refuse what comes."""
         if self._committing is not None:
             await self._committing
-        self._refuse_queued("the store is unavailable; try again")
+        if not self.healthy.is_set():
+            self._refuse_queued("the store is unavailable; try again")
         astray = set(self._astray)
         try:
             now_us = self._clock.now_us()
-            states, recovered, since = await self._thread.run(self._read_back, astray - {""}, now_us)
+            lost: Collection[str] = astray - {""}
+            if self._membership is not None:
+                if isinstance(self._doubt, SupersededError):
+                    lost = await self._take_back(self._membership, lost)
+                elif await self._rejoin(self._membership):
+                    lost = ()
+                if lost != astray - {""}:
+                    self._look_again(astray - {""})
+            if lost or not self.healthy.is_set():
+                await self._restore(lost, now_us)
+            if self._membership is not None:
+                await self._adopt(self._membership)
         except Exception:
             if self._closing:
                 raise  # nothing is lost: the log has all that was acknowledged
             log.warning("the store is still unavailable; trying again in half a second", exc_info=True)
             asyncio.get_running_loop().call_later(0.5, self._wake.set)
             return
-        await self._states.discard(states, astray - {""})
-        await self._states.save(astray - {""})
-        self._observer.resume(recovered, now_us)
-        if self._live.id:
-            self._live.current.live_since(*since)
         self._astray -= astray
         self._checkpoints.abandon()
-        if not self._astray:
+        again, self._again = self._again, []
+        self._queue.put_back(again)
+        if not self._astray and not self.healthy.is_set():
             self.healthy.set()
             log.info("recovered %d subscribers after a failed commit", len(astray))
         self._wake.set()
+
+    async def _restore(self, subscriber_ids: Collection[str], now_us: int) -> None:
+        """Make these states what the record says, and go on from there."""
+        states, recovered, since = await self._thread.run(self._read_back, subscriber_ids, now_us)
+        await self._states.discard(states, subscriber_ids)
+        await self._states.save(subscriber_ids)
+        self._observer.resume(recovered, now_us)
+        if self._live.id:
+            self._live.current.live_since(*since)
 
     def _read_back(
         self, subscriber_ids: Collection[str], now_us: int
@@ -412,6 +488,94 @@ class Ingest:
                     self._retire(work, work.retire)
                 elif not work.done.done():
                     work.done.set_exception(StoreUnavailableError(message))
+
+    # -- among members ------------------------------------------------------------------------------
+
+    async def beat(self, membership: Membership) -> None:
+        """Say that this member lives, and look after the others. Call it every BEAT_SECONDS."""
+        try:
+            pulse = await membership.beat(self._observer.watermarks.marks())
+            known = await self._states.identity() == pulse.live_state_id
+        except StoreUnavailableError as error:
+            if self.healthy.is_set():
+                self._fail([], error, ())
+            return
+        self._observer.watermarks.merge(pulse.sources)
+        if not known:
+            self._fail([], StoreUnavailableError("live state is not the one that the ledger goes with"), ())
+        elif not pulse.knows(membership.number):
+            self._fail([], ExpelledError("this member was taken for dead"), ())
+        elif pulse.generation != membership.generation:
+            await self.between(lambda: self._adopt(membership))
+        if pulse.silent and membership.leads:
+            await self.between(lambda: self._take_over(membership, pulse.silent))
+        if membership.leads:
+            await self._find_timers()
+
+    async def _find_timers(self) -> None:
+        """Timers that somebody should have settled by now: whoever loaded them last is gone."""
+        late_us = self._clock.now_us() - SILENT_US
+        for subscriber_id, due_us in await self._states.due(late_us, _TIMERS_AT_ONCE):
+            if subscriber_id not in self._observer.timers:
+                self._observer.timers.set(subscriber_id, due_us)
+
+    def _folding(self) -> Folding:
+        return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop())
+
+    async def _take_over(self, membership: Membership, silent: Collection[int]) -> None:
+        """Between two commit groups."""
+        gone = await self._thread.run(take_over, self._folding(), membership.number, silent)
+        self._checkpoints.abandon()  # what they touched is to be in the next round
+        if gone:
+            log.warning("took over from members that fell silent: %s", ", ".join(map(str, gone)))
+
+    async def _rejoin(self, membership: Membership) -> bool:
+        """Be a member whose live state goes with the ledger; whether all that was loaded is forgotten."""
+        forgotten = False
+        while True:
+            try:
+                forgotten |= await self._thread.run(rebuild, self._folding(), membership.number)
+            except ExpelledError:
+                await membership.join()
+                forgotten = True
+            else:
+                return forgotten
+
+    async def _take_back(self, membership: Membership, subscriber_ids: Collection[str]) -> Collection[str]:
+        """Undo what was observed of these and is not committed; those of whom that is not possible."""
+        lost = self._carried & set(subscriber_ids)
+        if not await self._states.take_back(set(subscriber_ids) - lost):
+            return subscriber_ids
+        await self._thread.run(self._trust)
+        return lost
+
+    def _trust(self) -> None:
+        self._commit_failed = False
+
+    def _look_again(self, subscriber_ids: Collection[str]) -> None:
+        """What was taken for observed of these is not."""
+        self.deferrals.forget()
+        now_us = self._clock.now_us()
+        for subscriber_id in subscriber_ids:
+            self._observer.timers.set(subscriber_id, now_us)
+
+    async def _adopt(self, membership: Membership) -> None:
+        """Work under the present generation. Between two commit groups."""
+        generation, active, position = await self._thread.run(self._present)
+        if active and active != self._live.id:
+            revision = await self._thread.run(stored_revision, self._ledger, active, self._make_engine)
+            previous = self._live.swap(revision)
+            if previous is not None:
+                previous.close()
+            log.info("revision %s is active", active[:12])
+        # What is logged from now on is under the revision that was activated.
+        self._observer.position = max(self._observer.position, position)
+        membership.generation = generation
+
+    def _present(self) -> tuple[int, str, int]:
+        """In the ledger's thread. The generation first: if another begins meanwhile, guards will tell."""
+        generation = self._ledger.generation()
+        return generation, self._ledger.active_revision(), self._ledger.last_position()
 
 
 def _unanswered() -> asyncio.Future[Receipt]:

@@ -21,19 +21,20 @@ from dataclasses import dataclass, field
 from opportune_rulebase.model import AbsencePattern, DwellPattern
 
 from opportune_service.app.deferrals import Deferrals
+from opportune_service.app.membership import Membership
 from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
 from opportune_service.app.records import LogKind
 from opportune_service.app.recover import LOG_KEY, Recovered
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.timers import Timers, pending
-from opportune_service.app.works import Draft, Group, Work
-from opportune_service.core.admit import Attributes, mask
+from opportune_service.app.works import Draft, Group, Work, one_more
+from opportune_service.core.admit import Attributes, is_subscriber_id, mask
 from opportune_service.core.backfill import renew, take_fill
 from opportune_service.core.context import apply_context, refusal_in
 from opportune_service.core.events import ContextRecord, Due, Event, Rejection
 from opportune_service.core.observe import observe, observe_deferred, observe_due, observe_prompts
-from opportune_service.core.revision import Revision
+from opportune_service.core.revision import Revision, peers_of
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import OpenPrompt
 from opportune_service.core.watermarks import (
@@ -53,6 +54,8 @@ TURN = 200
 """Timers that are looked at in one turn: if all of them fire, about 20 ms between two commit groups."""
 
 _LOOK_AGAIN_US = 1_000_000
+_BUSY_US = 50_000
+"""A timer whose subscriber another member holds is looked at again so much later: a commit of theirs."""
 _SAY_AGAIN_US = 60_000_000
 
 _Ask = Callable[[str, int], Word]
@@ -72,13 +75,20 @@ class TimerStatus:
 
 
 class Observer:
-    """Takes works in, in order. `position` is the log position of the last thing observed."""
+    """Takes works in, in order. `position` is the log position of the last thing observed. `membership`:
+    of which this process is a member, if others share the ledger."""
 
     def __init__(
-        self, live: LiveRevision, states: LiveState, recovered: Recovered, listening_us: int
+        self,
+        live: LiveRevision,
+        states: LiveState,
+        recovered: Recovered,
+        listening_us: int,
+        membership: Membership | None = None,
     ) -> None:
         self._live = live
         self._states = states
+        self._membership = membership
         self.timers = Timers()
         self.deferrals = Deferrals()
         self.status = TimerStatus()
@@ -104,86 +114,115 @@ class Observer:
 
     async def observe(self, work: Work, group: Group) -> None:
         """Raises `NoRulebaseError` before anything has changed; any other error leaves states half changed,
-        of the subscribers in `group.touched`."""
-        draft = Draft(work, self._live.current, self.position)
+        of the subscribers in `group.held`."""
+        following = self._membership.positions() if self._membership else one_more
+        draft = Draft(work, group, self._live.current, self.position, following)
         if work.run_to_us is not None:
-            await self._run_to(draft, work.run_to_us, group.touched)
+            await self._run_to(draft, work.run_to_us)
         elif work.deferred_to_us is not None:
-            await self._take_deferred(draft, work.deferred_to_us, group.touched)
+            await self._take_deferred(draft, work.deferred_to_us)
         elif work.showing:
             await self._show(draft, work.showing)
         elif work.dues:
-            await self._take_dues(draft, work.dues, group.touched)
+            await self._take_dues(draft)
         elif work.records:
-            await self._take_records(draft, group.touched)
+            await self._take_records(draft)
         elif work.fills:
-            await self._take_fills(draft, group.touched)
+            await self._take_fills(draft)
         else:
-            await self._take_events(draft, group)
+            await self._take_events(draft)
         self.position = draft.last_position
+        group.works.append(draft.work)
         group.batches += draft.batches
         group.touches += draft.touches
         group.derived += draft.derived
-        group.answers.append((work, draft.receipt))
+        group.answers.append((draft.work, draft.receipt))
 
-    async def _load(self, draft: Draft, subscriber_ids: Collection[str]) -> States:
-        states = await self._states.load(subscriber_ids)
+    async def _load(
+        self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
+    ) -> States:
+        """Those that another member holds are not in it, and are busy for all of the group from then on."""
+        group = draft.group
+        wanted = set(subscriber_ids) - group.busy if group.busy else subscriber_ids
+        # Before anything is awaited: whoever is needed here is not given back after an earlier commit.
+        group.held.update(wanted)
+        states = await self._states.load(wanted, peers)
+        if len(states) < len(wanted):
+            busy = set(wanted) - states.keys()
+            group.busy |= busy
+            group.held -= busy
         for state in states.values():
             renew(state, draft.revision)
+            draft.above(state.position)
         return states
+
+    async def _hold(
+        self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
+    ) -> None:
+        """Hold all of whom the work tells something, together; what it tells of those whom another member
+        holds is left to the next group."""
+        if self._membership is None:
+            return
+        await self._load(draft, subscriber_ids, peers)
+        if not draft.group.busy.isdisjoint(subscriber_ids):
+            draft.work, rest = draft.work.split(draft.group.busy)
+            draft.group.rests.append(rest)
 
     # -- events and context -----------------------------------------------------------------------
 
-    async def _take_events(self, draft: Draft, group: Group) -> None:
+    async def _take_events(self, draft: Draft) -> None:
+        outcomes = self._admit(draft)
+        if self._membership is not None:
+            whole, ids = draft.work, {event.subscriber_id for event, _ in outcomes}
+            await self._hold(draft, set(filter(is_subscriber_id, ids)), _peers(draft.revision, outcomes))
+            if draft.work is not whole:
+                outcomes = [each for each in outcomes if each[0].subscriber_id not in draft.group.busy]
         work = draft.work
-        outcomes = self._admit(draft, group)
         events = [event for event, outcome in outcomes if not isinstance(outcome, Rejection)]
         subscriber_ids = {event.subscriber_id for event in events}
-        group.touched |= subscriber_ids
+        draft.group.touched |= subscriber_ids
         admitted: list[tuple[Event, Attributes]] = []
         for event, outcome in outcomes:
             if not isinstance(outcome, Rejection):
                 admitted.append((event, outcome))
                 continue
-            refusal = refusal_in(draft.revision, event, work.now_us or event.occurred_at_us)
+            now_us = work.now_us or event.occurred_at_us
+            draft.receipt.rejections.append(outcome)
+            draft.group.rejected.append(quarantined(work.source, event, outcome, now_us))
+            refusal = refusal_in(draft.revision, event, now_us)
             if refusal or event.subscriber_id in subscriber_ids or event.subscriber_id in self.timers:
                 # In its place: what comes of a batch must not depend on where it was cut.
-                await self._take_admitted(draft, admitted, group.touched)
+                await self._take_admitted(draft, admitted)
                 admitted = []
                 if refusal:
-                    await self._heed(draft, refusal, group.touched)
-                await self._miss_event(draft, event, group.touched)
-        await self._take_admitted(draft, admitted, group.touched)
+                    await self._heed(draft, refusal)
+                await self._miss_event(draft, event)
+        await self._take_admitted(draft, admitted)
         if work.now_us is not None and work.events:
             self.watermarks.hear(work.source, events, work.now_us)
         elif events:
             self.watermarks.hear(work.source, events, max(event.occurred_at_us for event in events))
 
-    async def _take_admitted(
-        self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], touched: set[str]
-    ) -> None:
+    async def _take_admitted(self, draft: Draft, admitted: Collection[tuple[Event, Attributes]]) -> None:
         if draft.work.now_us is not None:
             states = await self._load(draft, {event.subscriber_id for event, _ in admitted})
             self._observe(draft, admitted, states)
             return
         for each in admitted:
-            await self._settle_earlier(draft, each[0].occurred_at_us, touched)
+            await self._settle_earlier(draft, each[0].occurred_at_us)
             # Loaded one by one: what was loaded before the timers were settled may be gone.
             self._observe(draft, [each], await self._load(draft, [each[0].subscriber_id]))
 
-    def _admit(self, draft: Draft, group: Group) -> list[tuple[Event, Attributes | Rejection]]:
-        work, receipt = draft.work, draft.receipt
+    def _admit(self, draft: Draft) -> list[tuple[Event, Attributes | Rejection]]:
+        work = draft.work
         admission, lateness_us = draft.revision.admission, draft.revision.lateness_us(work.source)
         ignored_before = admission.ignored.total
         outcomes: list[tuple[Event, Attributes | Rejection]] = []
-        for index, event in enumerate(work.events):
+        for index, event in zip(work.indexes or range(len(work.events)), work.events, strict=True):
             now_us = event.occurred_at_us if work.now_us is None else work.now_us
-            outcome = admission.admit(event, index, now_us, lateness_us)
-            outcomes.append((event, outcome))
-            if isinstance(outcome, Rejection):
-                receipt.rejections.append(outcome)
-                group.rejected.append(quarantined(work.source, event, outcome, now_us))
-        receipt.ignored_attributes = admission.ignored.total - ignored_before
+            outcomes.append((event, admission.admit(event, index, now_us, lateness_us)))
+        if not work.indexes:  # what is split off was counted with the whole
+            draft.receipt.ignored_attributes = admission.ignored.total - ignored_before
         return outcomes
 
     def _observe(
@@ -208,17 +247,18 @@ class Observer:
         draft.receipt.duplicates += observed.duplicates
         self._schedule(revision, observed.timers, states)
 
-    async def _heed(self, draft: Draft, refusal: ContextRecord, touched: set[str]) -> None:
+    async def _heed(self, draft: Draft, refusal: ContextRecord) -> None:
         """An event was rejected that refuses channels: logged is not the event, but what it refuses."""
-        touched.add(refusal.subscriber_id)
+        draft.group.touched.add(refusal.subscriber_id)
         states = await self._load(draft, [refusal.subscriber_id])
         apply_context(refusal, states[refusal.subscriber_id], draft.position(LogKind.CONTEXT))
         draft.add(LogKind.CONTEXT, [refusal])
 
-    async def _take_records(self, draft: Draft, touched: set[str]) -> None:
+    async def _take_records(self, draft: Draft) -> None:
+        await self._hold(draft, {record.subscriber_id for record in draft.work.records})
         records = draft.work.records
         subscriber_ids = {record.subscriber_id for record in records}
-        touched |= subscriber_ids
+        draft.group.touched |= subscriber_ids
         states = await self._load(draft, subscriber_ids)
         position = draft.position(LogKind.CONTEXT)
         for record in records:
@@ -226,10 +266,11 @@ class Observer:
             draft.receipt.outdated += not changed
         draft.add(LogKind.CONTEXT, records)
 
-    async def _take_fills(self, draft: Draft, touched: set[str]) -> None:
+    async def _take_fills(self, draft: Draft) -> None:
+        await self._hold(draft, {fill.subscriber_id for fill in draft.work.fills})
         fills = draft.work.fills
         subscriber_ids = {fill.subscriber_id for fill in fills}
-        touched |= subscriber_ids
+        draft.group.touched |= subscriber_ids
         states = await self._load(draft, subscriber_ids)
         position = draft.position(LogKind.BACKFILL)
         for fill in fills:
@@ -238,7 +279,7 @@ class Observer:
 
     # -- what was deferred ------------------------------------------------------------------------
 
-    async def _take_deferred(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+    async def _take_deferred(self, draft: Draft, until_us: int) -> None:
         """All that is due of one subscriber is one moment. Nothing is folded, so nothing is logged."""
         for _ in range(TURN):
             now_us = draft.work.now_us
@@ -246,12 +287,16 @@ class Observer:
                 now_us = self.deferrals.next_us()
                 if now_us > until_us:
                     return
-                await self._settle_earlier(draft, now_us, touched)
+                await self._settle_earlier(draft, now_us)
             subscriber_id = self.deferrals.first(min(now_us, until_us))
             if subscriber_id is None:
                 return
             due = self.deferrals.take(subscriber_id, now_us)
-            states = await self._load(draft, [subscriber_id])
+            triggers = [(each.trigger.type, each.trigger.attributes) for each in due]
+            states = await self._load(draft, [subscriber_id], self._named(draft, triggers))
+            if subscriber_id not in states:
+                self.deferrals.forget()  # still due: they are read again
+                return
             state = states[subscriber_id]
             draft.decide(observe_deferred(draft.revision, due, state, now_us, peers=self._states.peek))
 
@@ -263,34 +308,37 @@ class Observer:
             if revision.shows(prompt.campaign, touch_point):
                 of_subscriber[prompt.subscriber_id].append(prompt)
         now_us = draft.work.now_us or 0
-        states = await self._load(draft, of_subscriber)
-        for subscriber_id, own in of_subscriber.items():
-            state = states[subscriber_id]
+        triggers = [(each.trigger.type, each.trigger.attributes) for each in prompts if each.trigger]
+        states = await self._load(draft, of_subscriber, self._named(draft, triggers))
+        for subscriber_id, state in states.items():
+            own = of_subscriber[subscriber_id]
             draft.decide(
                 observe_prompts(revision, own, state, now_us, touch_point, peers=self._states.peek)
             )
 
     # -- timers and triggers ----------------------------------------------------------------------
 
-    async def _take_dues(self, draft: Draft, dues: Sequence[Due], touched: set[str]) -> None:
+    async def _take_dues(self, draft: Draft) -> None:
         """Those that a caller says are due: triggers."""
+        await self._hold(draft, {due.subscriber_id for due in draft.work.dues})
+        dues = draft.work.dues
         if draft.work.now_us is not None:
             states = await self._load(draft, {due.subscriber_id for due in dues})
             for due in dues:
-                self._take_due(draft, due, states, touched)
+                self._take_due(draft, due, states)
             return
         for due in dues:
-            await self._settle_earlier(draft, due.at_us, touched)
-            self._take_due(draft, due, await self._load(draft, [due.subscriber_id]), touched)
+            await self._settle_earlier(draft, due.at_us)
+            self._take_due(draft, due, await self._load(draft, [due.subscriber_id]))
 
-    async def _run_to(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+    async def _run_to(self, draft: Draft, until_us: int) -> None:
         now_us = draft.work.now_us
         if now_us is None:
-            await self._settle(draft, until_us + 1, touched, _fire, TURN)
+            await self._settle(draft, until_us + 1, _fire, TURN)
             return
         dropped_before = self.status.dropped.total()
         horizons: dict[str, Horizon] = {}
-        await self._settle(draft, until_us + 1, touched, self._by_watermarks(draft, horizons, now_us), TURN)
+        await self._settle(draft, until_us + 1, self._by_watermarks(draft, horizons, now_us), TURN)
         dropped = self.status.dropped.total() - dropped_before
         if dropped and now_us >= self._said_us + _SAY_AGAIN_US:
             self._said_us = now_us
@@ -319,16 +367,19 @@ class Observer:
 
         return ask
 
-    async def _settle_earlier(self, draft: Draft, until_us: int, touched: set[str]) -> None:
+    async def _settle_earlier(self, draft: Draft, until_us: int) -> None:
         """By event time: everything that was due before something that happens at `until_us`."""
         while self.timers.next_us() < until_us:
-            await self._settle(draft, until_us, touched, _fire, TURN)
+            await self._settle(draft, until_us, _fire, TURN)
 
-    async def _settle(self, draft: Draft, until_us: int, touched: set[str], ask: _Ask, looks: int) -> None:
+    async def _settle(self, draft: Draft, until_us: int, ask: _Ask, looks: int) -> None:
         """Settle timers that are due before `until_us`, in order, with so many looks at a subscriber."""
         while looks and (subscriber_id := self.timers.first(until_us)) is not None:
             looks -= 1
             states = await self._load(draft, [subscriber_id])
+            if subscriber_id not in states:
+                self.timers.set(subscriber_id, until_us - 1 + _BUSY_US)
+                continue
             again_us = 0
             for due_us, key in pending(draft.revision, states[subscriber_id]):
                 if due_us >= until_us:
@@ -339,17 +390,17 @@ class Observer:
                     again_us = until_us - 1 + _LOOK_AGAIN_US
                     continue
                 due = Due(subscriber_id, key, due_us, word is Word.FIRE)
-                self._take_due(draft, due, states, touched)
+                self._take_due(draft, due, states)
                 left = pending(draft.revision, states[subscriber_id])
                 again_us = left[0][0] if left else 0
                 break
             self.timers.set(subscriber_id, again_us)
 
-    def _take_due(self, draft: Draft, due: Due, states: States, touched: set[str]) -> None:
+    def _take_due(self, draft: Draft, due: Due, states: States) -> None:
         revision = draft.revision
         pattern = revision.patterns_by_key.get(due.name)
         if pattern is not None:
-            touched.add(due.subscriber_id)
+            draft.group.touched.add(due.subscriber_id)
             self.status.fired += due.fired
             self.status.dropped[pattern.name] += not due.fired
         observed = observe_due(
@@ -367,19 +418,17 @@ class Observer:
             draft.add(LogKind.TIMERS, [due], observed.steps)
         self._schedule(revision, observed.timers, states)
         if pattern is not None and not due.fired:
-            self._miss(draft, due.subscriber_id, pattern.name, due.at_us, states, touched)
+            self._miss(draft, due.subscriber_id, pattern.name, due.at_us, states)
 
-    async def _miss_event(self, draft: Draft, event: Event, touched: set[str]) -> None:
+    async def _miss_event(self, draft: Draft, event: Event) -> None:
         """An event was rejected. It is not folded, but what it tells of may have happened."""
         if event.subscriber_id in self.timers:
             states = await self._load(draft, [event.subscriber_id])
             told = (event.type, CELL if event.cell_id else "", IMEI if event.imei else "")
             for type_ in filter(None, told):
-                self._miss(draft, event.subscriber_id, type_, event.occurred_at_us, states, touched)
+                self._miss(draft, event.subscriber_id, type_, event.occurred_at_us, states)
 
-    def _miss(
-        self, draft: Draft, subscriber_id: str, type_: str, at_us: int, states: States, touched: set[str]
-    ) -> None:
+    def _miss(self, draft: Draft, subscriber_id: str, type_: str, at_us: int, states: States) -> None:
         """Something of this type that may have happened then is missing: drop the waits that it may have
         ended."""
         revision = draft.revision
@@ -390,13 +439,26 @@ class Observer:
                 and due_us - pattern.for_us < at_us <= due_us
                 and type_ in awaited_types(pattern, revision.rulebase)
             ):
-                self._take_due(draft, Due(subscriber_id, key, due_us, fired=False), states, touched)
+                self._take_due(draft, Due(subscriber_id, key, due_us, fired=False), states)
 
     def _schedule(self, revision: Revision, subscriber_ids: Collection[str], states: States) -> None:
         for subscriber_id in subscriber_ids:
             timers = pending(revision, states[subscriber_id])
             self.timers.set(subscriber_id, timers[0][0] if timers else 0)
 
+    def _named(self, draft: Draft, told: Collection[tuple[str, Attributes]]) -> Collection[str]:
+        """The other subscribers that these name, if they have to be asked for."""
+        return peers_of(draft.revision, told) if self._membership else ()
+
 
 def _fire(_: str, __: int) -> Word:
     return Word.FIRE
+
+
+def _peers(
+    revision: Revision, outcomes: Collection[tuple[Event, Attributes | Rejection]]
+) -> Collection[str]:
+    return peers_of(
+        revision,
+        [(event.type, outcome) for event, outcome in outcomes if not isinstance(outcome, Rejection)],
+    )

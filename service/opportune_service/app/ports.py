@@ -12,6 +12,7 @@ from typing import Protocol
 from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.app.records import (
+    Backlog,
     CampaignFigures,
     ChannelFigures,
     ContactChange,
@@ -401,6 +402,10 @@ class Ledger(Protocol):
         """What happened to contacts beyond cursor `after`, in order of recording. No campaigns: of all."""
         ...
 
+    def backlogs(self, now_us: int) -> Sequence[Backlog]:
+        """What waits for channel clients and what they hold, by channel; those without any are left out."""
+        ...
+
     def dead_letters(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
         """A page of them, the newest decision first, beyond cursor `before` (0 for the beginning). "":
         any."""
@@ -465,11 +470,11 @@ class Ledger(Protocol):
 class LiveState(Protocol):
     """Live state of subscribers, for the fast path.
 
-    Guarantees: one writer a subscriber at any moment, over all members. Whoever `load` gives is held by this
-    member until `save`, `release` or `discard`; states may be changed until anything else is loaded. After
-    `save` other loads see what was changed, here and in all other members.
-    Non-guarantees: nothing here is durable; the ledger's log is. A state that was loaded and changed but not
-    saved is seen by later loads of the same member; `discard` is how the caller takes that back.
+    Guarantees: one writer a subscriber at any moment, over all members. Whoever `load` gives is held by
+    this member until `save`, `release`, `take_back` or `discard`; states may be changed until anything else
+    is loaded. After `save` other loads see what was changed, here and in all other members.
+    Non-guarantees: nothing here is durable; the ledger's log is. A state that was loaded and changed but
+    not saved is seen by later loads of the same member; `take_back` or `discard` undo that.
     Raises `StoreUnavailableError` where it is a store of its own that cannot be reached; what it holds is
     then not to be relied upon before `identity` was compared with what the ledger says.
     """
@@ -502,6 +507,20 @@ class LiveState(Protocol):
         their place, which are held; those of whom nothing was recovered are strangers again."""
         ...
 
+    async def take_back(self, subscriber_ids: Collection[str]) -> bool:
+        """Undo what was changed of these since they were last saved, and hold them no more; False, and
+        nothing is done, if that is not known any more: the caller recovers them from the record."""
+        ...
+
+    def become(self, member: int) -> None:
+        """From now on hold as this member; all that was loaded before is forgotten, saved or not."""
+        ...
+
+    async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
+        """(subscriber id, when its first timer is due) of some of those due before then, whoever loaded
+        them; none where this process is the only one, which knows them all."""
+        ...
+
     async def take_over(self, member: int) -> None:
         """From now on whoever this member holds is as if held by nobody: it is expelled, and all that it
         made durable is in the states."""
@@ -510,6 +529,11 @@ class LiveState(Protocol):
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         """That subscriber's context as it is, to read only; None if none was ever imported and nothing was
         said about consent, or if `load` was not told. Makes no state."""
+        ...
+
+    async def view(self, subscriber_id: str, peers: Collection[str] = ()) -> SubscriberState:
+        """The state as it is, held or not, to read only, and the contexts of `peers` for `peek`; makes no
+        state."""
         ...
 
     async def subscribers(self) -> list[str]:
@@ -527,6 +551,10 @@ class LiveState(Protocol):
 
     def dirty(self) -> Collection[str]:
         """Subscribers saved by this member since they were last taken by `snapshot`."""
+        ...
+
+    def still_dirty(self, subscriber_ids: Collection[str]) -> None:
+        """What `snapshot` gave of these was not kept."""
         ...
 
     async def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:

@@ -152,12 +152,13 @@ class Schedule:
             trigger = revision.rulebase.triggers[sweep.trigger]
             tasks[sweep.zone].append((sweep, due_at(trigger, self._zones[sweep.zone], sweep.due_us)))
         zones: dict[str, tzinfo] = {str(revision.rulebase.time_zone): revision.rulebase.time_zone}
-        everybody = self._states.subscribers()
+        everybody = await self._states.subscribers()
         dues: list[Due] = []
         for start in range(0, len(everybody), CHUNK):
             if self._live.current is not revision:
                 return False
-            for subscriber_id, context in self._states.contexts(everybody[start : start + CHUNK]):
+            some = await self._states.contexts(everybody[start : start + CHUNK])
+            for subscriber_id, context in some.items():
                 zone = revision.zone_of(context)
                 name = str(zone)
                 zones[name] = zone

@@ -16,8 +16,7 @@ from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import Attributes
 from opportune_service.core.decide import decide, usage_keys
 from opportune_service.core.events import Event, Rejection
-from opportune_service.core.revision import Revision
-from opportune_service.core.state import SubscriberState
+from opportune_service.core.revision import Revision, peers_of
 from opportune_service.core.verdict import Decision, History, Reason, Usage, UsageKey, Verdict
 from opportune_service.core.why_not import Supposed, suppose
 
@@ -84,13 +83,11 @@ async def why_not(
         raise NotFoundError("the active revision has no campaign of this name")
     now_us = clock.now_us()
     events = list(_events(revision, campaign, event, subscriber_id, now_us))
-    state = (await states.load([subscriber_id]))[subscriber_id]
+    state = await states.view(subscriber_id, peers_of(revision, [(e.type, told) for e, told in events]))
     supposed = [
         suppose(revision, state, campaign_name, each, attributes, now_us, states.peek)
         for each, attributes in events
     ]
-    if state == SubscriberState():
-        await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers
     keys = {key for each in supposed for key in usage_keys(revision.rulebase, each.moment)}
     read = await thread.run(_read, ledger, subscriber_id, now_us, revision.lookback_us, keys)
     return WhyNot([_answer(revision, campaign, each, read) for each in supposed], revision.id)

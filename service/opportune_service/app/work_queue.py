@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.works import Work
@@ -39,6 +39,13 @@ class WorkQueue:
         self._works.append(work)
         self.events += work.size
         self._wake()
+
+    def put_back(self, works: Sequence[Work]) -> None:
+        """Put works that were taken before everything else that waits, also when it is closed."""
+        self._works.extendleft(reversed(works))
+        self.events += sum(work.size for work in works)
+        if works:
+            self._wake()
 
     def take(self) -> list[Work]:
         """The works of the next commit group; none if nothing waits."""

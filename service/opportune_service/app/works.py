@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from opportune_service.app.log import Item
@@ -41,6 +41,7 @@ class Work:
     """One queued piece of work: a batch of events, of context, of fills, or of what is due; time to run on;
     or a revision to close. `now_us` None: each event's own time (replay).
 
+    `indexes`: of a part of a work, where its events stood in what the caller sent; see `split`.
     `run_to_us`: settle timers that are due up to then; with a `now_us`, only a turn's worth, by watermarks.
     `deferred_to_us`: decide again a turn's worth of what was deferred and is due by then. `showing`:
     prompts to decide again because the service itself shows them at the touch point.
@@ -58,12 +59,58 @@ class Work:
     touch_point: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
     showing: Sequence[OpenPrompt] = ()
+    indexes: Sequence[int] = ()
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
 
     @property
     def size(self) -> int:
         return len(self.events) + len(self.records) + len(self.fills) + len(self.dues) + len(self.showing)
+
+    def split(self, busy: Collection[str]) -> tuple[Work, Work]:
+        """The part of those who are not `busy`, and the rest. When both are answered, this is: with what
+        became of both, or with the error of one, though the other may count already."""
+        parts = (Work(_future(self)), Work(_future(self)))
+        for part, rest in zip(parts, (False, True), strict=True):
+            part.source, part.now_us = self.source, self.now_us
+            part.touch_point, part.prompts = self.touch_point, self.prompts
+            indexes = self.indexes or range(len(self.events))
+            chosen = [
+                (index, event)
+                for index, event in zip(indexes, self.events, strict=True)
+                if (event.subscriber_id in busy) is rest
+            ]
+            part.indexes, part.events = [i for i, _ in chosen], [event for _, event in chosen]
+            part.records = [each for each in self.records if (each.subscriber_id in busy) is rest]
+            part.fills = [each for each in self.fills if (each.subscriber_id in busy) is rest]
+            part.dues = [each for each in self.dues if (each.subscriber_id in busy) is rest]
+            part.done.add_done_callback(lambda _: _join(self.done, [each.done for each in parts]))
+        return parts
+
+
+def _future(work: Work) -> asyncio.Future[Receipt]:
+    return work.done.get_loop().create_future()
+
+
+def _join(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]]) -> None:
+    failed = [part for part in parts if part.done() and part.exception() is not None]
+    if done.done() or not (failed or all(part.done() for part in parts)):
+        return
+    if failed:
+        done.set_exception(failed[0].exception() or RuntimeError)
+        return
+    first, rest = (part.result() for part in parts)
+    done.set_result(
+        Receipt(
+            first.accepted + rest.accepted,
+            first.duplicates + rest.duplicates,
+            sorted(first.rejections + rest.rejections, key=lambda each: each.index),
+            first.verdicts + rest.verdicts,
+            rest.revision,
+            first.ignored_attributes + rest.ignored_attributes,
+            first.outdated + rest.outdated,
+        )
+    )
 
 
 @dataclass(slots=True)
@@ -87,38 +134,63 @@ class Batch:
 
 @dataclass(slots=True)
 class Group:
-    """What is committed together, with what to answer, and the subscribers it touches. `rejected`: events
-    to keep in quarantine; `touches`: for the contact view; `derived`: (type, hour) of derived events."""
+    """What is committed together, with what to answer. `rejected`: events to keep in quarantine; `touches`:
+    for the contact view; `derived`: (type, hour) of derived events.
+
+    `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes. `busy`:
+    those whom another member held: nothing of them is taken in before the next group. `works`: what was
+    taken in; `rests`: what was not, and comes first in the next group.
+    """
 
     batches: list[Batch] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
     derived: Counter[tuple[str, int]] = field(default_factory=Counter)
     rejected: list[Quarantined] = field(default_factory=list)
     answers: list[tuple[Work, Receipt]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
+    works: list[Work] = field(default_factory=list)
+    rests: list[Work] = field(default_factory=list)
 
-    def works(self) -> list[Work]:
-        return [work for work, _ in self.answers]
+
+def one_more(position: int) -> int:
+    """The position after, where nobody else writes the log."""
+    return position + 1
 
 
 class Draft:
-    """The batches of one piece of work as it is observed. Items of one kind that follow each other share a
-    log position."""
+    """The batches of one piece of work as it is observed, for a group. Items of one kind that follow each
+    other share a log position. `following` gives the position after one."""
 
-    def __init__(self, work: Work, revision: Revision, position: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        group: Group,
+        revision: Revision,
+        position: int,
+        following: Callable[[int], int] = one_more,
+    ) -> None:
         self.work = work
+        self.group = group
         self.revision = revision
         self.last_position = position
+        self._least = position
+        self._following = following
         self.batches: list[Batch] = []
         self.touches: list[Touch] = []
         self.derived: Counter[tuple[str, int]] = Counter()
         self.receipt = Receipt(0, 0, [], [], revision.id)
 
+    def above(self, position: int) -> None:
+        """What is observed from now on comes after what is logged under this position."""
+        self._least = max(self._least, position)
+
     def position(self, kind: LogKind) -> int:
         """Under which items of this kind, observed now, will be logged."""
-        if self.batches and self.batches[-1].kind is kind:
+        if self.batches and self.batches[-1].kind is kind and self.last_position >= self._least:
             return self.last_position
-        return self.last_position + 1
+        return self._following(max(self.last_position, self._least))
 
     def note(self, observed: Observed) -> None:
         """Keep what is known of it besides what is logged and decided."""

@@ -364,3 +364,12 @@ def _defers(rulebase: Rulebase) -> bool:
     fates += [channel.otherwise for channel in rulebase.vocabulary.channels.values()]
     fates += [campaign.quota.otherwise for campaign in rulebase.campaigns.values() if campaign.quota]
     return policies.settle_us > 0 or Fate.DEFER in fates
+
+
+def peers_of(revision: Revision, told: Iterable[tuple[str, Mapping[str, object]]]) -> set[str]:
+    """The subscribers whose context expressions may ask for as that of a peer."""
+    names = {event.name: event.peer for event in revision.rulebase.vocabulary.events.values() if event.peer}
+    if not names:
+        return set()
+    named = (attributes.get(names[type_]) for type_, attributes in told if type_ in names)
+    return {peer for peer in named if isinstance(peer, str)}

@@ -166,6 +166,14 @@ class Watermarks:
             for name, mark in self._marks.items()
         }
 
+    def merge(self, marks: Mapping[str, SourceMark]) -> None:
+        """What others heard of sources, which may be the same ones."""
+        for source, theirs in marks.items():
+            own = self._marks.setdefault(source, SourceMark(0, 0, set()))
+            own.shown_us = max(own.shown_us, theirs.shown_us)
+            own.heard_us = max(own.heard_us, theirs.heard_us)
+            own.types |= theirs.types
+
     def horizon(self, awaited: Collection[str], rulebase: Rulebase, now_us: int) -> Horizon:
         """How far those have come that are relevant for these types."""
         shown_us = busy_us = _ENDLESS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from opportune_service.core.packing import Packing
@@ -48,7 +48,14 @@ class MemoryLiveState:
         # A dictionary for its order: the longest dirty come first.
         self._dirty: dict[str, None] = {}
 
-    async def load(self, subscriber_ids: Collection[str]) -> Mapping[str, SubscriberState]:
+    async def identity(self) -> str:
+        """It ends with this process."""
+        return ""
+
+    async def load(
+        self, subscriber_ids: Collection[str], peers: Collection[str] = ()
+    ) -> Mapping[str, SubscriberState]:
+        """Nobody is missing: there are no other members, and `peek` knows everybody."""
         decoded = self._decoded
         found: dict[str, SubscriberState] = {}
         missing: dict[str, None] = {}
@@ -71,6 +78,26 @@ class MemoryLiveState:
     async def save(self, subscriber_ids: Collection[str]) -> None:
         self._dirty.update(dict.fromkeys(subscriber_ids))
 
+    async def release(self, subscriber_ids: Collection[str]) -> None:
+        """There is nobody to give them to."""
+
+    async def take_back(self, subscriber_ids: Collection[str]) -> bool:
+        """What they were before is not kept."""
+        return False
+
+    def become(self, member: int) -> None:
+        """There are no members."""
+
+    async def take_over(self, member: int) -> None:
+        """There are no other members."""
+
+    async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
+        """Who loaded them is this process, which knows."""
+        return ()
+
+    async def release(self, subscriber_ids: Collection[str]) -> None:
+        """Nobody waits for them."""
+
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
     ) -> None:
@@ -84,6 +111,19 @@ class MemoryLiveState:
             self._encoded.pop(subscriber_id, None)
             self._decoded[subscriber_id] = state
 
+    async def take_back(self, subscriber_ids: Collection[str]) -> bool:
+        """It is never known: the state is the only one there is."""
+        return False
+
+    def become(self, member: int) -> None:
+        """There is no other member, so nothing changes."""
+
+    async def take_over(self, member: int) -> None:
+        """There is no other member."""
+
+    async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
+        return ()
+
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         state = self._decoded.get(subscriber_id)
         if state is not None:
@@ -94,12 +134,19 @@ class MemoryLiveState:
         head = head_of(data)
         return head.context if head.known or head.context else None
 
-    def subscribers(self) -> list[str]:
+    async def view(self, subscriber_id: str, peers: Collection[str] = ()) -> SubscriberState:
+        state = self._decoded.get(subscriber_id)
+        if state is not None:
+            return state
+        data = self._encoded.get(subscriber_id)
+        return SubscriberState() if data is None else self._packing.decode(data)
+
+    async def subscribers(self) -> list[str]:
         return [*self._decoded, *self._encoded]
 
-    def contexts(self, subscriber_ids: Iterable[str]) -> list[tuple[str, Mapping[str, object]]]:
+    async def contexts(self, subscriber_ids: Collection[str]) -> dict[str, Mapping[str, object]]:
         peeked = ((subscriber_id, self.peek(subscriber_id)) for subscriber_id in subscriber_ids)
-        return [(subscriber_id, context) for subscriber_id, context in peeked if context is not None]
+        return {subscriber_id: context for subscriber_id, context in peeked if context is not None}
 
     def restore(self, states: Iterable[tuple[str, bytes]]) -> None:
         self._encoded.update(states)
@@ -107,7 +154,10 @@ class MemoryLiveState:
     def dirty(self) -> Collection[str]:
         return tuple(self._dirty)
 
-    def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
+    def still_dirty(self, subscriber_ids: Collection[str]) -> None:
+        self._dirty.update(dict.fromkeys(subscriber_ids))
+
+    async def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
         """Those that were discarded meanwhile are left out."""
         taken: list[tuple[str, int, bytes]] = []
         for subscriber_id in subscriber_ids:
