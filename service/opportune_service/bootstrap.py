@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from opportune_service.app.errors import (
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.membership import BEAT_SECONDS, Membership, enter
 from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import note_listening, recover_all
@@ -68,6 +69,11 @@ class Application:
     schedule: Schedule
     pauses: Pauses
     erasures: Erasures
+    membership: Membership | None
+
+    def leads(self) -> bool:
+        """Whether this process does what is to be done once, by whichever of those that share a ledger."""
+        return self.membership is None or self.membership.leads
 
 
 def engine_factory(name: EngineName) -> EngineFactory:
@@ -100,23 +106,31 @@ def run_process(main: Coroutine[Any, Any, T]) -> T:
 async def application(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
     """Open the ledger, rebuild live state, begin to work; at the end finish what was accepted.
 
-    Raises `StoreUnavailableError` when the ledger cannot be opened, `RulebaseRefusedError` when
-    `settings.rulebase` has errors.
+    Raises `StoreUnavailableError` when a store cannot be opened, `RulebaseRefusedError` when
+    `settings.rulebase` has errors, `InvalidRequestError` for settings that do not go together.
     """
     make_engine = engine_factory(settings.engine)
-    thread = LedgerThread()
-    try:
-        ledger = await thread.run(SqlLedger.open, settings.database)
-    except BaseException:
-        thread.close()
-        raise
-    live = LiveRevision()
-    states = MemoryLiveState(
-        settings.ready_subscribers, tidy=lambda state: forget(state, live.current) if live.id else None
-    )
-    try:
-        recovered = await recover_all(ledger, make_engine, states)
-        outage_us = await thread.run(note_listening, ledger, clock.now_us())
+    async with AsyncExitStack() as stack:
+        thread, ledger = await stack.enter_async_context(_opened(settings.database))
+        live = LiveRevision()
+        states: LiveState
+        membership: Membership | None = None
+        if settings.live_state:
+            own_thread, own = await stack.enter_async_context(_opened(settings.database))
+            states = await stack.enter_async_context(_redis(settings, own_thread, own))
+            membership = Membership(own, own_thread, states, clock)
+        else:
+            states = MemoryLiveState(
+                settings.ready_subscribers,
+                tidy=lambda state: forget(state, live.current) if live.id else None,
+            )
+        outage_us = 0
+        if membership is None:
+            recovered = await recover_all(ledger, make_engine, states)
+            outage_us = await thread.run(note_listening, ledger, clock.now_us())
+        else:
+            outage_us = await thread.run(note_listening, ledger, clock.now_us())
+            recovered = await enter(membership, ledger, thread, states, make_engine)
         if outage_us:
             log.warning(
                 "nobody listened for %d minutes: events may be lost, so coverage of everything begins anew",
@@ -128,12 +142,14 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         ingest = Ingest(
             *(live, states, ledger, thread, clock, make_engine, recovered),
             on_verdicts=lambda verdicts: deliveries.announce(verdicts),  # noqa: PLW0108 - made below
+            membership=membership,
         )
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
         lease_for_us = int(settings.lease_seconds * 1_000_000)
-        deliveries = Deliveries(live, states, ledger, thread, clock, lease_for_us, prompts)
+        share = membership.share if membership else int
+        deliveries = Deliveries(live, states, ledger, thread, clock, lease_for_us, prompts, share)
         backfill = Backfill(live, states, ledger, thread, clock, make_engine, ingest)
-        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start)
+        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start, membership)
         app = Application(
             settings=settings,
             clock=clock,
@@ -150,26 +166,71 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
             pauses=Pauses(live, ledger, thread, clock),
             erasures=Erasures(states, ledger, thread, clock, ingest, backfill.start),
+            membership=membership,
         )
         async with _running(app):
             if settings.rulebase is not None:
                 await activate_directory(app, settings.rulebase)
             yield app
+
+
+@asynccontextmanager
+async def _opened(database: str) -> AsyncIterator[tuple[LedgerThread, Ledger]]:
+    """The ledger and the one thread that uses it."""
+    thread = LedgerThread()
+    try:
+        ledger = await thread.run(SqlLedger.open, database)
+        try:
+            yield thread, ledger
+        finally:
+            await thread.run(ledger.close)
     finally:
-        await thread.run(ledger.close)
         thread.close()
+
+
+@asynccontextmanager
+async def _redis(settings: Settings, thread: LedgerThread, ledger: Ledger) -> AsyncIterator[LiveState]:
+    """Live state that is shared, with the snapshots of the ledger for whoever is not in it."""
+    try:
+        # Imported here: it is an extra of its own, which one process alone does not need.
+        from opportune_service.adapters.redis.live_state import RedisLiveState  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidRequestError(
+            "live_state", "Redis needs an extra; install it with: pip install 'opportune[redis,postgres]'"
+        ) from error
+    if not settings.database.startswith("postgresql"):
+        raise InvalidRequestError(
+            "live_state",
+            "live_state is for several processes: they share a ledger on PostgreSQL (database)",
+        )
+
+    async def snapshots(subscriber_ids: Collection[str]) -> dict[str, bytes]:
+        rows = await thread.run(lambda: list(ledger.load_states(subscriber_ids)))
+        return {subscriber_id: body for subscriber_id, _, body in rows}
+
+    cluster = settings.live_state.startswith("redis+cluster://")
+    url = settings.live_state.replace("redis+cluster://", "redis://", 1)
+    states = RedisLiveState(url, snapshots, cluster=cluster, max_decoded=settings.ready_subscribers)
+    try:
+        yield states
+    finally:
+        await states.close()
 
 
 @asynccontextmanager
 async def _running(app: Application) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
     pipeline.add_done_callback(_end_process_on_failure)
-    helpers = [
+    helpers: list[asyncio.Task[None]] = []
+    if app.membership is not None:
+        beating = _beat(app, app.membership)
+        helpers.append(asyncio.create_task(beating, name="membership"))
+    helpers += [
         asyncio.create_task(_checkpoint_now_and_then(app), name="snapshots"),
         asyncio.create_task(_settle_timers_when_due(app), name="timers"),
         asyncio.create_task(_decide_deferred_when_due(app), name="what was deferred"),
-        asyncio.create_task(app.schedule.run(app.settings.timer_seconds), name="schedules"),
-        asyncio.create_task(app.deliveries.run(), name="expiry of deliveries"),
+        asyncio.create_task(app.schedule.run(app.settings.timer_seconds, app.leads), name="schedules"),
+        asyncio.create_task(app.deliveries.run(app.leads), name="expiry of deliveries"),
     ]
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase), name="reload"))
@@ -185,6 +246,8 @@ async def _running(app: Application) -> AsyncIterator[None]:
         await app.backfill.close()
         await app.ingest.close()
         await pipeline
+        if app.membership is not None:
+            await app.membership.leave()
 
 
 def _end_process_on_failure(pipeline: asyncio.Task[None]) -> None:
@@ -212,6 +275,17 @@ async def activate_directory(app: Application, directory: Path) -> None:
         log.info("revision %s is active", rulebase.revision[:12])
 
 
+async def _beat(app: Application, membership: Membership) -> None:
+    """Say that this member lives; and when it begins to lead, finish what the one before left."""
+    led = False
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        await app.ingest.beat(membership)  # raises nothing that a later one would not mend
+        if membership.leads and not led:
+            app.backfill.start()
+        led = membership.leads
+
+
 async def _checkpoint_now_and_then(app: Application) -> None:
     while True:
         await asyncio.sleep(app.settings.checkpoint_seconds)
@@ -233,7 +307,7 @@ async def _decide_deferred_when_due(app: Application) -> None:
     while True:
         await asyncio.sleep(app.settings.timer_seconds)
         try:
-            if app.live.id:
+            if app.live.id and app.leads():
                 await decide_due(app.ingest, app.clock.now_us())
         except StoreUnavailableError:
             await app.ingest.healthy.wait()  # what was not decided is still due

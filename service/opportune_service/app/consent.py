@@ -45,7 +45,7 @@ async def set_consent(
     if fault:
         raise InvalidRequestError("consent.scope", f"consent.{fault}")
     await ingest.import_context(origin, [consent_record(subscriber_id, said)])
-    state = (await states.load([subscriber_id]))[subscriber_id]
+    state = await states.view(subscriber_id)
     in_force = consent_of(state, said.scope)
     return in_force, in_force == said
 

@@ -121,9 +121,8 @@ async def show_subscriber(
             "subscriber_id", "subscriber_id must be 5 to 15 digits without a plus sign"
         )
     revision = live.current
-    state = (await states.load([subscriber_id]))[subscriber_id]
+    state = await states.view(subscriber_id)
     if state == SubscriberState():
-        await states.discard({}, [subscriber_id])  # asking must not fill the memory with strangers
         raise NotFoundError("nothing is known of this subscriber")
     zone = revision.zone_of(state.context)
     readings = []

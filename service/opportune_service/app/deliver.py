@@ -241,13 +241,15 @@ class Deliveries:
                 tx.end_deliveries(dict.fromkeys(decision_ids, end.state), now_us, end.detail)
         return leases, bool(still)
 
-    async def run(self) -> None:
-        """End what has expired every now and then, also where no client is attached, so that no reservation
-        outlives its offer, and no prompt stays open that nobody may be shown."""
+    async def run(self, leads: Callable[[], bool]) -> None:
+        """While this process leads, end what has expired every now and then, also where no client is
+        attached, so that no reservation outlives its offer, and no prompt stays open that nobody may be
+        shown."""
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_SECONDS)
             with contextlib.suppress(StoreUnavailableError):  # the next round does it
-                await self.expire()
+                if leads():
+                    await self.expire()
 
     async def expire(self) -> None:
         """End all deliveries and prompts whose time is over."""

@@ -18,6 +18,7 @@ recovered from in the same way as a crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
@@ -32,7 +33,7 @@ from opportune_service.app.errors import (
     SupersededError,
 )
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.membership import SILENT_US, Folding, Membership, rebuild, take_over
+from opportune_service.app.membership import SILENT_US, Folding, Membership, Pulse, rebuild, take_over
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import Recovered, note_listening, recover_some
@@ -93,6 +94,8 @@ class Ingest:
         # Subscribers whose last commit is durable but not in live state yet: they were in use again.
         self._carried: set[str] = set()
         self._doubt: BaseException | None = None
+        self._tending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tending.set_result(None)
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
         self._commit_failed = False
         self._checkpoints = Checkpoints(
@@ -495,29 +498,29 @@ class Ingest:
         """Say that this member lives, and look after the others. Call it every BEAT_SECONDS."""
         try:
             pulse = await membership.beat(self._observer.watermarks.marks())
-            known = await self._states.identity() == pulse.live_state_id
+            late_us = self._clock.now_us() - SILENT_US
+            late = await self._states.due(late_us, _TIMERS_AT_ONCE)
         except StoreUnavailableError as error:
             if self.healthy.is_set():
                 self._fail([], error, ())
             return
         self._observer.watermarks.merge(pulse.sources)
-        if not known:
-            self._fail([], StoreUnavailableError("live state is not the one that the ledger goes with"), ())
-        elif not pulse.knows(membership.number):
+        if not pulse.knows(membership.number):
             self._fail([], ExpelledError("this member was taken for dead"), ())
-        elif pulse.generation != membership.generation:
-            await self.between(lambda: self._adopt(membership))
-        if pulse.silent and membership.leads:
-            await self.between(lambda: self._take_over(membership, pulse.silent))
-        if membership.leads:
-            await self._find_timers()
-
-    async def _find_timers(self) -> None:
-        """Timers that somebody should have settled by now: whoever loaded them last is gone."""
-        late_us = self._clock.now_us() - SILENT_US
-        for subscriber_id, due_us in await self._states.due(late_us, _TIMERS_AT_ONCE):
+        elif self._tending.done():
+            self._tending = asyncio.create_task(self._tend(membership, pulse))
+        for subscriber_id, due_us in late if membership.leads else ():
+            # Somebody should have settled it by now: whoever loaded it last is gone.
             if subscriber_id not in self._observer.timers:
                 self._observer.timers.set(subscriber_id, due_us)
+
+    async def _tend(self, membership: Membership, pulse: Pulse) -> None:
+        """What a pulse calls for; it may take longer than until the next one."""
+        with contextlib.suppress(StoreUnavailableError):  # the next pulse calls for it again
+            if pulse.generation != membership.generation:
+                await self.between(lambda: self._adopt(membership))
+            if pulse.silent and membership.leads:
+                await self.between(lambda: self._take_over(membership, pulse.silent))
 
     def _folding(self) -> Folding:
         return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop())

@@ -25,10 +25,10 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import items_of
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import Member
-from opportune_service.app.recover import Refolder
+from opportune_service.app.recover import Recovered, Refolder
 from opportune_service.core.revision import EngineFactory
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.watermarks import SourceMark
+from opportune_service.core.watermarks import SourceMark, Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,10 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a beat tells: the members, the generation, which live state goes with the ledger, and how far
-    the sources of all have come."""
+    """What a beat tells: the members, the generation, and how far the sources of all have come."""
 
     members: tuple[Member, ...]
     generation: int
-    live_state_id: str
     sources: Mapping[str, SourceMark]
 
     @property
@@ -70,8 +68,8 @@ class Pulse:
 
 class Membership:
     """`number` tells this member from all others that there ever were; `generation` is that of what it
-    works under. `ledger` and `thread` are a connection of its own, so that no long work keeps it from saying
-    that it lives; what it writes with the pipeline goes by the pipeline's.
+    works under. `ledger` and `thread` are a connection of its own, so that no long work keeps it from
+    saying that it lives; what it writes with the pipeline goes by the pipeline's.
 
     Use: `join` before anything is loaded; `beat` every BEAT_SECONDS; `guard` in every commit.
     """
@@ -146,7 +144,7 @@ class Membership:
             tx.save_heartbeat(self._clock.now_us(), marks)
         ledger = self._ledger
         members, generation = tuple(ledger.members()), ledger.generation()
-        return Pulse(members, generation, ledger.live_state_id(), ledger.heartbeat()[1])
+        return Pulse(members, generation, ledger.heartbeat()[1])
 
     @property
     def leads(self) -> bool:
@@ -193,6 +191,22 @@ class Folding:
         return asyncio.run_coroutine_threadsafe(call, self.loop).result()
 
 
+async def enter(
+    membership: Membership,
+    ledger: Ledger,
+    thread: LedgerThread,
+    states: LiveState,
+    make_engine: EngineFactory,
+) -> Recovered:
+    """Join for the first time, with the pipeline's ledger and its thread: live state is then the one that
+    goes with the ledger. Raises `StoreUnavailableError`."""
+    await membership.join()
+    folding = Folding(ledger, states, make_engine, asyncio.get_running_loop())
+    await thread.run(rebuild, folding, membership.number)
+    sources, position = await thread.run(lambda: (ledger.heartbeat()[1], ledger.last_position()))
+    return Recovered(Watermarks(0, sources), position=position)
+
+
 def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
     """Expel those of these members that are still silent, and finish what they left; who they were.
     Raises `StoreUnavailableError`: then nothing of it has happened as far as anybody can tell."""
@@ -222,8 +236,8 @@ def rebuild(with_: Folding, own: int) -> bool:
     with with_.ledger.transaction() as tx:
         tx.guard(own, with_.ledger.generation())
         tx.lock((), [_TAKEOVER])
-        identity = with_.wait(with_.states.identity())
-        if with_.ledger.live_state_id() == identity:
+        identity, before = with_.wait(with_.states.identity()), with_.ledger.live_state_id()
+        if before == identity:
             return False
         after = with_.ledger.checkpoint()
         others = [each.number for each in with_.ledger.members() if each.number != own]
@@ -236,7 +250,8 @@ def rebuild(with_: Folding, own: int) -> bool:
         tx.save_checkpoint(after, own)
         for number in others:
             tx.leave(number)
-    log.warning("the store of live state is not the one before: rebuilt it from %d rows of the log", rows)
+    if before:
+        log.warning("the store of live state is not the one before: rebuilt it from %d log rows", rows)
     return True
 
 

@@ -299,7 +299,8 @@ class LedgerTransaction(Protocol):
         ...
 
     def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
-        """The service listens at `alive_us`; `sources` replace what was kept of them."""
+        """The service listens at `alive_us`. What is kept of each of `sources` becomes this, its instants
+        only if they are later."""
         ...
 
     def reset_coverage(self, keys: Collection[str], since_us: int) -> None:

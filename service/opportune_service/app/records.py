@@ -99,6 +99,17 @@ class Waiting(msgspec.Struct, frozen=True):
     expires_at_us: int
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """What waits on a channel: `waiting` deliveries could be leased now, the first since `since_us`;
+    `leased` are held by clients, the first since `leased_since_us`. 0 where there is none."""
+
+    channel: str
+    waiting: int
+    since_us: int
+    leased: int
+    leased_since_us: int
+
+
 class DeadLetter(msgspec.Struct, frozen=True):
     """A delivery that ran out of attempts. `cursor` orders by when it was decided; `detail`: what the
     channel said last."""

@@ -82,11 +82,13 @@ class Schedule:
         self._revision: Revision | None = None
         self._idle_us = (0, 0)
 
-    async def run(self, every_seconds: float) -> None:
-        """Look at the clock so often, and make the sweeps that are due, until cancelled."""
+    async def run(self, every_seconds: float, leads: Callable[[], bool]) -> None:
+        """Look at the clock so often, and make the sweeps that are due while this process leads; until
+        cancelled."""
         while True:
             try:
-                await self.turn()
+                if leads():
+                    await self.turn()
             except NoRulebaseError:
                 pass  # nothing is due
             except OpportuneError as error:

@@ -105,6 +105,8 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     @property
     def due_us(self) -> int:
         """When the first of its timers is due; 0 if there is none."""
+        if not self.patterns:
+            return 0
         return min((each.due_us for each in self.patterns.values() if each.due_us), default=0)
 
 
@@ -130,6 +132,8 @@ class Encoded(msgspec.Struct, array_like=True, gc=False):
     packed: bytes
 
 
+Buffer = bytes | memoryview
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_encoded = msgspec.msgpack.Decoder(Encoded).decode
 _decode_state = msgspec.msgpack.Decoder(SubscriberState).decode
@@ -143,13 +147,8 @@ _LEVEL = 6
 def encode_state(state: SubscriberState) -> bytes:
     """The state as bytes that any process can decode. Equal states give equal bytes only if built in equal
     order."""
-    context, state.context = state.context, {}
-    try:
-        body = _encode(state)
-    finally:
-        state.context = context
-    packed = zlib.compress(body, _LEVEL, -15)
-    return _encode(Encoded(state.position, state.due_us, state.known, context, 0, packed))
+    packed = zlib.compress(_body(state), _LEVEL, -15)
+    return _encode(Encoded(state.position, state.due_us, state.known, state.context, 0, packed))
 
 
 def decode_state(data: bytes) -> SubscriberState:
@@ -158,10 +157,40 @@ def decode_state(data: bytes) -> SubscriberState:
         encoded = _decode_encoded(data)
         if encoded.primed:
             raise msgspec.DecodeError("a state that only the process can read that packed it")
-        state = _decode_state(zlib.decompress(encoded.packed, -15))
+        return _joined(encoded.context, zlib.decompress(encoded.packed, -15))
     except (zlib.error, UnicodeDecodeError) as error:
         raise msgspec.DecodeError("not a state") from error
-    state.context = encoded.context
+
+
+def encode_plain(state: SubscriberState, due_us: int) -> tuple[bytes, bytes]:
+    """The head (`head_of`) and all else, not packed: several times the bytes of `encode_state`, in a fraction
+    of the time. `due_us` is that of the state: the caller has asked for it already."""
+    return _encode(StateHead(state.position, due_us, state.known, state.context)), _body(state)
+
+
+def decode_plain(head: Buffer, body: Buffer) -> SubscriberState:
+    """The inverse of `encode_plain`. Raises `msgspec.DecodeError` on anything else."""
+    return _joined(head_of(head).context, body)
+
+
+def pack_plain(head: Buffer, body: Buffer) -> bytes:
+    """What `encode_state` gives, made of what `encode_plain` gave."""
+    of = head_of(head)
+    packed = zlib.compress(body, _LEVEL, -15)
+    return _encode(Encoded(of.position, of.due_us, of.known, of.context, 0, packed))
+
+
+def _body(state: SubscriberState) -> bytes:
+    context, state.context = state.context, {}
+    try:
+        return _encode(state)
+    finally:
+        state.context = context
+
+
+def _joined(context: dict[str, object], body: Buffer) -> SubscriberState:
+    state = _decode_state(body)
+    state.context = context
     # Interned: the same few keys are in all states.
     state.series = {sys.intern(key): each for key, each in state.series.items()}
     state.patterns = {sys.intern(key): each for key, each in state.patterns.items()}

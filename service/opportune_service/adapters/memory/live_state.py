@@ -95,9 +95,6 @@ class MemoryLiveState:
         """Who loaded them is this process, which knows."""
         return ()
 
-    async def release(self, subscriber_ids: Collection[str]) -> None:
-        """Nobody waits for them."""
-
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
     ) -> None:
@@ -110,19 +107,6 @@ class MemoryLiveState:
         for subscriber_id, state in recovered.items():
             self._encoded.pop(subscriber_id, None)
             self._decoded[subscriber_id] = state
-
-    async def take_back(self, subscriber_ids: Collection[str]) -> bool:
-        """It is never known: the state is the only one there is."""
-        return False
-
-    def become(self, member: int) -> None:
-        """There is no other member, so nothing changes."""
-
-    async def take_over(self, member: int) -> None:
-        """There is no other member."""
-
-    async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
-        return ()
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         state = self._decoded.get(subscriber_id)

@@ -10,6 +10,7 @@ from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.contacts import contact_of
+from opportune_service.adapters.sql.cursors import draw
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.app.records import ContactChange, DeliveryState
 
@@ -29,7 +30,7 @@ _page = (
         schema.contacts,
         sa.and_(_c.subscriber_id == _x.subscriber_id, _c.decision_id == _x.decision_id),
     )
-    .where(_x.cursor > sa.bindparam("after"))
+    .where(_x.cursor > sa.bindparam("after"), _x.cursor <= sa.bindparam("up_to"))
     .order_by(_x.cursor)
     .limit(sa.bindparam("most"))
 )
@@ -61,13 +62,15 @@ def note_changes(connection: sa.Connection, changes: Iterable[Change]) -> None:
         }
         for change in changes
     ]
+    if rows:
+        draw(connection)
     insert_many(connection, schema.contact_changes, rows)
 
 
 def contact_changes(
-    connection: sa.Connection, after: int, limit: int, campaigns: Collection[str]
+    connection: sa.Connection, after: int, limit: int, campaigns: Collection[str], up_to: int
 ) -> Sequence[ContactChange]:
-    """See `Ledger.contact_changes`."""
+    """See `Ledger.contact_changes`. `up_to`: the last."""
     page = _page.where(_x.campaign.in_(campaigns)) if campaigns else _page
     return [
         ContactChange(
@@ -78,5 +81,5 @@ def contact_changes(
             outcome=OutcomeKind(row.outcome) if row.outcome else None,
             at_us=row.changed_at_us,
         )
-        for row in connection.execute(page, {"after": after, "most": limit})
+        for row in connection.execute(page, {"after": after, "up_to": up_to, "most": limit})
     ]

@@ -11,6 +11,7 @@ from opportune_rulebase.model import TouchKind
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.changes import Change, note_changes
 from opportune_service.adapters.sql.contacts import add_contacts, contact_of, known_contacts, row_id
+from opportune_service.adapters.sql.locks import hold
 from opportune_service.adapters.sql.outcomes import outcomes_of
 from opportune_service.adapters.sql.statements import insert_new
 from opportune_service.adapters.sql.verdicts import decisions_of
@@ -60,6 +61,7 @@ _touches = (
 def record_contacts(connection: sa.Connection, contacts: Sequence[ForeignContact]) -> list[bool]:
     """See `LedgerTransaction.record_contacts`."""
     keys = [(each.subscriber_id, row_id(each.contact)) for each in contacts]
+    hold(connection, [each.subscriber_id for each in contacts])
     known = {(row.subscriber_id, row.decision_id) for row in known_contacts(connection, keys)}
     new: dict[tuple[str, str], ForeignContact] = {}
     added = []
@@ -92,7 +94,8 @@ def record_touches(connection: sa.Connection, touches: Sequence[Touch]) -> None:
             "kind": touch.kind.value,
             "said": _encoder.encode(touch.said),
         }
-        for touch in touches
+        # In one order, so that writers never wait in a circle.
+        for touch in sorted(touches, key=lambda each: (each.subscriber_id, each.source, each.event_id))
     ]
     insert_new(connection, schema.touches, rows)
 

@@ -6,7 +6,6 @@ one, so the reservation is then never released.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,9 @@ from opportune_rulebase.policies import Mode
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.changes import Change, note_changes
 from opportune_service.adapters.sql.contacts import commit, release, reserve_again
-from opportune_service.adapters.sql.statements import add_many, select_keys
+from opportune_service.adapters.sql.counters import count_lease
+from opportune_service.adapters.sql.locks import free_rows, hold
+from opportune_service.adapters.sql.statements import select_keys
 from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
 from opportune_service.app.records import (
@@ -27,7 +28,7 @@ from opportune_service.app.records import (
     Settlement,
     Waiting,
 )
-from opportune_service.core.verdict import OpenPrompt, UsageKind
+from opportune_service.core.verdict import OpenPrompt
 
 _y = schema.deliveries.c
 _d = schema.decisions.c
@@ -69,17 +70,19 @@ _waiting = (
     .limit(sa.bindparam("most"))
 )
 _overdue = (
-    sa.select(_y.decision_id)
+    sa.select(_y.decision_id, _y.subscriber_id)
     .where(schema.LIVE_DELIVERY, _y.expires_at_us <= _now)
     .limit(sa.bindparam("most"))
 )
 _overdue_prompts = (
-    sa.select(_p.decision_id)
+    sa.select(_p.decision_id, _p.subscriber_id)
     .where(schema.OPEN_PROMPT, _p.expires_at_us <= _now)
     .limit(sa.bindparam("most"))
 )
 _expire_prompts = (
-    schema.prompts.update().where(_p.decision_id.in_(_overdue_prompts)).values(state="expired")
+    schema.prompts.update()
+    .where(_p.decision_id.in_(sa.bindparam("ids", expanding=True)))
+    .values(state="expired")
 )
 
 _update = schema.deliveries.update().where(_y.decision_id == sa.bindparam("of_decision"))
@@ -134,7 +137,8 @@ _prompts_on = (
 
 def waiting(connection: sa.Connection, channel: str, limit: int, now_us: int) -> Sequence[Waiting]:
     """See `LedgerTransaction.waiting`."""
-    found = connection.execute(_waiting, {"of_channel": channel, "now_us": now_us, "most": limit})
+    asked = {"of_channel": channel, "now_us": now_us, "most": limit}
+    found = free_rows(connection, _waiting, schema.deliveries, **asked)
     return [
         Waiting(
             decision_id=row.decision_id,
@@ -167,10 +171,9 @@ def lease(connection: sa.Connection, leases: Sequence[Lease], day: int) -> None:
     ]
     if taken:
         connection.execute(_take, taken)
-    first = Counter(each.channel for each in leases if each.attempt == 1)
-    kind = UsageKind.CHANNEL_LEASES.value
-    used = [{"kind": kind, "name": name, "period": day, "value": first[name]} for name in sorted(first)]
-    add_many(connection, schema.usage, used)
+    for each in leases:
+        if each.attempt == 1:
+            count_lease(connection, each.channel, day)
 
 
 def postpone(connection: sa.Connection, decision_ids: Collection[str], until_us: int) -> None:
@@ -185,17 +188,21 @@ def end_deliveries(
     connection: sa.Connection, ended: Mapping[str, DeliveryState], now_us: int, detail: str = ""
 ) -> None:
     """See `LedgerTransaction.end_deliveries`."""
+    hold(connection, decision_ids=ended)
     rows = _rows_of(connection, ended)
     _end_rows(connection, ((row, ended[row.decision_id]) for row in rows), now_us, detail)
 
 
 def expire(connection: sa.Connection, now_us: int, limit: int) -> int:
     """See `LedgerTransaction.expire`."""
-    overdue = connection.scalars(_overdue, {"now_us": now_us, "most": limit}).all()
-    end_deliveries(connection, dict.fromkeys(overdue, DeliveryState.EXPIRED), now_us)
+    overdue = free_rows(connection, _overdue, schema.deliveries, now_us=now_us, most=limit)
+    ended = dict.fromkeys((row.decision_id for row in overdue), DeliveryState.EXPIRED)
+    end_deliveries(connection, ended, now_us)
     # Those that nobody was shown would stand in the way of whoever looks for open ones, more and more.
-    prompts = connection.execute(_expire_prompts, {"now_us": now_us, "most": limit}).rowcount
-    return max(len(overdue), prompts)
+    prompts = free_rows(connection, _overdue_prompts, schema.prompts, now_us=now_us, most=limit)
+    if prompts:
+        connection.execute(_expire_prompts, {"ids": [row.decision_id for row in prompts]})
+    return max(len(overdue), len(prompts))
 
 
 def _end_rows(
@@ -241,6 +248,7 @@ def settle(
 ) -> bool:
     """See `LedgerTransaction.settle`. A lease that ran out may still be settled until something else
     happened to the delivery: until then its token is the newest."""
+    hold(connection, decision_ids=[decision_id])
     row = next(iter(_rows_of(connection, [decision_id])), None)
     if row is None:
         raise UnknownDecisionError("no delivery belongs to a decision with this id")
@@ -284,6 +292,7 @@ def redrive(connection: sa.Connection, redriven: Sequence[Redriven], now_us: int
     ]
     if not redriven:
         return
+    hold(connection, [each.subscriber_id for each in redriven])
     # Given back as it was counted, then taken again as it counts from now on.
     release(connection, keys)
     connection.execute(_move_contact, contacts)

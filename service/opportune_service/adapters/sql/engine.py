@@ -1,88 +1,24 @@
-"""Opening the store, checking that it is ours, and saying in plain words what is wrong when it fails.
-
-SQLite is held in exclusive locking mode: embedded means one process, and a second one that opens the
-same file is refused at start. The lock goes with the process, so nothing is left behind by a crash.
-"""
+"""Reaching the store, whichever it is."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from opportune_service.adapters.sql import schema
-from opportune_service.app.errors import OpportuneError, StoreConflictError, StoreUnavailableError
-
-_OPEN_TIMEOUT_S = 1.0
-# How long to wait at start for a process that is just going down. Later nobody else holds a lock.
-
-_PRAGMAS = (
-    "PRAGMA locking_mode = EXCLUSIVE",  # before the first access, so that no shared memory is needed
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # a finished transaction survives a power cut
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA secure_delete = ON",  # what is erased is overwritten, not only given free
-    "PRAGMA temp_store = MEMORY",
-    "PRAGMA cache_size = -65536",  # KiB
-    "PRAGMA wal_autocheckpoint = 8000",  # pages, 32 MB: writing back less often costs less in all
-    "PRAGMA journal_size_limit = 134217728",
-)
-
-_ADVICE = {
-    "SQLITE_BUSY": "another process has it open: stop that one first, only one may open it",
-    "SQLITE_LOCKED": "another process has it open: stop that one first, only one may open it",
-    "SQLITE_READONLY": "it cannot be written: give this user write access to the file and its directory",
-    "SQLITE_PERM": "it cannot be written: give this user write access to the file and its directory",
-    "SQLITE_CANTOPEN": "it cannot be opened: this user needs write access to the file and its directory",
-    "SQLITE_FULL": "the disk is full: free some space and try again",
-    "SQLITE_IOERR": "reading or writing failed: check the disk, its free space and the system's log",
-    "SQLITE_NOTADB": "it is not a SQLite database: name another file, or move this one away",
-    "SQLITE_CORRUPT": "the file is damaged: stop the service and restore the file from a backup",
-}
+from opportune_service.adapters.sql import sqlite
+from opportune_service.app.errors import StoreUnavailableError
 
 
-def open_engine(url: str) -> sa.Engine:
-    """An engine with a single connection to a checked store, whose tables are made if it is empty.
-
-    All its database errors come as `StoreConflictError` (a constraint was broken) or
-    `StoreUnavailableError`, with the driver's error as cause. Raises the latter also for a URL that
-    cannot be used and for a store that is not a ledger of this version.
-    """
+def connect_to(url: str) -> tuple[sa.Engine, str]:
+    """An engine with a single connection to a store, and what to call it in messages; see `open_engine`."""
     place = _parse(url)
-    where = place.database or ":memory:"
-    engine = sa.create_engine(
-        place,
-        # One connection, used by one thread at a time; a second checkout is a mistake and fails at once.
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=0,
-        connect_args={"check_same_thread": False, "timeout": _OPEN_TIMEOUT_S},
-        paramstyle="named",  # rows go to the driver as they are, see `insert_many`
-        hide_parameters=True,  # parameters hold subscriber numbers
-    )
-    event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin)
+    if place.drivername == "sqlite":
+        return sqlite.make_engine(place), sqlite.name_of(place)
+    from opportune_service.adapters.sql import postgres  # noqa: PLC0415 - only there with its extra
 
-    @event.listens_for(engine, "handle_error", retval=True)
-    def _translate(context: ExceptionContext) -> OpportuneError | None:
-        return _meaning(where, context)
-
-    try:
-        with engine.execution_options(write=True).begin() as connection:
-            _check_schema(connection, where)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+    return postgres.make_engine(place), postgres.name_of(place)
 
 
 def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
@@ -94,6 +30,14 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
         connection.exec_driver_sql(_insert(table, connection.dialect), rows)
 
 
+def patient(connection: sa.Connection) -> None:
+    """The rest of this transaction reads whole tables: it may take its time."""
+    if connection.dialect.name == "postgresql":
+        from opportune_service.adapters.sql import postgres  # noqa: PLC0415 - only there with its extra
+
+        postgres.be_patient(connection)
+
+
 @lru_cache
 def _insert(table: sa.Table, dialect: sa.Dialect) -> str:
     names = [column.key for column in table.columns if column.autoincrement is not True]
@@ -103,78 +47,11 @@ def _insert(table: sa.Table, dialect: sa.Dialect) -> str:
 def _parse(url: str) -> sa.URL:
     try:
         place = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except sa.exc.ArgumentError:
+        place = None
+    if place is None or place.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
         raise StoreUnavailableError(
-            "the ledger's URL cannot be read: write it like sqlite:///var/opportune.db"
-        ) from error
-    if place.drivername != "sqlite" or place.host or place.query:
-        raise StoreUnavailableError(
-            "the ledger is kept in a SQLite file, without parameters: write its URL like"
-            " sqlite:///var/opportune.db"
+            "the ledger's URL cannot be used: write it like sqlite:///var/opportune.db or"
+            " postgresql://USER:PASSWORD@HOST/DATABASE"
         )
-    if place.database and place.database != ":memory:":
-        _check_path(Path(place.database))
     return place
-
-
-def _check_path(path: Path) -> None:
-    """What SQLite would only call an I/O error."""
-    if path.is_dir():
-        raise StoreUnavailableError(f"the ledger {path} is a directory: name a file in it")
-    if not path.parent.is_dir():
-        raise StoreUnavailableError(
-            f"the ledger {path} cannot be made: create the directory {path.parent} first"
-        )
-    if not all(os.access(each, os.W_OK) for each in (path.parent, path) if each.exists()):
-        raise StoreUnavailableError(f"the ledger {path}: {_ADVICE['SQLITE_READONLY']}")
-
-
-def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    if not isinstance(connection, sqlite3.Connection):
-        raise TypeError("the pragmas are SQLite's")
-    connection.isolation_level = None  # transactions are begun by `_begin`, not guessed by the driver
-    for pragma in _PRAGMAS:
-        connection.execute(pragma).fetchall()
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A writer takes its lock at once: taking it later could fail in the middle.
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _meaning(where: str, context: ExceptionContext) -> OpportuneError | None:
-    """The error to raise instead of the driver's; None for our own mistakes, which stay as they are."""
-    if isinstance(context.sqlalchemy_exception, sa.exc.IntegrityError):
-        return StoreConflictError(
-            "the ledger holds this already, or lacks what this refers to; read it again"
-        )
-    if isinstance(context.sqlalchemy_exception, sa.exc.ProgrammingError | sa.exc.DataError):
-        return None
-    name: str = getattr(context.original_exception, "sqlite_errorname", "")
-    for prefix, advice in _ADVICE.items():
-        if name.startswith(prefix):
-            return StoreUnavailableError(f"the ledger {where}: {advice}")
-    if not isinstance(context.original_exception, sqlite3.Error):
-        return None
-    return StoreUnavailableError(f"the ledger {where} failed ({context.original_exception}); try again")
-
-
-def _check_schema(connection: sa.Connection, where: str) -> None:
-    tables = set(sa.inspect(connection).get_table_names())
-    if not tables:
-        schema.metadata.create_all(connection)
-        values = {"schema": schema.SCHEMA_VERSION, "checkpoint": 0, "alive": 0}
-        rows = [{"name": name, "value": value} for name, value in values.items()]
-        connection.execute(schema.meta.insert(), rows)
-        return
-    if not tables >= {"meta", "log", "verdicts"}:
-        raise StoreUnavailableError(
-            f"the ledger {where} holds tables of something else: name a file of its own"
-        )
-    version = connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.name == "schema"))
-    if version != schema.SCHEMA_VERSION:
-        raise StoreUnavailableError(
-            f"the ledger {where} has schema version {version}, this release needs"
-            f" {schema.SCHEMA_VERSION}: run the release that wrote it, or name a new file"
-        )

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import deliveries, schema
 from opportune_service.adapters.sql.audit import note_action
+from opportune_service.adapters.sql.engine import patient
+from opportune_service.adapters.sql.locks import hold
 from opportune_service.adapters.sql.statements import chunks
 from opportune_service.app.records import DeliveryState
 from opportune_service.core.erase import Erasing
@@ -84,6 +86,8 @@ _SAID = (
 def erase(connection: sa.Connection, erasing: Erasing, at_us: int, by: str, reason: str) -> bool:
     """See `LedgerTransaction.erase`. Reads the columns of `_SAID` from end to end."""
     which = {"number": erasing.number}
+    hold(connection, [erasing.number])
+    patient(connection)
     # What has not gone out yet never will, and gives back what it reserved.
     live = connection.scalars(_live, which).all()
     deliveries.end_deliveries(connection, dict.fromkeys(live, DeliveryState.WITHDRAWN), at_us)
@@ -103,6 +107,8 @@ def erase(connection: sa.Connection, erasing: Erasing, at_us: int, by: str, reas
 
 def blot_out(connection: sa.Connection, erasing: Erasing, others: Collection[str]) -> None:
     """See `LedgerTransaction.blot_out`."""
+    hold(connection, others)
+    patient(connection)
     for said in _LOGGED:
         of_others = _of_others(said, _naming(said, erasing.number, connection.dialect.name))
         for ids in chunks(sorted(others)):
@@ -128,10 +134,14 @@ def _blot(connection: sa.Connection, said: _Said, erasing: Erasing, rows: Sequen
         value = row[-1]
         without = _encode(erasing.without(_decode(value))) if _is_binary(column) else erasing.without(value)
         if without != value:
-            new.append({"without": without, **{f"of_{n}": row[n] for n in range(len(key))}})
+            new.append({"without": without, "was": value, **{f"of_{n}": row[n] for n in range(len(key))}})
     if not new:
         return False
-    where = (each == sa.bindparam(f"of_{n}") for n, each in enumerate(key))
+    # What was written since it was read stays: it was said after this.
+    where = (
+        *(each == sa.bindparam(f"of_{n}") for n, each in enumerate(key)),
+        column == sa.bindparam("was"),
+    )
     connection.execute(said.table.update().where(*where).values({column: sa.bindparam("without")}), new)
     return True
 
@@ -150,10 +160,12 @@ def _naming(said: _Said, number: str, dialect: str) -> sa.Select[Any]:
     """The keys and values of the rows that may name the number: as text or as a whole number."""
     column = said.table.c[said.column]
     forms = (number.encode(), _encode(int(number))) if _is_binary(column) else (number,)
-    if dialect == "postgresql":
+    if dialect == "sqlite":
+        found = [sa.func.instr(column, form) > 0 for form in forms]
+    elif _is_binary(column):
         found = [sa.func.position(sa.literal(form).op("IN")(column)) > 0 for form in forms]
     else:
-        found = [sa.func.instr(column, form) > 0 for form in forms]
+        found = [sa.func.strpos(column, form) > 0 for form in forms]
     return sa.select(*said.table.primary_key.columns, column).where(sa.or_(*found))
 
 

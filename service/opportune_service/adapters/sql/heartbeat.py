@@ -8,17 +8,21 @@ import msgspec
 import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
-from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.adapters.sql.statements import put_latest
 from opportune_service.core.watermarks import SourceMark
 
 _m = schema.meta.c
+_say_alive = (
+    schema.meta.update()
+    .where(_m.name == "alive", _m.value < sa.bindparam("alive_us"))
+    .values(value=sa.bindparam("alive_us"))
+)
 _types = msgspec.json.Decoder(set[str])
 
 
 def save_heartbeat(connection: sa.Connection, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
     """See `LedgerTransaction.save_heartbeat`."""
-    connection.execute(schema.meta.update().where(_m.name == "alive"), {"value": alive_us})
-    connection.execute(schema.sources.delete())
+    connection.execute(_say_alive, {"alive_us": alive_us})
     rows = [
         {
             "source": source,
@@ -26,9 +30,9 @@ def save_heartbeat(connection: sa.Connection, alive_us: int, sources: Mapping[st
             "heard_us": mark.heard_us,
             "types": msgspec.json.encode(sorted(mark.types)).decode(),
         }
-        for source, mark in sources.items()
+        for source, mark in sorted(sources.items())  # in one order, so that writers never wait in a circle
     ]
-    insert_many(connection, schema.sources, rows)
+    put_latest(connection, schema.sources, ("shown_us", "heard_us"), rows)
 
 
 def heartbeat_of(connection: sa.Connection) -> tuple[int, Mapping[str, SourceMark]]:

@@ -9,27 +9,32 @@ from typing import Self
 import sqlalchemy as sa
 
 from opportune_service.adapters.sql import (
+    backlogs,
     changes,
     contact_view,
+    cursors,
     deferrals,
     deliveries,
     heartbeat,
     histories,
     log,
+    members,
     outcomes,
     pauses,
     quarantine,
     reports,
     rulebases,
+    schema,
     states,
     sweeps,
     verdicts,
 )
-from opportune_service.adapters.sql.engine import open_engine
+from opportune_service.adapters.sql.migrate import open_engine
 from opportune_service.adapters.sql.statements import chunks
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import (
+    Backlog,
     CampaignFigures,
     ChannelFigures,
     ContactChange,
@@ -39,6 +44,7 @@ from opportune_service.app.records import (
     DecisionRow,
     DeliveryState,
     LogRow,
+    Member,
     Pause,
     Quarantined,
     QuarantineFilter,
@@ -86,6 +92,7 @@ class SqlLedger:
             tx = SqlTransaction(connection)
             try:
                 yield tx
+                tx.finish()
             finally:
                 self._writing = None
         if tx.erased and self._engine.dialect.name == "sqlite":
@@ -105,7 +112,19 @@ class SqlLedger:
 
     def checkpoint(self) -> int:
         with self._reading() as connection:
-            return states.checkpoint(connection)
+            return members.checkpoint(connection)
+
+    def generation(self) -> int:
+        with self._reading() as connection:
+            return members.generation_of(connection)
+
+    def members(self) -> Sequence[Member]:
+        with self._reading() as connection:
+            return members.members_of(connection)
+
+    def live_state_id(self) -> str:
+        with self._reading() as connection:
+            return members.live_state_id(connection)
 
     def heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
         with self._reading() as connection:
@@ -148,8 +167,9 @@ class SqlLedger:
     def decisions(
         self, where: DecisionFilter, after: int, limit: int, newest_first: bool
     ) -> Sequence[DecisionRow]:
+        up_to = 0 if newest_first else self._settled(schema.decisions)
         with self._reading() as connection:
-            return verdicts.list_decisions(connection, where, after, limit, newest_first)
+            return verdicts.list_decisions(connection, where, after, limit, newest_first, up_to)
 
     def due_deferrals(self, until_us: int, limit: int) -> Sequence[Deferral]:
         with self._reading() as connection:
@@ -176,8 +196,13 @@ class SqlLedger:
     def contact_changes(
         self, after: int, limit: int, campaigns: Collection[str]
     ) -> Sequence[ContactChange]:
+        up_to = self._settled(schema.contact_changes)
         with self._reading() as connection:
-            return changes.contact_changes(connection, after, limit, campaigns)
+            return changes.contact_changes(connection, after, limit, campaigns, up_to)
+
+    def backlogs(self, now_us: int) -> Sequence[Backlog]:
+        with self._reading() as connection:
+            return backlogs.backlogs(connection, now_us)
 
     def dead_letters(self, channel: str, campaign: str, before: int, limit: int) -> Sequence[DeadLetter]:
         with self._reading() as connection:
@@ -247,6 +272,10 @@ class SqlLedger:
         self._check_open()
         with self._engine.connect() as connection:
             yield connection
+
+    def _settled(self, table: sa.Table) -> int:
+        with self._reading() as connection:
+            return cursors.settled(connection, table)
 
     def _check_open(self) -> None:
         if self._closed:  # the engine would quietly connect anew

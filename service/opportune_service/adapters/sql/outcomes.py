@@ -18,6 +18,7 @@ from opportune_service.adapters.sql.contacts import (
     release,
 )
 from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.adapters.sql.locks import hold
 from opportune_service.adapters.sql.statements import chunks
 from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
@@ -92,6 +93,7 @@ def record_outcomes(connection: sa.Connection, answers: Sequence[Answer]) -> lis
     Evidence of a contact outweighs the word that there was none, in whichever order they come. It also
     ends a delivery that is still live or a dead letter: what has reached the customer is not sent again.
     """
+    hold(connection, decision_ids=[answer.decision_id for answer in answers])
     about = {
         row.decision_id: row for row in _rows(connection, _decisions, {a.decision_id for a in answers})
     }

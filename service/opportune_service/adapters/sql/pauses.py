@@ -8,22 +8,20 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.audit import note_action
-from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.adapters.sql.statements import insert_new
 from opportune_service.app.records import Pause
 
 _u = schema.pauses.c
 
-_is_paused = sa.select(_u.campaign).where(_u.campaign == sa.bindparam("of_campaign"))
 _resume = schema.pauses.delete().where(_u.campaign == sa.bindparam("of_campaign"))
 _all = sa.select(_u.campaign, _u.at_us, _u.by, _u.reason).order_by(_u.campaign)
 
 
 def pause(connection: sa.Connection, new: Pause) -> bool:
     """See `LedgerTransaction.pause`."""
-    if connection.execute(_is_paused, {"of_campaign": new.campaign}).first():
-        return False
     row = {"campaign": new.campaign, "at_us": new.at_us, "by": new.by, "reason": new.reason}
-    insert_many(connection, schema.pauses, [row])
+    if not insert_new(connection, schema.pauses, [row]):
+        return False
     note_action(connection, new.at_us, new.by, "pause", [new.campaign], new.reason)
     return True
 

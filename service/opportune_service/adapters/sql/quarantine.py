@@ -12,6 +12,17 @@ from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.app.records import Quarantined, QuarantineFilter
 
 _q = schema.quarantine.c
+_ends = sa.select(
+    *(
+        sa.select(sa.func.coalesce(end(_q.cursor), 0)).scalar_subquery()
+        for end in (sa.func.min, sa.func.max)
+    )
+)
+_newest = sa.select(_q.cursor).order_by(_q.cursor.desc()).offset(sa.bindparam("most")).limit(1)
+_too_many = (
+    sa.select(_q.cursor).where(_q.cursor <= sa.bindparam("oldest")).with_for_update(skip_locked=True)
+)
+_forget = schema.quarantine.delete().where(_q.cursor.in_(_too_many))
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Quarantined)
 
@@ -28,8 +39,10 @@ def quarantine(connection: sa.Connection, rejected: Sequence[Quarantined], most:
         for each in rejected[-most:]
     ]
     insert_many(connection, schema.quarantine, rows)
-    newest = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(_q.cursor), 0))) or 0
-    connection.execute(schema.quarantine.delete().where(_q.cursor <= newest - most))
+    # Cursors have gaps where others were rolled back or are not done yet; those delete theirs themselves.
+    first, last = connection.execute(_ends).one()
+    if last - first >= most and (oldest := connection.scalar(_newest, {"most": most})) is not None:
+        connection.execute(_forget, {"oldest": oldest})
 
 
 def list_quarantined(

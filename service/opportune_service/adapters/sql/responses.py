@@ -10,6 +10,7 @@ from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.contacts import contact_of
+from opportune_service.adapters.sql.locks import hold
 from opportune_service.adapters.sql.outcomes import (
     Answer,
     note_answers,
@@ -46,6 +47,7 @@ def respond(connection: sa.Connection, responses: Sequence[Response]) -> list[Ou
     """
     if not responses:
         return []
+    hold(connection, [response.subscriber_id for response in responses])
     contacts = _contacts(connection, responses)
     orders: list[Outcome] = []
     subscribers: dict[str, str] = {}

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.engine import insert_many
-from opportune_service.adapters.sql.statements import chunks
+from opportune_service.adapters.sql.locks import Space, hold_alone
+from opportune_service.adapters.sql.statements import chunks, insert_new
 from opportune_service.app.errors import StoreConflictError, UnknownRevisionError
 from opportune_service.app.records import RulebaseRow
 
@@ -20,19 +21,15 @@ _b = schema.backfills.c
 
 def save_rulebase(connection: sa.Connection, row: RulebaseRow, archive: bytes) -> None:
     """The first upload of a revision is kept, with its uploader and comment."""
-    if connection.scalar(sa.select(_r.revision).where(_r.revision == row.revision)) is not None:
-        return
-    connection.execute(
-        schema.rulebases.insert(),
-        {
-            "revision": row.revision,
-            "name": row.name,
-            "uploaded_at_us": row.uploaded_at_us,
-            "uploaded_by": row.uploaded_by,
-            "comment": row.comment,
-            "archive": archive,
-        },
-    )
+    uploaded = {
+        "revision": row.revision,
+        "name": row.name,
+        "uploaded_at_us": row.uploaded_at_us,
+        "uploaded_by": row.uploaded_by,
+        "comment": row.comment,
+        "archive": archive,
+    }
+    insert_new(connection, schema.rulebases, [uploaded])
 
 
 def activate(
@@ -46,6 +43,7 @@ def activate(
     backfill: Collection[str],
 ) -> None:
     """See `LedgerTransaction.activate`."""
+    hold_alone(connection, Space.RULEBASE)
     if connection.scalar(sa.select(_r.revision).where(_r.revision == revision)) is None:
         raise UnknownRevisionError(f"no uploaded rulebase has the revision {revision!r}: upload it first")
     active = active_revision(connection)
@@ -70,6 +68,7 @@ def activate(
 
 def reset_coverage(connection: sa.Connection, keys: Collection[str], since_us: int) -> None:
     """See `LedgerTransaction.reset_coverage`."""
+    hold_alone(connection, Space.RULEBASE)
     for some in chunks(keys):
         reaches_back = _k.metric_key.in_(some) & (_k.since_us < since_us)
         connection.execute(schema.coverage.update().where(reaches_back), {"since_us": since_us})
@@ -117,6 +116,7 @@ def backfills_of(connection: sa.Connection) -> set[str]:
 
 def finish_backfill(connection: sa.Connection, keys: Collection[str], since_us: Mapping[str, int]) -> None:
     """See `LedgerTransaction.finish_backfill`."""
+    hold_alone(connection, Space.RULEBASE)
     for done in chunks(keys):
         connection.execute(schema.backfills.delete().where(_b.metric_key.in_(done)))
     for key, earlier_us in since_us.items():

@@ -1,34 +1,52 @@
-"""The ledger's tables. Instants are BIGINT microseconds, closed lists of words are text."""
+"""The ledger's tables. Instants are BIGINT microseconds, closed lists of words are text.
+
+Whoever changes them adds a revision to `migrations`, which does the same to ledgers that there are.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
-
-SCHEMA_VERSION = 3
-"""Raised with every change of the tables; a store with another version is refused at start."""
 
 metadata = sa.MetaData()
 
 # SQLite numbers rows by itself only for a key that is declared exactly INTEGER.
 _Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+# Texts have one order on every store, that of their bytes, whatever the language of the database.
+_Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 meta = sa.Table(
     "meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""Three rows: `schema` (the version of the tables), `checkpoint` (the log position of the snapshots) and
-`alive` (the last instant at which the service is known to have listened)."""
+"""Three rows: `checkpoint` (the log position of the snapshots, as long as there are no members), `alive` (the
+last instant at which the service is known to have listened) and `generation` (of what all members work
+under)."""
+
+members = sa.Table(
+    "members",
+    metadata,
+    sa.Column("number", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("alive_us", sa.BigInteger, nullable=False),
+    sa.Column("checkpoint", sa.BigInteger, nullable=False),
+    sa.Column("expelled", sa.Boolean, nullable=False),
+    sqlite_autoincrement=True,  # a number that a member had is never given to another
+)
+"""The processes that share the ledger. `alive_us` is by the clock of the database."""
+
+live_state = sa.Table("live_state", metadata, sa.Column("id", _Text, primary_key=True))
+"""One row at most: which store of live state goes with this ledger."""
 
 log = sa.Table(
     "log",
     metadata,
     sa.Column("position", _Serial, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("source", _Text, nullable=False),
     sa.Column("now_us", sa.BigInteger, nullable=False),
-    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("revision", _Text, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
 )
 
@@ -36,9 +54,9 @@ verdicts = sa.Table(
     "verdicts",
     metadata,
     # In the order of the key's index: an event id alone finds its verdict.
-    sa.Column("event_id", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("event_id", _Text, primary_key=True),
+    sa.Column("source", _Text, primary_key=True),
+    sa.Column("subscriber_id", _Text, primary_key=True),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 """`body` is the whole verdict as MessagePack; nothing else is needed to answer what was decided."""
@@ -47,19 +65,19 @@ decisions = sa.Table(
     "decisions",
     metadata,
     sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
-    sa.Column("decision_id", sa.Text, nullable=False, unique=True),
-    sa.Column("subscriber_id", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("decision_id", _Text, nullable=False, unique=True),
+    sa.Column("subscriber_id", _Text, nullable=False),
+    sa.Column("source", _Text, nullable=False),
+    sa.Column("event_id", _Text, nullable=False),
     sa.Column("decided_at_us", sa.BigInteger, nullable=False),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("product", sa.Text, nullable=False),
-    sa.Column("category", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
-    sa.Column("mode", sa.Text, nullable=False),
-    sa.Column("revision", sa.Text, nullable=False),
-    sa.Column("fate", sa.Text, nullable=False),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("product", _Text, nullable=False),
+    sa.Column("category", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
+    sa.Column("mode", _Text, nullable=False),
+    sa.Column("revision", _Text, nullable=False),
+    sa.Column("fate", _Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("shown", sa.Boolean, nullable=False),
     sa.Column("superseded", sa.Boolean, nullable=False),
@@ -82,21 +100,21 @@ contacts = sa.Table(
     metadata,
     # The subscriber leads the key so that a history lies in one place. No foreign key: contacts that
     # other systems made have no decision here, and count all the same.
-    sa.Column("subscriber_id", sa.Text, primary_key=True),
-    sa.Column("decision_id", sa.Text, primary_key=True),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("product", sa.Text, nullable=False),
-    sa.Column("category", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
-    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("subscriber_id", _Text, primary_key=True),
+    sa.Column("decision_id", _Text, primary_key=True),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("product", _Text, nullable=False),
+    sa.Column("category", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
+    sa.Column("mode", _Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("state", _Text, nullable=False),
     sa.Column("control", sa.Boolean, nullable=False),
-    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("origin", _Text, nullable=False),
     sa.Column("open_until_us", sa.BigInteger, nullable=False),
     sa.Column("day", sa.BigInteger, nullable=False),
     sa.Column("cost", sa.BigInteger, nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("content", _Text, nullable=False),
     # With all that counting them asks for: a complaint counts a day of a campaign, which may be a million.
     sa.Index("contacts_campaign", "campaign", "at_us", "state", "control", "origin"),
     sa.Index("contacts_time", "at_us"),  # reports on channels and on subscribers read a period of all
@@ -108,9 +126,9 @@ said; what this service said is in the verdict."""
 deferrals = sa.Table(
     "deferrals",
     metadata,
-    sa.Column("subscriber_id", sa.Text, primary_key=True),
-    sa.Column("campaign", sa.Text, primary_key=True),
-    sa.Column("decision_id", sa.Text, nullable=False),
+    sa.Column("subscriber_id", _Text, primary_key=True),
+    sa.Column("campaign", _Text, primary_key=True),
+    sa.Column("decision_id", _Text, nullable=False),
     sa.Column("due_us", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Index("deferrals_due", "due_us"),
@@ -121,8 +139,8 @@ deferrals = sa.Table(
 usage = sa.Table(
     "usage",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
     sa.Column("period", sa.BigInteger, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -133,7 +151,7 @@ included that were erased since. Those of first leases only ever rise."""
 event_counts = sa.Table(
     "event_counts",
     metadata,
-    sa.Column("event_type", sa.Text, primary_key=True),
+    sa.Column("event_type", _Text, primary_key=True),
     sa.Column("hour", sa.BigInteger, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -142,11 +160,11 @@ event_counts = sa.Table(
 touches = sa.Table(
     "touches",
     metadata,
-    sa.Column("subscriber_id", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("subscriber_id", _Text, primary_key=True),
+    sa.Column("source", _Text, primary_key=True),
+    sa.Column("event_id", _Text, primary_key=True),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("kind", _Text, nullable=False),
     sa.Column("said", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -156,11 +174,11 @@ contact_changes = sa.Table(
     "contact_changes",
     metadata,
     sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
-    sa.Column("subscriber_id", sa.Text, nullable=False),
-    sa.Column("decision_id", sa.Text, nullable=False),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("subscriber_id", _Text, nullable=False),
+    sa.Column("decision_id", _Text, nullable=False),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("state", _Text, nullable=False),
+    sa.Column("outcome", _Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Index("contact_changes_subscriber", "subscriber_id"),
     sqlite_autoincrement=True,
@@ -170,10 +188,10 @@ contact_changes = sa.Table(
 pauses = sa.Table(
     "pauses",
     metadata,
-    sa.Column("campaign", sa.Text, primary_key=True),
+    sa.Column("campaign", _Text, primary_key=True),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("by", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
 )
 
 audit = sa.Table(
@@ -181,10 +199,10 @@ audit = sa.Table(
     metadata,
     sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("by", _Text, nullable=False),
+    sa.Column("action", _Text, nullable=False),
+    sa.Column("about", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
 )
 """What people did that must be accounted for: pauses, resumptions, erasures (`about` is then empty),
 redriven dead letters. Rows are only added."""
@@ -199,14 +217,14 @@ LIVE_DELIVERY = sa.text("state IN ('pending', 'leased')")
 outcomes = sa.Table(
     "outcomes",
     metadata,
-    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("subscriber_id", sa.Text, nullable=False),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("product", sa.Text, nullable=False),
-    sa.Column("category", sa.Text, nullable=False),
+    sa.Column("decision_id", _Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("subscriber_id", _Text, nullable=False),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("product", _Text, nullable=False),
+    sa.Column("category", _Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("detail", _Text, nullable=False),
     sa.Index("outcomes_subscriber", "subscriber_id", "at_us"),
     sa.Index(
         "outcomes_complaints", *("campaign", "at_us"), sqlite_where=COMPLAINT, postgresql_where=COMPLAINT
@@ -217,13 +235,13 @@ outcomes = sa.Table(
 prompts = sa.Table(
     "prompts",
     metadata,
-    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
-    sa.Column("subscriber_id", sa.Text, nullable=False),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("decision_id", _Text, sa.ForeignKey("decisions.decision_id"), primary_key=True),
+    sa.Column("subscriber_id", _Text, nullable=False),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
     sa.Column("decided_at_us", sa.BigInteger, nullable=False),
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("state", _Text, nullable=False),
     sa.Index("prompts_open", "subscriber_id", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
     sa.Index("prompts_expiry", "expires_at_us", sqlite_where=OPEN_PROMPT, postgresql_where=OPEN_PROMPT),
     sa.Index(
@@ -240,19 +258,19 @@ deliveries = sa.Table(
     "deliveries",
     metadata,
     sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
-    sa.Column("decision_id", sa.Text, sa.ForeignKey("decisions.decision_id"), nullable=False, unique=True),
-    sa.Column("subscriber_id", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
-    sa.Column("campaign", sa.Text, nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("decision_id", _Text, sa.ForeignKey("decisions.decision_id"), nullable=False, unique=True),
+    sa.Column("subscriber_id", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
+    sa.Column("campaign", _Text, nullable=False),
+    sa.Column("content", _Text, nullable=False),
+    sa.Column("state", _Text, nullable=False),
     sa.Column("token", sa.BigInteger, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("uncertain", sa.Boolean, nullable=False),
     sa.Column("available_at_us", sa.BigInteger, nullable=False),
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
-    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("detail", _Text, nullable=False),
     sa.Index("deliveries_dead", "seq", sqlite_where=DEAD_DELIVERY, postgresql_where=DEAD_DELIVERY),
     sa.Index("deliveries_subscriber", "subscriber_id", "channel"),
     sa.Index(
@@ -272,11 +290,11 @@ channel said last."""
 rulebases = sa.Table(
     "rulebases",
     metadata,
-    sa.Column("revision", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("revision", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False),
     sa.Column("uploaded_at_us", sa.BigInteger, nullable=False),
-    sa.Column("uploaded_by", sa.Text, nullable=False),
-    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("uploaded_by", _Text, nullable=False),
+    sa.Column("comment", _Text, nullable=False),
     sa.Column("archive", sa.LargeBinary, nullable=False),
 )
 
@@ -284,17 +302,17 @@ activations = sa.Table(
     "activations",
     metadata,
     sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
-    sa.Column("revision", sa.Text, sa.ForeignKey("rulebases.revision"), nullable=False),
+    sa.Column("revision", _Text, sa.ForeignKey("rulebases.revision"), nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("by", _Text, nullable=False),
+    sa.Column("comment", _Text, nullable=False),
 )
 """Who made which revision active, when and why. Rows are only added; the last one is in force."""
 
 coverage = sa.Table(
     "coverage",
     metadata,
-    sa.Column("metric_key", sa.Text, primary_key=True),
+    sa.Column("metric_key", _Text, primary_key=True),
     sa.Column("since_us", sa.BigInteger, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
@@ -303,7 +321,7 @@ coverage = sa.Table(
 backfills = sa.Table(
     "backfills",
     metadata,
-    sa.Column("metric_key", sa.Text, primary_key=True),
+    sa.Column("metric_key", _Text, primary_key=True),
 )
 """Keys that wait for their backfill."""
 
@@ -311,8 +329,8 @@ sweeps = sa.Table(
     "sweeps",
     metadata,
     sa.Column("due_us", sa.BigInteger, primary_key=True),
-    sa.Column("trigger", sa.Text, primary_key=True),
-    sa.Column("zone", sa.Text, primary_key=True),
+    sa.Column("trigger", _Text, primary_key=True),
+    sa.Column("zone", _Text, primary_key=True),
     sqlite_with_rowid=False,
 )
 
@@ -320,8 +338,8 @@ quarantine = sa.Table(
     "quarantine",
     metadata,
     sa.Column("cursor", _Serial, primary_key=True, autoincrement=True),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("source", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
     sa.Column("received_us", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sqlite_autoincrement=True,  # a page that begins at a cursor must not find other rows there
@@ -331,7 +349,7 @@ quarantine = sa.Table(
 states = sa.Table(
     "states",
     metadata,
-    sa.Column("subscriber_id", sa.Text, primary_key=True),
+    sa.Column("subscriber_id", _Text, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
@@ -339,9 +357,9 @@ states = sa.Table(
 sources = sa.Table(
     "sources",
     metadata,
-    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source", _Text, primary_key=True),
     sa.Column("shown_us", sa.BigInteger, nullable=False),
     sa.Column("heard_us", sa.BigInteger, nullable=False),
-    sa.Column("types", sa.Text, nullable=False),
+    sa.Column("types", _Text, nullable=False),
 )
 """How far each source of events had come when `alive` was written. `types` is a JSON list."""

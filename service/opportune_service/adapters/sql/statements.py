@@ -9,12 +9,32 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 T = TypeVar("T")
 Rows = Sequence[Mapping[str, object]]
 
 _CHUNK = 1000
 # Values in one IN list; databases limit the parameters of a statement.
+
+
+class now_us(FunctionElement[int]):  # noqa: N801 - it is a function in statements
+    """The instant by the clock of the database, in microseconds; on SQLite by whole milliseconds."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_us, "sqlite")
+def _now_on_sqlite(_: now_us, __: SQLCompiler, **___: object) -> str:
+    return "CAST(round((julianday('now') - 2440587.5) * 86400000) * 1000 AS INTEGER)"
+
+
+@compiles(now_us, "postgresql")
+def _now_on_postgresql(_: now_us, __: SQLCompiler, **___: object) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
 def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
@@ -29,6 +49,11 @@ def select_keys(
 ) -> Iterator[sa.Row[Any]]:
     """The whole rows of `table` whose columns `key` have one of these values, in no order. An index must
     begin with `key`."""
+    if connection.dialect.name == "postgresql":
+        lists = {f"k{i}": list(column) for i, column in enumerate(zip(*keys, strict=True))}
+        if lists:
+            yield from connection.execute(_by_lists(table, key), lists)
+        return
     for chunk in chunks(keys):
         # To the next power of two, by keys that nothing has: making a statement costs much more than using
         # it again, and so there are few.
@@ -56,16 +81,39 @@ def _by_key(table: sa.Table, key: tuple[str, ...], count: int) -> sa.TextualSele
     ).columns(*table.c)
 
 
-def insert_new(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
-    """Insert these, but for those whose key is taken: they stay as they are."""
-    if rows:
-        connection.execute(_insert(table, connection.dialect.name).on_conflict_do_nothing(), rows)
+@lru_cache
+def _by_lists(table: sa.Table, key: tuple[str, ...]) -> sa.TextualSelect:
+    """The same on PostgreSQL, whose lists make it one statement whatever the number of keys."""
+    lists = ", ".join(f"CAST(:k{i} AS {table.c[name].type}[])" for i, name in enumerate(key))
+    names = ", ".join(f'"{name}"' for name in key)
+    columns = ", ".join(f't."{column.key}"' for column in table.c)
+    equal = " AND ".join(f'w."{name}" = t."{name}"' for name in key)
+    return sa.text(
+        f"SELECT {columns} FROM unnest({lists}) AS w ({names})"  # noqa: S608 - names, no values
+        f" JOIN {table.name} AS t ON {equal}"
+    ).columns(*table.c)
 
 
-def put_many(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
-    """Insert these, each in place of the one with its key."""
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Rows) -> int:
+    """Insert these, but for those whose key is taken: they stay as they are. How many were inserted."""
+    if not rows:
+        return 0
+    insert = _insert(table, connection.dialect.name).on_conflict_do_nothing()
+    return connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount
+
+
+def put_many(connection: sa.Connection, table: sa.Table, rows: Rows, newer_by: str = "") -> None:
+    """Insert these, each in place of the one with its key; with `newer_by` only if its value of that column
+    is not less."""
     if rows:
-        connection.execute(_put(table, connection.dialect.name), rows)
+        connection.execute(_put(table, connection.dialect.name, newer_by), rows)
+
+
+def put_latest(connection: sa.Connection, table: sa.Table, greatest: tuple[str, ...], rows: Rows) -> None:
+    """Insert these, each in place of the one with its key, but of the columns `greatest` keep the greater
+    value."""
+    if rows:
+        connection.execute(_put_latest(table, connection.dialect.name, greatest), rows)
 
 
 def add_many(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
@@ -80,9 +128,25 @@ def _insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
 
 
 @lru_cache
-def _put(table: sa.Table, dialect: str) -> sa.Insert:
+def _put(table: sa.Table, dialect: str, newer_by: str) -> sa.Insert:
     insert = _insert(table, dialect)
     new = {column.key: insert.excluded[column.key] for column in table.c if not column.primary_key}
+    where = insert.excluded[newer_by] >= table.c[newer_by] if newer_by else None
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns), set_=new, where=where
+    )
+
+
+@lru_cache
+def _put_latest(table: sa.Table, dialect: str, greatest: tuple[str, ...]) -> sa.Insert:
+    insert = _insert(table, dialect)
+    new: dict[str, sa.ColumnElement[Any]] = {}
+    for column in table.c:
+        excluded = insert.excluded[column.key]
+        if column.key in greatest:
+            new[column.key] = sa.case((excluded > column, excluded), else_=column)
+        elif not column.primary_key:
+            new[column.key] = excluded
     return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
 
 

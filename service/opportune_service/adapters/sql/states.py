@@ -1,4 +1,4 @@
-"""Snapshots of subscribers, and the log position that they go back to."""
+"""Snapshots of subscribers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ _page = (
     .order_by(_s.subscriber_id)
     .limit(sa.bindparam("most"))
 )
-_checkpoint = sa.select(schema.meta.c.value).where(schema.meta.c.name == "checkpoint")
-_save_checkpoint = schema.meta.update().where(schema.meta.c.name == "checkpoint")
 
 
 def save_states(connection: sa.Connection, states: Iterable[tuple[str, int, bytes]]) -> None:
     """See `LedgerTransaction.save_states`."""
     for piece in chunks(states, _PIECE):
-        rows = [{"subscriber_id": id_, "position": position, "body": body} for id_, position, body in piece]
-        put_many(connection, schema.states, rows)
+        # In one order, so that writers never wait in a circle.
+        rows = [
+            {"subscriber_id": id_, "position": position, "body": body}
+            for id_, position, body in sorted(piece)
+        ]
+        put_many(connection, schema.states, rows, newer_by="position")
 
 
 def states_of(connection: sa.Connection, ids: Collection[str]) -> Sequence[tuple[str, int, bytes]]:
@@ -42,13 +44,3 @@ def states_of(connection: sa.Connection, ids: Collection[str]) -> Sequence[tuple
 def states_page(connection: sa.Connection, after: str, limit: int) -> Sequence[tuple[str, int, bytes]]:
     """The first snapshots of ids > `after`, by id."""
     return [tuple(row) for row in connection.execute(_page, {"after": after, "most": limit})]
-
-
-def save_checkpoint(connection: sa.Connection, position: int) -> None:
-    """See `LedgerTransaction.save_checkpoint`."""
-    connection.execute(_save_checkpoint, {"value": position})
-
-
-def checkpoint(connection: sa.Connection) -> int:
-    """See `Ledger.checkpoint`."""
-    return connection.scalar(_checkpoint) or 0

@@ -15,7 +15,9 @@ from opportune_service.adapters.sql import (
     erase,
     heartbeat,
     histories,
+    locks,
     log,
+    members,
     outcomes,
     pauses,
     quarantine,
@@ -25,6 +27,7 @@ from opportune_service.adapters.sql import (
     sweeps,
     verdicts,
 )
+from opportune_service.adapters.sql.unit import begin_unit
 from opportune_service.app.records import (
     DeliveryState,
     ForeignContact,
@@ -57,8 +60,37 @@ class SqlTransaction:
     `erased`: whether somebody was."""
 
     def __init__(self, connection: sa.Connection) -> None:
+        begin_unit(connection)
         self._connection = connection
         self.erased = False
+
+    def finish(self) -> None:
+        """The last thing in the block, if nothing was raised."""
+        counters.put_down(self._connection)
+
+    def join(self, position: int) -> int:
+        return members.join(self._connection, position)
+
+    def beat(self, member: int) -> None:
+        members.beat(self._connection, member)
+
+    def expel(self, member: int) -> None:
+        members.expel(self._connection, member)
+
+    def leave(self, member: int) -> None:
+        members.leave(self._connection, member)
+
+    def guard(self, member: int, generation: int) -> None:
+        members.guard(self._connection, member, generation)
+
+    def advance(self) -> int:
+        return members.advance(self._connection)
+
+    def lock(self, subscriber_ids: Collection[str], names: Collection[str] = ()) -> None:
+        locks.hold(self._connection, subscriber_ids, names)
+
+    def save_live_state_id(self, id_: str) -> None:
+        members.save_live_state_id(self._connection, id_)
 
     def append_log(self, rows: Sequence[LogRow]) -> None:
         log.append_log(self._connection, rows)
@@ -172,8 +204,8 @@ class SqlTransaction:
     def save_states(self, saved: Iterable[tuple[str, int, bytes]]) -> None:
         states.save_states(self._connection, saved)
 
-    def save_checkpoint(self, position: int) -> None:
-        states.save_checkpoint(self._connection, position)
+    def save_checkpoint(self, position: int, member: int = 0) -> None:
+        members.save_checkpoint(self._connection, position, member)
 
     def save_heartbeat(self, alive_us: int, sources: Mapping[str, SourceMark]) -> None:
         heartbeat.save_heartbeat(self._connection, alive_us, sources)

@@ -11,8 +11,10 @@ from opportune_rulebase.policies import Mode
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.changes import Change, note_changes
 from opportune_service.adapters.sql.contacts import add_contacts
+from opportune_service.adapters.sql.cursors import draw
 from opportune_service.adapters.sql.deferrals import record_deferrals
 from opportune_service.adapters.sql.engine import insert_many
+from opportune_service.adapters.sql.locks import hold
 from opportune_service.adapters.sql.statements import chunks, select_keys
 from opportune_service.app.records import DecisionFilter, DecisionRow, DeliveryState
 from opportune_service.core.decide import contact_made
@@ -117,6 +119,8 @@ def record_verdicts(connection: sa.Connection, verdicts: Sequence[Verdict]) -> N
                 prompts.append(_prompt_row(verdict, decision))
             if decision.deferred_of:
                 superseded.append({"earlier_id": decision.deferred_of})
+    hold(connection, [verdict.key.subscriber_id for verdict in verdicts])
+    draw(connection)
     # Parents before what refers to them.
     insert_many(connection, schema.verdicts, bodies)
     insert_many(connection, schema.decisions, listed)
@@ -195,9 +199,14 @@ def _prompt_row(verdict: Verdict, decision: Decision) -> dict[str, object]:
 
 
 def list_decisions(
-    connection: sa.Connection, where: DecisionFilter, after: int, limit: int, newest_first: bool
+    connection: sa.Connection,
+    where: DecisionFilter,
+    after: int,
+    limit: int,
+    newest_first: bool,
+    up_to: int,
 ) -> Sequence[DecisionRow]:
-    """A page of the list of decisions."""
+    """See `Ledger.decisions`. `up_to`: of those that are listed oldest first, the last."""
     page = sa.select(
         _d.cursor, _d.decision_id, _d.subscriber_id, _d.source, _d.event_id,
         _d.decided_at_us, _d.campaign, _d.reason, _d.channel, _d.mode, _d.revision,
@@ -206,7 +215,7 @@ def list_decisions(
         page = page.order_by(_d.cursor.desc())
         page = page.where(_d.cursor < after) if after else page
     else:
-        page = page.order_by(_d.cursor).where(_d.cursor > after)
+        page = page.order_by(_d.cursor).where(_d.cursor > after, _d.cursor <= up_to)
     if where.subscriber_id:
         page = page.where(_d.subscriber_id == where.subscriber_id)
     if where.campaign:
