@@ -22,7 +22,7 @@ from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.app.backfill import Backfill
 from opportune_service.app.bulk import BulkPrompts
 from opportune_service.app.dead_letters import DeadLetters
-from opportune_service.app.defer import decide_due
+from opportune_service.app.defer import AHEAD_AMONG_MEMBERS_US, AHEAD_US, decide_due
 from opportune_service.app.deliver import Deliveries
 from opportune_service.app.erase import Erasures
 from opportune_service.app.errors import (
@@ -221,11 +221,7 @@ async def _redis(settings: Settings, thread: LedgerThread, ledger: Ledger) -> As
 async def _running(app: Application) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
     pipeline.add_done_callback(_end_process_on_failure)
-    helpers: list[asyncio.Task[None]] = []
-    if app.membership is not None:
-        beating = _beat(app, app.membership)
-        helpers.append(asyncio.create_task(beating, name="membership"))
-    helpers += [
+    helpers = [
         asyncio.create_task(_checkpoint_now_and_then(app), name="snapshots"),
         asyncio.create_task(_settle_timers_when_due(app), name="timers"),
         asyncio.create_task(_decide_deferred_when_due(app), name="what was deferred"),
@@ -234,7 +230,10 @@ async def _running(app: Application) -> AsyncIterator[None]:
     ]
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase), name="reload"))
-    for helper in helpers:
+    beating = None
+    if app.membership is not None:
+        beating = asyncio.create_task(_beat(app, app.membership), name="membership")
+    for helper in [*helpers, *([beating] if beating else [])]:
         helper.add_done_callback(_say_failure)
     app.backfill.start()  # what a crash cut off
     try:
@@ -246,7 +245,9 @@ async def _running(app: Application) -> AsyncIterator[None]:
         await app.backfill.close()
         await app.ingest.close()
         await pipeline
-        if app.membership is not None:
+        if app.membership is not None and beating is not None:
+            beating.cancel()  # not before: the others would take this member for dead
+            await asyncio.gather(beating, return_exceptions=True)
             await app.membership.leave()
 
 
@@ -304,11 +305,13 @@ async def _settle_timers_when_due(app: Application) -> None:
 
 
 async def _decide_deferred_when_due(app: Application) -> None:
+    # What other members defer is not known before it is read.
+    ahead_us = AHEAD_US if app.membership is None else AHEAD_AMONG_MEMBERS_US
     while True:
         await asyncio.sleep(app.settings.timer_seconds)
         try:
             if app.live.id and app.leads():
-                await decide_due(app.ingest, app.clock.now_us())
+                await decide_due(app.ingest, app.clock.now_us(), ahead_us)
         except StoreUnavailableError:
             await app.ingest.healthy.wait()  # what was not decided is still due
 

@@ -8,6 +8,8 @@ from opportune_service.core.verdict import Verdict
 
 AHEAD_US = 60_000_000
 """So far ahead is read what will be due."""
+AHEAD_AMONG_MEMBERS_US = 2_000_000
+"""The same where other processes defer too."""
 
 
 async def decide_deferred(ingest: Ingest, until_us: int) -> list[Verdict]:
@@ -20,9 +22,9 @@ async def decide_deferred(ingest: Ingest, until_us: int) -> list[Verdict]:
     return verdicts
 
 
-async def decide_due(ingest: Ingest, now_us: int) -> None:
+async def decide_due(ingest: Ingest, now_us: int, ahead_us: int = AHEAD_US) -> None:
     """The same by the clock, which shows `now_us`: all that is due of a subscriber together."""
-    while await look_ahead(ingest, now_us, AHEAD_US):
+    while await look_ahead(ingest, now_us, ahead_us):
         if not (await ingest.settle_deferred()).verdicts:
             return  # the clock was set back meanwhile: nothing is due any more
 

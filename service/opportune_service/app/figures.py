@@ -72,7 +72,7 @@ class PipelineFigures:
         seconds: float,
         now_us: int,
     ) -> None:
-        """A group is durable; `verdicts` are its new ones. It costs some tenths of a microsecond an event."""
+        """A group is durable; `verdicts` are its new ones. Some tenths of a microsecond an event."""
         declared = live.current.rulebase.vocabulary.events if live.id else {}
         self.commit_seconds.add(seconds)
         self.commit_sizes.add(sum(work.size for work, _ in group.answers))

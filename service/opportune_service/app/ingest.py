@@ -36,7 +36,7 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.membership import SILENT_US, Folding, Membership, Pulse, rebuild, take_over
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
-from opportune_service.app.recover import Recovered, note_listening, recover_some
+from opportune_service.app.recover import Recovered, note_listening, recover_some, recovered_only
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.work_queue import WorkQueue
 from opportune_service.app.works import Group, Receipt, Work
@@ -348,7 +348,7 @@ class Ingest:
         if self._committing is not None:
             await self._committing
         if self._astray:
-            self._fail([work], None, ())
+            self._fail([work], self._doubt, ())
             return
         try:
             await call()
@@ -478,7 +478,10 @@ class Ingest:
     def _read_back(
         self, subscriber_ids: Collection[str], now_us: int
     ) -> tuple[Mapping[str, SubscriberState], Recovered, tuple[Mapping[str, int], Mapping[str, int]]]:
-        states, recovered = recover_some(self._ledger, self._make_engine, subscriber_ids)
+        if subscriber_ids or self._membership is None:
+            states, recovered = recover_some(self._ledger, self._make_engine, subscriber_ids)
+        else:  # how far sources have come is put down with every beat: the log need not be asked
+            states, recovered = {}, recovered_only(self._ledger)
         # Reading may work where writing does not (a full disk): only a write shows that it is over.
         note_listening(self._ledger, now_us)
         self._commit_failed = False

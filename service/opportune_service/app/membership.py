@@ -25,10 +25,10 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import items_of
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import Member
-from opportune_service.app.recover import Recovered, Refolder
+from opportune_service.app.recover import Recovered, Refolder, recovered_only
 from opportune_service.core.revision import EngineFactory
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.watermarks import SourceMark, Watermarks
+from opportune_service.core.watermarks import SourceMark
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +203,7 @@ async def enter(
     await membership.join()
     folding = Folding(ledger, states, make_engine, asyncio.get_running_loop())
     await thread.run(rebuild, folding, membership.number)
-    sources, position = await thread.run(lambda: (ledger.heartbeat()[1], ledger.last_position()))
-    return Recovered(Watermarks(0, sources), position=position)
+    return await thread.run(recovered_only, ledger)
 
 
 def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:

@@ -100,8 +100,8 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What waits on a channel: `waiting` deliveries could be leased now, the first since `since_us`;
-    `leased` are held by clients, the first since `leased_since_us`. 0 where there is none."""
+    """What waits on a channel: `waiting` deliveries are available, the first since `since_us`; `leased` are
+    held by clients, the first since `leased_since_us`. 0 where there is none."""
 
     channel: str
     waiting: int

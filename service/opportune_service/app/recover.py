@@ -98,6 +98,11 @@ def recover_some(
     return states, recovered
 
 
+def recovered_only(ledger: Ledger) -> Recovered:
+    """What goes with live state, as it was put down last, without a look at the log."""
+    return Recovered(_stored_watermarks(ledger), position=ledger.last_position())
+
+
 async def recover_all(ledger: Ledger, make_engine: EngineFactory, live: LiveState) -> Recovered:
     """At start: restore every snapshot and fold the log after the checkpoint.
 

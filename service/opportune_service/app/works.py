@@ -85,6 +85,7 @@ class Work:
             part.fills = [each for each in self.fills if (each.subscriber_id in busy) is rest]
             part.dues = [each for each in self.dues if (each.subscriber_id in busy) is rest]
             part.done.add_done_callback(lambda _: _join(self.done, [each.done for each in parts]))
+        self.done.add_done_callback(lambda done: _give_up(done, [each.done for each in parts]))
         return parts
 
 
@@ -92,8 +93,14 @@ def _future(work: Work) -> asyncio.Future[Receipt]:
     return work.done.get_loop().create_future()
 
 
+def _give_up(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]]) -> None:
+    if done.cancelled():
+        for part in parts:
+            part.cancel()
+
+
 def _join(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]]) -> None:
-    failed = [part for part in parts if part.done() and part.exception() is not None]
+    failed = [part for part in parts if part.done() and not part.cancelled() and part.exception()]
     if done.done() or not (failed or all(part.done() for part in parts)):
         return
     if failed:
