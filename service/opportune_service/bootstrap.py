@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,26 +110,15 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
     `settings.rulebase` has errors, `InvalidRequestError` for settings that do not go together.
     """
     make_engine = engine_factory(settings.engine)
-    async with AsyncExitStack() as stack:
-        thread, ledger = await stack.enter_async_context(_opened(settings.database))
-        live = LiveRevision()
-        states: LiveState
-        membership: Membership | None = None
-        if settings.live_state:
-            own_thread, own = await stack.enter_async_context(_opened(settings.database))
-            states = await stack.enter_async_context(_redis(settings, own_thread, own))
-            membership = Membership(own, own_thread, states, clock)
-        else:
-            states = MemoryLiveState(
-                settings.ready_subscribers,
-                tidy=lambda state: forget(state, live.current) if live.id else None,
-            )
-        outage_us = 0
+    live = LiveRevision()
+    open_stores = _shared if settings.live_state else _embedded
+    async with open_stores(settings, clock, live) as stores:
+        (thread, ledger), states, membership = stores.pipeline, stores.states, stores.membership
         if membership is None:
             recovered = await recover_all(ledger, make_engine, states)
-            outage_us = await thread.run(note_listening, ledger, clock.now_us())
-        else:
-            outage_us = await thread.run(note_listening, ledger, clock.now_us())
+        # Before the first beat: it says that somebody listens.
+        outage_us = await thread.run(note_listening, ledger, clock.now_us())
+        if membership is not None:
             recovered = await enter(membership, ledger, thread, states, make_engine)
         if outage_us:
             log.warning(
@@ -144,12 +133,15 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             on_verdicts=lambda verdicts: deliveries.announce(verdicts),  # noqa: PLW0108 - made below
             membership=membership,
         )
+        aside_thread, aside = stores.aside
+        backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
+        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start, membership)
+        erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start)
+        thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
         lease_for_us = int(settings.lease_seconds * 1_000_000)
         share = membership.share if membership else int
         deliveries = Deliveries(live, states, ledger, thread, clock, lease_for_us, prompts, share)
-        backfill = Backfill(live, states, ledger, thread, clock, make_engine, ingest)
-        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start, membership)
         app = Application(
             settings=settings,
             clock=clock,
@@ -165,13 +157,55 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             backfill=backfill,
             schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
             pauses=Pauses(live, ledger, thread, clock),
-            erasures=Erasures(states, ledger, thread, clock, ingest, backfill.start),
+            erasures=erasures,
             membership=membership,
         )
         async with _running(app):
             if settings.rulebase is not None:
                 await activate_directory(app, settings.rulebase)
             yield app
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """`pipeline` and `aside`: the ledger and the one thread that uses it, for the pipeline and for all
+    else; on SQLite they are the same. `membership`: None if there is only this process."""
+
+    pipeline: tuple[LedgerThread, Ledger]
+    aside: tuple[LedgerThread, Ledger]
+    states: LiveState
+    membership: Membership | None = None
+
+
+@asynccontextmanager
+async def _embedded(settings: Settings, _: Clock, live: LiveRevision) -> AsyncIterator[_Stores]:
+    if settings.database.startswith("postgresql"):
+        raise InvalidRequestError(
+            "live_state",
+            "a ledger on PostgreSQL is for processes that share live state too: set live_state to a Redis",
+        )
+    states = MemoryLiveState(
+        settings.ready_subscribers, tidy=lambda state: forget(state, live.current) if live.id else None
+    )
+    async with _opened(settings.database) as opened:
+        yield _Stores(opened, opened, states)
+
+
+@asynccontextmanager
+async def _shared(settings: Settings, clock: Clock, _: LiveRevision) -> AsyncIterator[_Stores]:
+    if not settings.database.startswith("postgresql"):
+        raise InvalidRequestError(
+            "live_state",
+            "live_state is for several processes: they share a ledger on PostgreSQL (database)",
+        )
+    database = settings.database
+    async with (
+        _opened(database) as pipeline,
+        _opened(database) as aside,
+        _opened(database) as (own_thread, own),
+        _redis(settings, own_thread, own) as states,
+    ):
+        yield _Stores(pipeline, aside, states, Membership(own, own_thread, states, clock))
 
 
 @asynccontextmanager
@@ -198,11 +232,6 @@ async def _redis(settings: Settings, thread: LedgerThread, ledger: Ledger) -> As
         raise InvalidRequestError(
             "live_state", "Redis needs an extra; install it with: pip install 'opportune[redis,postgres]'"
         ) from error
-    if not settings.database.startswith("postgresql"):
-        raise InvalidRequestError(
-            "live_state",
-            "live_state is for several processes: they share a ledger on PostgreSQL (database)",
-        )
 
     async def snapshots(subscriber_ids: Collection[str]) -> dict[str, bytes]:
         rows = await thread.run(lambda: list(ledger.load_states(subscriber_ids)))
