@@ -135,7 +135,7 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         )
         aside_thread, aside = stores.aside
         backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
-        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start, membership)
+        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start)
         erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start)
         thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)

@@ -122,7 +122,8 @@ class _Deciding:
         counters: set[UsageKey] = set()
         for revision, moment in decided:
             counters |= usage_keys(revision.rulebase, moment) | hours_watched(revision.rulebase, moment)
-        tx.lock(subscribers, names_of(counters))
+        heard = {s.subscriber_id for batch in batches for s in batch.steps if isinstance(s, Response)}
+        tx.lock(subscribers | heard, names_of(counters))
         self._stored = tx.verdicts([moment.key for moment in moments])
         lookback_us = max(revision.lookback_us for revision, _ in decided)
         earliest_us = min(moment.now_us for moment in moments)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.policies import Mode
 
+from opportune_service.app.errors import PrunedError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Ledger, LiveState
 from opportune_service.app.records import ContactChange, ContactRow, ForeignContact, TouchRow
@@ -124,6 +125,8 @@ def _fault(rulebase: Rulebase, report: RecordedContact, now_us: int) -> _Fault |
         return why.BAD_VALUE, f"campaign must have at most {MAX_ID} characters"
     if len(report.content) > MAX_CONTENT:
         return why.TOO_LARGE, f"content must have at most {MAX_CONTENT} characters"
+    if "\0" in report.id + report.campaign + report.content:  # not every store can keep it
+        return why.BAD_VALUE, "id, campaign and content must not hold the character NUL"
     return _unknown_name(rulebase, report)
 
 
@@ -175,9 +178,20 @@ async def export_contacts(
     ledger: Ledger, thread: LedgerThread, after: int, campaigns: Collection[str]
 ) -> AsyncIterator[Sequence[ContactChange]]:
     """What happened to contacts beyond cursor `after`, in order of recording, piece by piece, up to what is
-    recorded when the last piece is read. Raises `StoreUnavailableError`."""
-    while changes := await thread.run(ledger.contact_changes, after, EXPORT_PIECE, campaigns):
+    recorded when the last piece is read. Raises `StoreUnavailableError`, and `PrunedError` if some of them
+    are not kept any more."""
+    while changes := await thread.run(_changes, ledger, after, campaigns):
         yield changes
         after = changes[-1].cursor
         if len(changes) < EXPORT_PIECE:
             return
+
+
+def _changes(ledger: Ledger, after: int, campaigns: Collection[str]) -> Sequence[ContactChange]:
+    """In the ledger's thread."""
+    if 0 < after < ledger.changes_pruned():
+        raise PrunedError(
+            "what follows the cursor has been pruned: begin without one, and take what is missing from the"
+            " archive"
+        )
+    return ledger.contact_changes(after, EXPORT_PIECE, campaigns)

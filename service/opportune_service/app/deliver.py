@@ -275,6 +275,7 @@ class Deliveries:
         now_us = self._clock.now_us()
         answers = []
         with self._ledger.transaction() as tx:
+            tx.lock((), (), [item.decision_id for item in settled])
             for item in settled:
                 backoff_us = min(RETRY_AFTER_US * 2 ** (max(item.attempt, 1) - 1), MAX_RETRY_AFTER_US)
                 retry_at_us = now_us + backoff_us
@@ -317,6 +318,7 @@ class Deliveries:
         answers: list[bool | None] = []
         new: list[Reported] = []
         with self._ledger.transaction() as tx:
+            tx.lock((), (), [item.decision_id for item in reported])
             for item in reported:
                 decision = self._decision(item.decision_id)
                 answer = None

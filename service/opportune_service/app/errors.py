@@ -8,6 +8,7 @@ OpportuneError
 |-- RulebaseRefusedError     a rulebase that does not load; carries its problems
 |-- ConflictError            the world is not as the caller expected
 |   `-- StoreConflictError
+|-- PrunedError              it was there once, and is not kept any more
 |-- NoRulebaseError          nothing is active yet
 `-- StoreUnavailableError    try again; nothing was acknowledged
     |-- SupersededError      between members only: what this one works under is not valid any more
@@ -59,6 +60,10 @@ class ConflictError(OpportuneError):
 
 class StoreConflictError(ConflictError):
     """The store holds something else than expected."""
+
+
+class PrunedError(OpportuneError):
+    """What was asked for is older than what is kept; the archive may have it."""
 
 
 class NoRulebaseError(OpportuneError):

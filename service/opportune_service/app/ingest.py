@@ -574,9 +574,14 @@ class Ingest:
             if previous is not None:
                 previous.close()
             log.info("revision %s is active", active[:12])
-        # What is logged from now on is under the revision that was activated.
+        self.begin_generation(generation, position)
+
+    def begin_generation(self, generation: int, position: int) -> None:
+        """Work under it from now on; all that was logged before it began is up to this position. Call it
+        `between`."""
         self._observer.position = max(self._observer.position, position)
-        membership.generation = generation
+        if self._membership is not None:
+            self._membership.generation = generation
 
     def _present(self) -> tuple[int, str, int]:
         """In the ledger's thread. The generation first: if another begins meanwhile, guards will tell."""

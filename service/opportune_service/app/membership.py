@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from opportune_service.app.errors import StoreUnavailableError
@@ -44,22 +45,20 @@ _SETTLED = 3
 
 _MEMBER_BITS = 10
 _TAKEOVER = "takeover"
+_FOLD_AT_ONCE = 32
 _PATIENCE_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a beat tells: the members, the generation, and how far the sources of all have come."""
+    """What a beat tells: the members, the generation, how far the sources of all have come, and the members
+    that are to be taken over."""
 
     members: tuple[Member, ...]
     generation: int
     sources: Mapping[str, SourceMark]
-
-    @property
-    def silent(self) -> list[int]:
-        """Those to be taken over."""
-        return [each.number for each in self.members if not _lives(each)]
+    silent: frozenset[int] = frozenset()
 
     def knows(self, number: int) -> bool:
         """Whether this member is one of them still."""
@@ -82,6 +81,7 @@ class Membership:
         self._present: set[int] = set()
         self._gone: set[int] = set()
         self._living: tuple[int, ...] = ()
+        self._silent: frozenset[int] = frozenset()
         self._beats = 0
         self.number = 0
         self.generation = 0
@@ -126,7 +126,11 @@ class Membership:
     async def beat(self, marks: Mapping[str, SourceMark]) -> Pulse:
         """Say that this member lives, and how far its sources have come; what the others say. Raises
         `StoreUnavailableError`."""
+        before, self._silent = self._silent, frozenset()
         pulse = await self._thread.run(self._beat, marks)
+        self._silent = frozenset(each.number for each in pulse.members if not _lives(each))
+        # Twice in a row: when the store was away, everybody was silent.
+        pulse = replace(pulse, silent=self._silent & before)
         present = {each.number for each in pulse.members}
         if present != self._present:
             # Numbers are given in order: those missing among them are of members that are gone.
@@ -263,20 +267,20 @@ def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
     held by a member that lives lacks nothing of one that is expelled: it gave them away when they were
     saved."""
     refolder = Refolder(with_.ledger, with_.make_engine)
-    rows = 0
+    rows = (row for row in with_.ledger.read_log(after) if wanted(row.position))
+    count = 0
     try:
-        for row in with_.ledger.read_log(after):
-            if not wanted(row.position):
-                continue
-            rows += 1
-            items = items_of(row)
-            named = {item.subscriber_id for item in items}
+        while some := list(islice(rows, _FOLD_AT_ONCE)):
+            count += len(some)
+            told = [(row, items_of(row)) for row in some]
+            named = {item.subscriber_id for _, items in told for item in items}
             states = dict(with_.wait(with_.states.load(named)))
-            refolder.fold(row, items, states)
+            for row, items in told:
+                refolder.fold(row, items, states)
             with_.wait(with_.states.save(states.keys()))
     finally:
         refolder.close()
-    return rows
+    return count
 
 
 async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, SubscriberState]:

@@ -5,13 +5,15 @@ One contract suite (tests/contract) runs against every adapter of a port.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.app.records import (
+    Aged,
     Backlog,
     CampaignFigures,
     ChannelFigures,
@@ -22,10 +24,12 @@ from opportune_service.app.records import (
     DecisionRow,
     DeliveryState,
     ForeignContact,
+    Kept,
     Lease,
     LogRow,
     Member,
     Pause,
+    Place,
     Quarantined,
     QuarantineFilter,
     Redriven,
@@ -102,10 +106,18 @@ class LedgerTransaction(Protocol):
         those who are guarded it begins when this transaction ends."""
         ...
 
-    def lock(self, subscriber_ids: Collection[str], names: Collection[str] = ()) -> None:
-        """Wait until no other transaction holds any of these subscribers or names; they are held until this
-        transaction ends. Once in a transaction, before what is read under it. Where transactions run one
-        after the other anyway, as on SQLite, it does nothing."""
+    def lock(
+        self,
+        subscriber_ids: Collection[str],
+        names: Collection[str] = (),
+        decision_ids: Collection[str] = (),
+    ) -> None:
+        """Wait until no other transaction holds any of these subscribers, those whom these decisions are
+        about, or these names; they are held until this transaction ends. Once in a transaction, before what
+        is read under it: two that take them one after the other may wait for each other, and then one
+        fails. What changes contacts takes their subscribers by itself, and so does `waiting`, which leaves
+        out whoever is held. Where transactions run one after the other anyway, as on SQLite, it does
+        nothing."""
         ...
 
     def save_live_state_id(self, id_: str) -> None:
@@ -307,6 +319,13 @@ class LedgerTransaction(Protocol):
         """None of these is covered since earlier than `since_us` any more: events may have been lost."""
         ...
 
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def prune(self, aged: Sequence[Aged]) -> int:
+        """Delete those of these, all of one kind, that are still exactly as they were read; how many. Of
+        the log only the first ones, up to one that is not; none while a backfill waits."""
+        ...
+
 
 class Ledger(Protocol):
     """The durable record: log, verdicts, contacts, deliveries, rulebases, snapshots.
@@ -466,6 +485,50 @@ class Ledger(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def aged(
+        self, kind: Kept, before_us: int, after: Place, limit: int
+    ) -> tuple[Sequence[Aged], Place | None]:
+        """What is older than that and nothing holds, the oldest first, beyond `after`; and where to go on,
+        None at the end. At most `limit`, and fewer, even none, before the end as well.
+
+        Held are: of the log, what a restart would fold, all of it while a backfill waits, and whatever
+        comes behind a row that is not old; of the history, what has a contact, an open offer, an outcome or
+        a delivery that is not old, or is not at its end. One that several pages touch may be in each.
+        """
+        ...
+
+    def changes_pruned(self) -> int:
+        """The greatest cursor of a contact change that was pruned; 0 if none was."""
+        ...
+
+
+class Archive(Protocol):
+    """Where what is pruned is kept, outside of the ledger.
+
+    Guarantees: when `put` has returned, all of it is durable, and complete for whoever reads; what is put
+    again, whole and alike, is there once. Non-guarantees: it is blocking; what was put may, after a crash,
+    be put again in part, in another piece.
+    """
+
+    def put(self, kind: Kept, day: int, aged: Sequence[Aged]) -> None:
+        """Keep these, all of one day (counted in UTC since 1970). Raises OSError: then nothing is kept."""
+        ...
+
+
+class BackedUp(Protocol):
+    """A ledger that can copy itself while it works. PostgreSQL has tools of its own for that."""
+
+    def back_up(self, path: Path, stopped: Callable[[], bool]) -> None:
+        """Write a copy as of some instant during the call, with all that was committed before it; in place
+        of what is at `path`, when the copy is complete and checked.
+
+        Blocking, for as long as the copy takes; from any thread, while the ledger's own goes on. Ends
+        without a copy once `stopped` says so, which must be before `close`. Raises `StoreUnavailableError`.
+        """
+        ...
 
 
 class LiveState(Protocol):

@@ -283,3 +283,34 @@ class QuarantineFilter(msgspec.Struct, frozen=True):
     reasons: tuple[RejectionReason, ...] = ()
     from_us: int = 0
     to_us: int = 0
+
+
+class Kept(StrEnum):
+    """What of the ledger goes by one rule when it is old.
+
+    HISTORY: a verdict with all that came of it: decisions, contacts and their changes, deliveries, prompts,
+    outcomes. CONTACTS: those that other systems made. USAGE: counters of periods that are over.
+    """
+
+    LOG = "log"
+    HISTORY = "history"
+    CONTACTS = "contacts"
+    TOUCHES = "touches"
+    EVENT_COUNTS = "event_counts"
+    USAGE = "usage"
+    QUARANTINE = "quarantine"
+    AUDIT = "audit"
+
+
+class Aged(msgspec.Struct, frozen=True):
+    """Something in the ledger that goes as a whole. `at_us`: of when it is; `key` names it among those of
+    its kind; `rows`: (table, column -> value) as they stand, each before what refers to it."""
+
+    kind: Kept
+    at_us: int
+    key: tuple[object, ...]
+    rows: tuple[tuple[str, dict[str, object]], ...]
+
+
+Place = tuple[object, ...]
+"""Where to go on reading; () for the beginning."""

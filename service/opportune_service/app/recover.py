@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from opportune_service.app.log import Item, items_of
-from opportune_service.app.ports import Ledger, LiveState
+from opportune_service.app.ports import Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import LogKind, LogRow
 from opportune_service.app.revisions import stored_revision
 from opportune_service.app.schedule import trigger_key
@@ -139,11 +139,16 @@ def note_listening(ledger: Ledger, now_us: int) -> int:
     lost = silent_us > MAX_LATENESS_US
     with ledger.transaction() as tx:
         if lost:
-            # Clocks of collectors may be ahead: what they lost may lie somewhat after now.
-            keys = [key for key in ledger.coverage() if not key.startswith(trigger_key(""))]
-            tx.reset_coverage(keys, now_us + MAX_SKEW_US)
+            uncover(ledger, tx, now_us)
         tx.save_heartbeat(now_us, sources)
     return silent_us if lost else 0
+
+
+def uncover(ledger: Ledger, tx: LedgerTransaction, now_us: int) -> None:
+    """Events from before now may be lost: no definition counts as covered from before, nor does the log."""
+    # Clocks of collectors may be ahead: what they lost may lie somewhat after now.
+    keys = [key for key in ledger.coverage() if not key.startswith(trigger_key(""))]
+    tx.reset_coverage(keys, now_us + MAX_SKEW_US)
 
 
 def _only(type_: type[T], items: Sequence[Item]) -> list[T]:

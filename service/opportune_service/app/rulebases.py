@@ -15,7 +15,6 @@ from opportune_rulebase.warnings import calendar_warnings
 from opportune_service.app.errors import OpportuneError, RulebaseRefusedError, UnknownRevisionError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.membership import Membership
 from opportune_service.app.ports import Clock, Ledger
 from opportune_service.app.records import RulebaseRow
 from opportune_service.app.recover import LOG_KEY
@@ -72,7 +71,6 @@ class Rulebases:
         clock: Clock,
         make_engine: EngineFactory,
         on_activated: Callable[[], None],
-        membership: Membership | None = None,
     ) -> None:
         self._live = live
         self._ingest = ingest
@@ -81,7 +79,6 @@ class Rulebases:
         self._clock = clock
         self._make_engine = make_engine
         self._on_activated = on_activated
-        self._membership = membership
         self._activating = asyncio.Lock()
         self.last_attempt: Attempt | None = None
         """The last attempt to activate a revision since the start."""
@@ -166,9 +163,8 @@ class Rulebases:
         replaced: list[Revision | None] = []
 
         async def swap() -> None:
-            generation = await self._thread.run(self._activate, ready, expected, by, comment, backfill)
-            if self._membership is not None:
-                self._membership.generation = generation
+            begun = await self._thread.run(self._activate, ready, expected, by, comment, backfill)
+            self._ingest.begin_generation(*begun)
             replaced.append(self._live.swap(ready))
 
         await self._ingest.between(swap)
@@ -176,8 +172,8 @@ class Rulebases:
 
     def _activate(
         self, revision: Revision, expected: str | None, by: str, comment: str, backfill: bool
-    ) -> int:
-        """The generation that begins with it."""
+    ) -> tuple[int, int]:
+        """The generation that begins with it, and the position of the last that was logged before."""
         rulebase = revision.rulebase
         with self._ledger.transaction() as tx:
             # Whatever is being committed elsewhere is so under the revision before; nothing is after.
@@ -195,7 +191,7 @@ class Rulebases:
                 {metric.key for metric in rulebase.metrics.values()} if backfill else (),
             )
             revision.live_since(self._ledger.coverage(), self._ledger.births())
-        return generation
+            return generation, self._ledger.last_position()
 
     async def list(self) -> Sequence[RulebaseRow]:
         """All uploaded revisions, newest upload first."""

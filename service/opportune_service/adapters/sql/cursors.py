@@ -1,8 +1,8 @@
 """Cursors: numbers of rows in the order in which they were drawn, by which readers follow what is new.
 
-On PostgreSQL a row may become visible after one with a higher cursor: its transaction drew earlier and ended
-later. A reader that went on behind the higher one would never see it. So whoever draws shares a lock whose
-number says after which cursor it began to draw, and readers stop at the least of those:
+On PostgreSQL a row may become visible after one with a higher cursor: its transaction drew earlier and
+ended later. A reader that went on behind the higher one would never see it. So whoever draws shares a lock
+whose number says after which cursor it began to draw, and readers stop at the least of those:
 
     1. the last cursor drawn                  whoever draws from now on draws higher ones
     2. the locks of transactions under way    whoever drew a lower one has ended, or has one of these

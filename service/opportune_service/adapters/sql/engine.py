@@ -21,6 +21,13 @@ def connect_to(url: str) -> tuple[sa.Engine, str]:
     return postgres.make_engine(place), postgres.name_of(place)
 
 
+def for_reading(engine: sa.Engine) -> sa.Engine:
+    """The same, for transactions that read: all that one reads is from one instant, as it is on SQLite."""
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
 def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert complete rows (all columns but a serial number) with one call of the driver.
 

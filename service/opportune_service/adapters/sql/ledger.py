@@ -1,9 +1,10 @@
-"""The ledger on a SQL database: SQLite today, by statements that PostgreSQL runs as well."""
+"""The ledger on a SQL database: SQLite or PostgreSQL, by the same statements."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from opportune_service.adapters.sql import (
     members,
     outcomes,
     pauses,
+    prune,
     quarantine,
     reports,
     rulebases,
@@ -29,11 +31,14 @@ from opportune_service.adapters.sql import (
     sweeps,
     verdicts,
 )
+from opportune_service.adapters.sql.backup import copy_to, sqlite_connection
+from opportune_service.adapters.sql.engine import for_reading
 from opportune_service.adapters.sql.migrate import open_engine
 from opportune_service.adapters.sql.statements import chunks
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import (
+    Aged,
     Backlog,
     CampaignFigures,
     ChannelFigures,
@@ -43,9 +48,11 @@ from opportune_service.app.records import (
     DecisionFilter,
     DecisionRow,
     DeliveryState,
+    Kept,
     LogRow,
     Member,
     Pause,
+    Place,
     Quarantined,
     QuarantineFilter,
     RulebaseRow,
@@ -69,15 +76,17 @@ class SqlLedger:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+        self._engine = for_reading(engine)
         self._writer = engine.execution_options(write=True)
         self._writing: sa.Connection | None = None
         self._closed = False
+        self._copied = sqlite_connection(engine)
 
     @classmethod
     def open(cls, url: str) -> Self:
         """Open or make the ledger at `url`: ``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db``,
-        or ``sqlite://`` for one in memory that ends with this object.
+        ``sqlite://`` for one in memory that ends with this object, or ``postgresql://USER:PASSWORD@HOST/NAME``
+        with parameters of libpq.
 
         Raises `StoreUnavailableError`, whose message says what to do, if it cannot be opened, written or
         locked, or is not a ledger of this version.
@@ -259,6 +268,24 @@ class SqlLedger:
     ) -> Sequence[tuple[int, Quarantined]]:
         with self._reading() as connection:
             return quarantine.list_quarantined(connection, where, before, limit)
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def aged(
+        self, kind: Kept, before_us: int, after: Place, limit: int
+    ) -> tuple[Sequence[Aged], Place | None]:
+        with self._reading() as connection:
+            return prune.aged(connection, kind, before_us, after, limit)
+
+    def changes_pruned(self) -> int:
+        with self._reading() as connection:
+            return prune.changes_pruned(connection)
+
+    def back_up(self, path: Path, stopped: Callable[[], bool]) -> None:
+        """See `BackedUp.back_up`."""
+        if self._copied is None:
+            raise StoreUnavailableError("a ledger on PostgreSQL is backed up by its own tools: see pg_dump")
+        copy_to(self._copied, path, stopped)
 
     def close(self) -> None:
         self._closed = True

@@ -11,7 +11,7 @@ of their numbers, in one statement, so that nobody waits in a circle:
     MEMBER      a member, by its number                                  its commits share it, `expel` alone
     ROSTER      who is a member                                          `join` and `leave`: alone
     RULEBASE    which revision is active, since when metrics are folded  who changes it: alone
-    SUBSCRIBER  a subscriber, by the hash of the id                      who decides, or changes contacts: alone
+    SUBSCRIBER  a subscriber, by the hash of the id                      who decides, or changes it: alone
     NAME        whatever use cases agree on: a counter that is limited   alone
     DECISIONS, CHANGES  cursors drawn, see `cursors.py`                  who draws more shares it
 
@@ -57,7 +57,7 @@ def _hashed(space: Space, id_: str) -> str:
 
 # The inner query is sorted, and without doubles, before the locks are taken one after the other.
 _all = sa.text(
-    "SELECT count(pg_advisory_xact_lock(key)) FROM ("
+    "SELECT count(pg_advisory_xact_lock(key)) FROM ("  # noqa: S608 - numbers, no values
     f"SELECT {_hashed(Space.SUBSCRIBER, 'id')} AS key FROM unnest(CAST(:subscribers AS TEXT[])) AS id"
     f" UNION SELECT {_hashed(Space.NAME, 'id')} FROM unnest(CAST(:names AS TEXT[])) AS id"
     f" UNION SELECT {_hashed(Space.SUBSCRIBER, 'subscriber_id')} FROM decisions"
@@ -116,8 +116,8 @@ def hold(
 def free_rows(
     connection: sa.Connection, rows: sa.Select[Any], table: sa.Table, **values: object
 ) -> Sequence[sa.Row[Any]]:
-    """Those of `rows`, without those that another transaction is at work on: it holds the subscriber, or has
-    such a row of `table`. Held are they from now on; it waits for nobody. `rows` have a column
+    """Those of `rows`, without those that another transaction is at work on: it holds the subscriber, or
+    has such a row of `table`. They are held from now on; it waits for nobody. `rows` have a column
     `subscriber_id`; what is left of them keeps its order."""
     if not has_locks(connection):
         return connection.execute(rows, values).all()

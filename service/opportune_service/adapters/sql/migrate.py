@@ -1,4 +1,4 @@
-"""The tables of a ledger: made when it is empty, checked at every start, migrated from one revision to another.
+"""The tables of a ledger: made when it is empty, checked at every start, migrated between revisions.
 
 A ledger in a file belongs to one process, which migrates it when it opens it. One on a server belongs to
 many, perhaps of two releases: it is migrated by a command (`opportune migrate`), while they run.
@@ -56,11 +56,11 @@ def migrate(url: str, to: str = HEAD) -> tuple[str, str]:
     try:
         with engine.execution_options(write=True).begin() as connection:
             hold_alone(connection, Space.SETUP)
-            before = _revision_of(connection, where)
+            before = revision_of(connection, where)
             if before == _EMPTY:
                 _make(connection)
             _go(connection, where, to)
-            return before, _revision_of(connection, where)
+            return before, revision_of(connection, where)
     finally:
         engine.dispose()
 
@@ -72,10 +72,14 @@ def script(url: str, to: str = HEAD) -> str:
     engine, where = connect_to(url)
     try:
         with engine.connect() as connection:
-            before = _revision_of(connection, where)
+            before = revision_of(connection, where)
+            versioned = not before or sa.inspect(connection).has_table(_version.name)
     finally:
         engine.dispose()
     output = io.StringIO()
+    if not versioned:
+        made = sa.schema.CreateTable(_version).compile(dialect=engine.dialect)
+        output.write(f"{str(made).strip()};\n\nINSERT INTO {_version.name} VALUES ('{before}');\n\n")
     config = _config(dialect=engine.dialect.name)
     config.output_buffer = output
     up = _position(where, to) > (_position(where, before) if before else 0)
@@ -86,7 +90,7 @@ def script(url: str, to: str = HEAD) -> str:
 def _prepare(connection: sa.Connection, where: str) -> None:
     """At start. Several processes may start at once."""
     hold_alone(connection, Space.SETUP)
-    revision = _revision_of(connection, where)
+    revision = revision_of(connection, where)
     if revision == _EMPTY:
         _make(connection)
         return
@@ -105,7 +109,7 @@ def _prepare(connection: sa.Connection, where: str) -> None:
     _go(connection, where, HEAD)
 
 
-def _revision_of(connection: sa.Connection, where: str) -> str:
+def revision_of(connection: sa.Connection, where: str) -> str:
     """ "" if there are no tables. Raises `StoreUnavailableError` if there are others than a ledger's."""
     tables = set(sa.inspect(connection).get_table_names())
     if not tables:
@@ -141,7 +145,7 @@ def _make(connection: sa.Connection) -> None:
 def _go(connection: sa.Connection, where: str, to: str) -> None:
     from alembic import command  # noqa: PLC0415 - slow to import, and seldom needed
 
-    before = _revision_of(connection, where)
+    before = revision_of(connection, where)
     up = _position(where, to) > _position(where, before)
     if before == to:
         return

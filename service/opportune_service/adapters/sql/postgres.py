@@ -16,7 +16,12 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
-from opportune_service.app.errors import OpportuneError, StoreConflictError, StoreUnavailableError
+from opportune_service.app.errors import (
+    InvalidRequestError,
+    OpportuneError,
+    StoreConflictError,
+    StoreUnavailableError,
+)
 from opportune_service.core.admit import mask
 
 try:
@@ -27,18 +32,18 @@ except ImportError:  # the extra `postgres` is not installed: `make_engine` says
         "a ledger in PostgreSQL needs the extra postgres: pip install 'opportune[postgres]'"
     ) from None
 
-STATEMENT_MS = 5_000
-"""A statement takes milliseconds; those that read whole tables say so (`be_patient`)."""
+_STATEMENT_MS = 2_000
+# A statement takes milliseconds; those that read whole tables say so (`be_patient`).
 _PATIENT_MS = 600_000
-_LOCK_MS = 3_000
+_LOCK_MS = 1_500
 # Others hold locks for a commit's time; whoever waits longer had better tell its caller to try again.
-_IDLE_MS = 10_000
+_IDLE_MS = 5_000
 # A process that stops in the middle of a transaction keeps its locks no longer than that.
-_ANSWER_S = 1.0
-# How much longer than the server's own bound this side waits for the server to say that it was reached.
+_ANSWER_S = 0.5
+# How much longer than the server's own bound this side waits for the server to say anything at all.
 
 _SESSION = {
-    "statement_timeout": STATEMENT_MS,
+    "statement_timeout": _STATEMENT_MS,
     "lock_timeout": _LOCK_MS,
     "idle_in_transaction_session_timeout": _IDLE_MS,
 }
@@ -55,13 +60,10 @@ _TRY_AGAIN = "other transactions were in the way; try again"
 _ADVICE = {
     # By SQLSTATE or its first two characters, the longer first.
     "25006": "it is a read-only replica: name the primary server",
-    "28": "it refused user or password: check those in the URL",
-    "3D000": "there is no such database: create it (CREATE DATABASE), the service makes its tables itself",
     "40": _TRY_AGAIN,
     "42501": "this user may not do that: let it own the database's tables",
     "53100": "the disk is full: free some space and try again",
     "53200": "it has no memory left, perhaps for locks: raise max_locks_per_transaction",
-    "53300": "it has no connection left: raise max_connections, or run fewer processes",
     "55P03": _TRY_AGAIN,
     "57014": "a statement took too long; try again, and see what else the server is doing",
 }
@@ -113,7 +115,7 @@ def be_patient(connection: sa.Connection) -> None:
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """Gives up on a server that does not answer: it may be frozen, or something on the way swallows it."""
 
-    bound_s = STATEMENT_MS / 1000 + _ANSWER_S
+    bound_s = _STATEMENT_MS / 1000 + _ANSWER_S
 
     def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
         return super().wait(self._bounded(gen), *args, **kwargs)
@@ -124,7 +126,9 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
             waiting = next(gen)
             while True:
                 ready = yield waiting
-                if not ready and monotonic() > end:
+                if ready:
+                    end = monotonic() + self.bound_s
+                elif monotonic() > end:
                     self.pgconn.finish()  # an answer that comes later would be taken for another's
                     raise psycopg.OperationalError("the server does not answer")
                 waiting = gen.send(ready)
@@ -175,10 +179,14 @@ def _meaning(where: str, context: ExceptionContext) -> OpportuneError | None:
         return StoreConflictError(
             "the ledger holds this already, or lacks what this refers to; read it again"
         )
+    if isinstance(error, psycopg.DataError) and "NUL" in str(error):
+        # What is kept was checked where it came in; this asks for something by such a name.
+        return InvalidRequestError("", "no name of anything holds the character NUL")
     if isinstance(error, psycopg.ProgrammingError | psycopg.DataError):
         if context.sqlalchemy_exception is not None:
             context.sqlalchemy_exception.args = error.args
         return None
+    said = mask((str(error).strip().splitlines() or ["no reason given"])[0].rpartition("failed: ")[2])
     return StoreUnavailableError(
-        f"the ledger {where} cannot be reached; start PostgreSQL, or mend the URL of the ledger"
+        f"the ledger {where} cannot be reached ({said}): start PostgreSQL, or mend the URL of the ledger"
     )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from opportune_rulebase.policies import Mode, OutcomeKind
 
 from opportune_service.adapters.sql import schema
+from opportune_service.adapters.sql.engine import patient
 from opportune_service.app.records import CampaignFigures, ChannelFigures
 from opportune_service.core.verdict import ContactState, Reason
 
@@ -96,6 +97,7 @@ def campaign_figures(
     connection: sa.Connection, start_us: int, end_us: int, triggers: Mapping[str, Collection[str]]
 ) -> Sequence[CampaignFigures]:
     """See `Ledger.campaign_figures`. Seven statements, however many campaigns."""
+    patient(connection)
     period = {"from_us": start_us, "to_us": end_us, "campaigns": list(triggers)}
     ended: defaultdict[str, Counter[Reason]] = defaultdict(Counter)
     for campaign, reason, count in connection.execute(_ended, period):
@@ -146,11 +148,13 @@ def campaign_figures(
 
 def channel_figures(connection: sa.Connection, start_us: int, end_us: int) -> Sequence[ChannelFigures]:
     """See `Ledger.channel_figures`."""
+    patient(connection)
     rows = connection.execute(_loads, {"from_us": start_us, "to_us": end_us})
     return [ChannelFigures(channel, start_us, int(decided), int(peak)) for channel, decided, peak in rows]
 
 
 def contact_frequencies(connection: sa.Connection, start_us: int, end_us: int) -> dict[int, int]:
     """See `Ledger.contact_frequencies`."""
+    patient(connection)
     rows = connection.execute(_frequencies, {"from_us": start_us, "to_us": end_us})
     return dict(rows.all())

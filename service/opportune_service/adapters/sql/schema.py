@@ -21,8 +21,8 @@ meta = sa.Table(
     sa.Column("name", _Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""Three rows: `checkpoint` (the log position of the snapshots, as long as there are no members), `alive` (the
-last instant at which the service is known to have listened) and `generation` (of what all members work
+"""Three rows: `checkpoint` (the log position of the snapshots, as long as there are no members), `alive`
+(the last instant at which the service is known to have listened) and `generation` (of what all members work
 under)."""
 
 members = sa.Table(
@@ -166,6 +166,7 @@ touches = sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Column("kind", _Text, nullable=False),
     sa.Column("said", sa.LargeBinary, nullable=False),
+    sa.Index("touches_time", "at_us"),  # the old ones are pruned
     sqlite_with_rowid=False,
 )
 """Services, inquiries, complaints and queries, for the contact view. `said`: attributes as MessagePack."""

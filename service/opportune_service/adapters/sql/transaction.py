@@ -20,6 +20,7 @@ from opportune_service.adapters.sql import (
     members,
     outcomes,
     pauses,
+    prune,
     quarantine,
     responses,
     rulebases,
@@ -29,6 +30,7 @@ from opportune_service.adapters.sql import (
 )
 from opportune_service.adapters.sql.unit import begin_unit
 from opportune_service.app.records import (
+    Aged,
     DeliveryState,
     ForeignContact,
     Lease,
@@ -86,8 +88,13 @@ class SqlTransaction:
     def advance(self) -> int:
         return members.advance(self._connection)
 
-    def lock(self, subscriber_ids: Collection[str], names: Collection[str] = ()) -> None:
-        locks.hold(self._connection, subscriber_ids, names)
+    def lock(
+        self,
+        subscriber_ids: Collection[str],
+        names: Collection[str] = (),
+        decision_ids: Collection[str] = (),
+    ) -> None:
+        locks.hold(self._connection, subscriber_ids, names, decision_ids)
 
     def save_live_state_id(self, id_: str) -> None:
         members.save_live_state_id(self._connection, id_)
@@ -212,3 +219,8 @@ class SqlTransaction:
 
     def reset_coverage(self, keys: Collection[str], since_us: int) -> None:
         rulebases.reset_coverage(self._connection, keys, since_us)
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def prune(self, aged: Sequence[Aged]) -> int:
+        return prune.prune(self._connection, aged)

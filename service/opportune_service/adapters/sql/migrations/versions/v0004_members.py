@@ -1,4 +1,5 @@
-"""Processes that share a ledger: the members, the generation, and which live state goes with it."""
+"""Processes that share a ledger: the members, the generation, and which live state goes with it. And an
+index by which old touches are found."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table("live_state", sa.Column("id", _Text, primary_key=True))
+    # No ledger on a server is older than this release: nobody waits while the index is made.
+    op.create_index("touches_time", "touches", ["at_us"])
     op.execute(_meta.insert().values(name="generation", value=0))
     # Releases without migrations must not take it for theirs.
     op.execute(_meta.delete().where(_meta.c.name == "schema"))
@@ -31,7 +34,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     # Whoever replays begins where the member that is furthest behind would.
-    behind = sa.select(sa.func.min(sa.column("checkpoint"))).select_from(sa.table("members"))
+    members = sa.table("members", sa.column("checkpoint", sa.BigInteger))
+    behind = sa.select(sa.func.min(members.c.checkpoint))
     op.execute(
         _meta.update()
         .where(_meta.c.name == "checkpoint")
@@ -39,5 +43,6 @@ def downgrade() -> None:
     )
     op.execute(_meta.delete().where(_meta.c.name == "generation"))
     op.execute(_meta.insert().values(name="schema", value=3))
+    op.drop_index("touches_time", "touches")
     op.drop_table("live_state")
     op.drop_table("members")
