@@ -141,7 +141,9 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
         lease_for_us = int(settings.lease_seconds * 1_000_000)
         share = membership.share if membership else int
-        deliveries = Deliveries(live, states, ledger, thread, clock, lease_for_us, prompts, share)
+        deliveries = Deliveries(
+            *(live, states, ledger, thread, clock, lease_for_us, prompts, share, ingest.check_sound)
+        )
         app = Application(
             settings=settings,
             clock=clock,

@@ -82,7 +82,7 @@ class Deliveries:
     """The outbox as channel clients see it. At least once: a lease that runs out is given again.
 
     `lease_for_us`: how long a client may take before its lease is given to another. `share`: what part of a
-    channel's pace is for the clients of this process (`Membership.share`).
+    channel's pace is for the clients of this process (`Membership.share`). `check_sound`: that of `Ingest`.
     """
 
     def __init__(
@@ -95,9 +95,11 @@ class Deliveries:
         lease_for_us: int,
         prompts: BulkPrompts,
         share: Callable[[int], int] = int,
+        check_sound: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._share = share
+        self._check_sound = check_sound
         self._states = states
         self._ledger = ledger
         self._thread = thread
@@ -158,6 +160,7 @@ class Deliveries:
             page = max(limit, _PAGE)
             while len(leases) < limit:
                 found = await self._thread.run(self._look, channel, page)
+                self._check_sound()  # or a consent that was taken back might be there again
                 contexts = await self._states.contexts({waiting.subscriber_id for waiting in found})
                 now_us = self._clock.now_us()
                 revision, free = self._live.current, self._free(channel, now_us)

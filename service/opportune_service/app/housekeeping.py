@@ -33,7 +33,7 @@ T = TypeVar("T")
 EVERY_SECONDS = 3600.0
 """How often to look. A look that finds no new day costs nothing."""
 
-_STEP = {Kept.LOG: 16, Kept.HISTORY: 50}
+_STEP = {Kept.LOG: 16, Kept.HISTORY: 50, Kept.USAGE: 1_000}
 _STEP_ELSE = 200
 """What is read or deleted in one go: some milliseconds, for which commits wait at most."""
 

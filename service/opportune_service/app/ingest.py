@@ -314,6 +314,8 @@ class Ingest:
         self._queue.close()
 
     async def _process(self, works: list[Work]) -> None:
+        if self._membership is not None and not self._live.id:
+            await self._begin(self._membership)
         group = self._observing = Group()
         for work in works:
             try:
@@ -421,6 +423,8 @@ class Ingest:
         if superseded:
             self._again += works
             return
+        if self.healthy.is_set():
+            log.warning("the store is unavailable: %s", error)
         self.healthy.clear()
         for work in works:
             if work.retire is not None:
@@ -521,9 +525,27 @@ class Ingest:
         """What a pulse calls for; it may take longer than until the next one."""
         with contextlib.suppress(StoreUnavailableError):  # the next pulse calls for it again
             if pulse.generation != membership.generation:
-                await self.between(lambda: self._adopt(membership))
+                await self._at_once(lambda: self._adopt(membership))
             if pulse.silent and membership.leads:
-                await self.between(lambda: self._take_over(membership, pulse.silent))
+                await self._at_once(lambda: self._take_over(membership, pulse.silent))
+
+    async def _at_once(self, call: Callable[[], Awaitable[None]]) -> None:
+        """As `between`, before all that waits: it may wait for just this."""
+        work = Work(_unanswered(), between=call)
+        self._queue.put_urgent(work)
+        await work.done
+
+    async def _begin(self, membership: Membership) -> None:
+        """Nothing is active here: another member may just have activated something."""
+        if self._committing is not None:
+            await self._committing
+        with contextlib.suppress(StoreUnavailableError):  # what is observed next finds it out
+            await self._adopt(membership)
+
+    def check_sound(self) -> None:
+        """Raises `StoreUnavailableError` while shared live state may not be what the record says."""
+        if self._membership is not None and not self.healthy.is_set():
+            raise StoreUnavailableError("live state is being made good; try again")
 
     def _folding(self) -> Folding:
         return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop())

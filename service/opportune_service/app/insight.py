@@ -79,6 +79,10 @@ class Insight:
         """A page of the list of decisions beyond cursor `after`; 0 starts at the end that comes first."""
         return await self._thread.run(self._ledger.decisions, where, after, limit, newest_first)
 
+    async def decided_up_to(self) -> int:
+        """See `Ledger.decided_up_to`."""
+        return await self._thread.run(self._ledger.decided_up_to)
+
     async def quarantined(
         self, where: QuarantineFilter, before: int, limit: int
     ) -> Sequence[tuple[int, Quarantined]]:

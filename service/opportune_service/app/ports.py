@@ -388,7 +388,12 @@ class Ledger(Protocol):
     def decisions(
         self, where: DecisionFilter, after: int, limit: int, newest_first: bool
     ) -> Sequence[DecisionRow]:
-        """A page of decisions beyond cursor `after` (0 for the beginning, whichever end that is)."""
+        """A page of decisions beyond cursor `after` (0 for the beginning, whichever end that is). Oldest
+        first it ends before what may still be recorded with a lower cursor; newest first it does not."""
+        ...
+
+    def decided_up_to(self) -> int:
+        """The cursor beyond which all comes that is recorded from now on."""
         ...
 
     def due_deferrals(self, until_us: int, limit: int) -> Sequence[Deferral]:
@@ -419,7 +424,8 @@ class Ledger(Protocol):
     def contact_changes(
         self, after: int, limit: int, campaigns: Collection[str]
     ) -> Sequence[ContactChange]:
-        """What happened to contacts beyond cursor `after`, in order of recording. No campaigns: of all."""
+        """What happened to contacts beyond cursor `after`, in order of recording, as far as nothing may
+        still be recorded with a lower cursor. No campaigns: of all."""
         ...
 
     def backlogs(self, now_us: int) -> Sequence[Backlog]:

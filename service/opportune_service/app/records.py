@@ -101,13 +101,13 @@ class Waiting(msgspec.Struct, frozen=True):
 
 class Backlog(msgspec.Struct, frozen=True):
     """What waits on a channel: `waiting` deliveries are available, the first since `since_us`; `leased` are
-    held by clients, the first since `leased_since_us`. 0 where there is none."""
+    held by clients, and the first of these leases runs out at `leased_until_us`. 0 where there is none."""
 
     channel: str
     waiting: int
     since_us: int
     leased: int
-    leased_since_us: int
+    leased_until_us: int
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

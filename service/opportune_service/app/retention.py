@@ -54,7 +54,8 @@ def horizons(revision: Revision, keep: Keep, now_us: int) -> Mapping[Kept, Horiz
         Kept.CONTACTS: history,
         Kept.TOUCHES: history,
         Kept.EVENT_COUNTS: history,
-        Kept.USAGE: history,
+        # Only those of the present are read.
+        Kept.USAGE: horizon("keep_log_days", max(keep.log_days, _SLACK_DAYS), 0),
         Kept.AUDIT: audit,
     }
 

@@ -17,6 +17,9 @@ MAX_QUEUED_EVENTS = 50_000
 """More than this waiting means that callers are faster than the service; further batches wait outside."""
 
 
+_CLOSED = "the service is shutting down; send it again to another one"
+
+
 class WorkQueue:
     """Works are put in by callers and taken by the pipeline. `wake`: called when there is something to
     take. `events`: how many events and the like wait."""
@@ -24,6 +27,7 @@ class WorkQueue:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._works: deque[Work] = deque()
+        self._urgent: deque[Work] = deque()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
@@ -35,20 +39,32 @@ class WorkQueue:
             self._room.clear()
             await self._room.wait()
         if self._closed:
-            raise StoreUnavailableError("the service is shutting down; send it again to another one")
+            raise StoreUnavailableError(_CLOSED)
         self._works.append(work)
         self.events += work.size
         self._wake()
 
     def put_back(self, works: Sequence[Work]) -> None:
-        """Put works that were taken before everything else that waits, also when it is closed."""
+        """Put works that were taken before everything else that waits but what is urgent, also when it is
+        closed."""
         self._works.extendleft(reversed(works))
         self.events += sum(work.size for work in works)
         if works:
             self._wake()
 
+    def put_urgent(self, work: Work) -> None:
+        """Put a work before all others: they may wait for what it does. Raises `StoreUnavailableError` when
+        it is closed."""
+        if self._closed:
+            raise StoreUnavailableError(_CLOSED)
+        self._urgent.append(work)
+        self._wake()
+
     def take(self) -> list[Work]:
         """The works of the next commit group; none if nothing waits."""
+        if self._urgent:
+            self._wake()
+            return [self._urgent.popleft()]
         works: list[Work] = []
         size = 0
         while self._works and size < GROUP_EVENTS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -81,5 +81,5 @@ def start_instant(text: str, zone: ZoneInfo, *, hour: int = 0, minute: int = 0) 
 
 def local_text(at_us: int, zone: ZoneInfo) -> str:
     """An instant for people: date and time of day by the operator's clocks."""
-    instant = datetime.fromtimestamp(0, zone) + timedelta(microseconds=at_us)
+    instant = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us)
     return instant.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")

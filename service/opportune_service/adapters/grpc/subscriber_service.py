@@ -127,6 +127,7 @@ class SubscriberService:
     ) -> pb.GetSubscriberResponse:
         check_subscriber("subscriber_id", request.subscriber_id)
         revision = self._app.live.current
+        self._app.ingest.check_sound()
         view = await show_subscriber(
             self._app.live, self._app.states, request.subscriber_id, self._app.clock.now_us()
         )
@@ -148,6 +149,7 @@ class SubscriberService:
         check_subscriber("subscriber_id", request.subscriber_id)
         # Clocks of other systems may be ahead: what they have told of is not left out.
         until_us = app.clock.now_us() + MAX_SKEW_US + 1
+        app.ingest.check_sound()
         view = await contact_view(
             app.states,
             app.ledger,
