@@ -16,10 +16,12 @@ import uvloop
 from opportune_rulebase.errors import RulebaseError
 from opportune_rulebase.network import NetworkEngine
 
+from opportune_service.adapters.files.archive import FileArchive
 from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
 from opportune_service.adapters.memory.live_state import MemoryLiveState
 from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.app.backfill import Backfill
+from opportune_service.app.backups import Backups
 from opportune_service.app.bulk import BulkPrompts
 from opportune_service.app.dead_letters import DeadLetters
 from opportune_service.app.defer import AHEAD_AMONG_MEMBERS_US, AHEAD_US, decide_due
@@ -31,6 +33,7 @@ from opportune_service.app.errors import (
     RulebaseRefusedError,
     StoreUnavailableError,
 )
+from opportune_service.app.housekeeping import Housekeeping
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
@@ -38,6 +41,7 @@ from opportune_service.app.membership import BEAT_SECONDS, Membership, enter
 from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import note_listening, recover_all
+from opportune_service.app.retention import Keep
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.rulebases import Rulebases
 from opportune_service.app.schedule import Schedule
@@ -69,6 +73,8 @@ class Application:
     schedule: Schedule
     pauses: Pauses
     erasures: Erasures
+    housekeeping: Housekeeping
+    backups: Backups | None
     membership: Membership | None
 
     def leads(self) -> bool:
@@ -144,6 +150,12 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         deliveries = Deliveries(
             *(live, states, ledger, thread, clock, lease_for_us, prompts, share, ingest.check_sound)
         )
+
+        def leads() -> bool:
+            return app.leads()
+
+        keep = Keep(settings.keep_log_days, settings.keep_history_days, settings.keep_audit_days)
+        archive = FileArchive(settings.archive) if settings.archive else None
         app = Application(
             settings=settings,
             clock=clock,
@@ -160,12 +172,24 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
             pauses=Pauses(live, ledger, thread, clock),
             erasures=erasures,
+            housekeeping=Housekeeping(live, ledger, thread, clock, keep, archive, leads),
+            backups=_backups(settings, clock, ledger),
             membership=membership,
         )
         async with _running(app):
             if settings.rulebase is not None:
                 await activate_directory(app, settings.rulebase)
             yield app
+
+
+def _backups(settings: Settings, clock: Clock, ledger: Ledger) -> Backups | None:
+    if settings.backup is None:
+        return None
+    if settings.live_state or not isinstance(ledger, SqlLedger):
+        raise InvalidRequestError(
+            "backup", "a ledger on PostgreSQL is backed up by its own tools: leave backup out"
+        )
+    return Backups(ledger, clock, settings.backup, settings.backup_hours * 3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +282,11 @@ async def _running(app: Application) -> AsyncIterator[None]:
         asyncio.create_task(_decide_deferred_when_due(app), name="what was deferred"),
         asyncio.create_task(app.schedule.run(app.settings.timer_seconds, app.leads), name="schedules"),
         asyncio.create_task(app.deliveries.run(app.leads), name="expiry of deliveries"),
+        asyncio.create_task(app.housekeeping.run(), name="housekeeping"),
     ]
+    if app.backups is not None:
+        helpers.append(asyncio.create_task(app.backups.run(), name="backups"))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, app.backups.ask)
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase), name="reload"))
     beating = None

@@ -171,6 +171,7 @@ def _put_in_place(
 ) -> None:
     """All that others said in these rows, and what came of it, together: what a crash cuts off after it is
     found again by the rows that are left."""
+    tx.lock({erasing.number, *found.others})
     tx.replace_log(found.rows)
     tx.blot_out(erasing, found.others)
     tx.save_states((each, state.position, encode_state(state)) for each, state in states.items())

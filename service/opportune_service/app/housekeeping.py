@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import ParamSpec, TypeVar
 
 from opportune_service.app.errors import NoRulebaseError, OpportuneError
@@ -97,28 +98,35 @@ class Housekeeping:
         return found
 
     async def _prune(self, kind: Kept, before_us: int) -> int:
-        piece = _Piece()
-        most_bytes = PIECE_BYTES if self._archive else 0
-        pruned, place = 0, Place()
+        pruned = 0
+        async with aclosing(self._pieces(kind, before_us)) as pieces:
+            async for piece in pieces:
+                gone = await self._let_go(piece)
+                pruned += gone
+                if kind is Kept.LOG and gone < len(piece.rows):
+                    break  # a log with a hole would count as whole from before it
+        return pruned
+
+    async def _pieces(self, kind: Kept, before_us: int) -> AsyncGenerator[_Piece, None]:
+        """What is old, in pieces for the archive; without one, as it is read."""
+        piece, place = _Piece(), Place()
         while True:
             found, after = await self._step(self._ledger.aged, kind, before_us, place, step_of(kind))
             for each in found:
-                if piece.rows and (piece.day != each.at_us // DAY_US or piece.bytes >= most_bytes):
-                    gone = await self._let_go(piece)
-                    pruned += gone
-                    if kind is Kept.LOG and gone < len(piece.rows):
-                        return pruned  # a log with a hole would count as whole from before it
+                if piece.rows and (piece.day != each.at_us // DAY_US or piece.bytes >= PIECE_BYTES):
+                    yield piece
                     piece = _Piece()
                 piece.add(each)
+            if piece.rows and (after is None or self._archive is None):
+                yield piece
+                piece = _Piece()
             if after is None:
-                return pruned + await self._let_go(piece)
+                return
             place = after
 
     async def _let_go(self, piece: _Piece) -> int:
         """Archive and delete; how many are gone."""
         rows = list(piece.rows.values())
-        if not rows:
-            return 0
         if self._archive is not None:
             await asyncio.to_thread(self._archive.put, rows[0].kind, piece.day, rows)
         gone, size = 0, step_of(rows[0].kind)

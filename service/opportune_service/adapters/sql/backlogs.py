@@ -20,7 +20,7 @@ _waiting = (
     .group_by(_y.channel)
 )
 _leased = (
-    sa.select(_y.channel, sa.func.count(), sa.func.min(_y.changed_at_us))
+    sa.select(_y.channel, sa.func.count(), sa.func.min(_y.available_at_us))
     .where(schema.LIVE_DELIVERY, _y.available_at_us > _now, _y.state == DeliveryState.LEASED.value)
     .group_by(_y.channel)
 )
@@ -29,7 +29,7 @@ _leased = (
 def backlogs(connection: sa.Connection, now_us: int) -> Sequence[Backlog]:
     """See `Ledger.backlogs`."""
     waiting, leased = (
-        {channel: (count, since_us) for channel, count, since_us in rows}
+        {channel: (count, at_us) for channel, count, at_us in rows}
         for rows in (connection.execute(each, {"now_us": now_us}) for each in (_waiting, _leased))
     )
     channels = sorted(waiting.keys() | leased.keys())

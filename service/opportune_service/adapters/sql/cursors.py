@@ -20,7 +20,6 @@ from opportune_service.adapters.sql.locks import Space, has_locks, key_of
 from opportune_service.adapters.sql.unit import unit_of
 
 _SPACES = {"decisions": Space.DECISIONS, "contact_changes": Space.CHANGES}
-_ENDLESS = 2**63 - 1
 
 _last = "coalesce(pg_sequence_last_value('{table}_cursor_seq'), 0)"
 _drawing = sa.text(
@@ -49,7 +48,7 @@ def draw(connection: sa.Connection) -> None:
 def settled(connection: sa.Connection, table: sa.Table) -> int:
     """The cursor up to which all rows of the table are visible to whoever looks from now on."""
     if not has_locks(connection):
-        return _ENDLESS
+        return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(table.c.cursor), 0))) or 0
     space = _SPACES[table.name]
     last: int = connection.scalar(sa.text(f"SELECT {_last.format(table=table.name)}"))
     least = connection.scalar(_least, {"key": key_of(space), "space": int(space)})

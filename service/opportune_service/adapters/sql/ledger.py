@@ -180,6 +180,10 @@ class SqlLedger:
         with self._reading() as connection:
             return verdicts.list_decisions(connection, where, after, limit, newest_first, up_to)
 
+    def decided_up_to(self) -> int:
+        with self._reading() as connection:
+            return cursors.settled(connection, schema.decisions)
+
     def due_deferrals(self, until_us: int, limit: int) -> Sequence[Deferral]:
         with self._reading() as connection:
             return deferrals.due_deferrals(connection, until_us, limit)

@@ -46,6 +46,8 @@ _SESSION = {
     "statement_timeout": _STATEMENT_MS,
     "lock_timeout": _LOCK_MS,
     "idle_in_transaction_session_timeout": _IDLE_MS,
+    # All look things up by an index; a plan made while a table was small would stay when it is not.
+    "enable_seqscan": "off",
 }
 _CONNECTION = {
     "application_name": "opportune",
@@ -106,7 +108,9 @@ def name_of(place: sa.URL) -> str:
 
 def be_patient(connection: sa.Connection) -> None:
     """See `engine.patient`."""
-    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_PATIENT_MS}")
+    connection.exec_driver_sql(
+        f"SET LOCAL statement_timeout = {_PATIENT_MS}; SET LOCAL enable_seqscan = on"
+    )
     driver = connection.connection.driver_connection
     assert isinstance(driver, _Connection)  # noqa: S101 - `_connect` made it
     driver.bound_s = _PATIENT_MS / 1000 + _ANSWER_S

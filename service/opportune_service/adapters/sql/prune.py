@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from opportune_rulebase.policies import Fate
 
 from opportune_service.adapters.sql import schema
+from opportune_service.adapters.sql.locks import Space, hold, hold_alone
 from opportune_service.adapters.sql.members import checkpoint
 from opportune_service.adapters.sql.rulebases import backfills_of
 from opportune_service.adapters.sql.statements import put_many, select_keys
@@ -35,7 +36,6 @@ _u = schema.usage.c
 _c = schema.contacts.c
 _m = schema.meta.c
 
-_before: sa.BindParameter[int] = sa.bindparam("before_us", type_=sa.BigInteger)
 _most: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer)
 
 _log_page = (
@@ -65,8 +65,13 @@ def prune(connection: sa.Connection, found: Sequence[Aged]) -> int:
     if not found:
         return 0
     kind, keys = found[0].kind, [each.key for each in found]
-    if kind is Kept.LOG and backfills_of(connection):
-        return 0
+    # What was read is looked at again, and from here on nobody else changes it.
+    rows = chain.from_iterable(each.rows for each in found)
+    hold(connection, {str(row["subscriber_id"]) for _, row in rows if "subscriber_id" in row})
+    if kind is Kept.LOG:
+        hold_alone(connection, Space.RULEBASE)
+        if backfills_of(connection):
+            return 0
     now = _rows_now(connection, kind, keys)
     if kind is Kept.LOG:
         unchanged = list(takewhile(lambda each: now.get(each.key) == each.rows, found))
@@ -153,7 +158,8 @@ _LIVE = (DeliveryState.PENDING.value, DeliveryState.LEASED.value)
 _old_decisions = (
     sa.select(_d.decided_at_us, _d.cursor, _d.event_id, _d.source, _d.subscriber_id)
     .where(
-        _d.decided_at_us < _before,
+        _d.decided_at_us < sa.bindparam("before_us", type_=sa.BigInteger),
+        _d.decided_at_us >= sa.bindparam("after_us", type_=sa.BigInteger),  # by which the index is entered
         sa.tuple_(_d.decided_at_us, _d.cursor)
         > sa.tuple_(
             sa.bindparam("after_us", type_=sa.BigInteger), sa.bindparam("after_cursor", type_=sa.BigInteger)
@@ -251,11 +257,12 @@ def _still_deferred(connection: sa.Connection, found: Iterable[tuple[_Row, ...]]
 
 
 class _Alone(NamedTuple):
-    """A table whose rows grow old one by one. `at`: of when a row is."""
+    """A table whose rows grow old one by one. `at`: of when a row is, in units of so many microseconds."""
 
     table: sa.Table
     at: sa.ColumnElement[int]
     where: tuple[sa.ColumnElement[bool], ...] = ()
+    unit_us: int = 1
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -265,7 +272,7 @@ class _Alone(NamedTuple):
 _ALONE = {
     Kept.CONTACTS: _Alone(schema.contacts, _c.at_us, (_c.origin != "",)),
     Kept.TOUCHES: _Alone(schema.touches, schema.touches.c.at_us),
-    Kept.EVENT_COUNTS: _Alone(schema.event_counts, schema.event_counts.c.hour * _HOUR_US),
+    Kept.EVENT_COUNTS: _Alone(schema.event_counts, schema.event_counts.c.hour, unit_us=_HOUR_US),
     # The days of counters are those of some time zone.
     Kept.USAGE: _Alone(
         schema.usage,
@@ -283,11 +290,12 @@ _ALONE = {
 def _old_rows(
     connection: sa.Connection, kind: Kept, before_us: int, after: Place, limit: int
 ) -> tuple[Sequence[Aged], Place | None]:
-    where: dict[str, object] = {"before_us": before_us, "most": limit}
+    unit_us = _ALONE[kind].unit_us
+    where: dict[str, object] = {"before": -(-before_us // unit_us), "most": limit}
     where |= {f"after_{n}": value for n, value in enumerate(after)}
     page = [tuple(row) for row in connection.execute(_page(kind, go_on=bool(after)), where)]
     found = _alone(connection, kind, [key for _, *key in page])
-    rows = [Aged(kind, at_us, tuple(key), found[tuple(key)]) for at_us, *key in page]
+    rows = [Aged(kind, at * unit_us, tuple(key), found[tuple(key)]) for at, *key in page]
     return rows, page[-1] if len(page) == limit else None
 
 
@@ -296,7 +304,8 @@ def _page(kind: Kept, *, go_on: bool) -> sa.Select[Any]:
     """(when, key) of the first that are old; with `go_on` beyond `after_0`, `after_1` ..."""
     alone = _ALONE[kind]
     order = (alone.at, *alone.table.primary_key.columns)
-    page = sa.select(*order).where(alone.at < _before, *alone.where).order_by(*order).limit(_most)
+    before = sa.bindparam("before", type_=sa.BigInteger)
+    page = sa.select(*order).where(alone.at < before, *alone.where).order_by(*order).limit(_most)
     if not go_on:
         return page
     places = [sa.bindparam(f"after_{n}", type_=column.type) for n, column in enumerate(order)]

@@ -154,6 +154,7 @@ event_counts = sa.Table(
     sa.Column("event_type", _Text, primary_key=True),
     sa.Column("hour", sa.BigInteger, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
+    sa.Index("event_counts_hour", "hour"),  # the old ones are pruned
     sqlite_with_rowid=False,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice, repeat
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-T = TypeVar("T")
-Rows = Sequence[Mapping[str, object]]
+from opportune_service.adapters.sql.engine import Rows, insert_by
 
+T = TypeVar("T")
 _CHUNK = 1000
 # Values in one IN list; databases limit the parameters of a statement.
 
@@ -96,35 +96,37 @@ def _by_lists(table: sa.Table, key: tuple[str, ...]) -> sa.TextualSelect:
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Rows) -> int:
     """Insert these, but for those whose key is taken: they stay as they are. How many were inserted."""
-    if not rows:
-        return 0
-    insert = _insert(table, connection.dialect.name).on_conflict_do_nothing()
-    return connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount
+    return insert_by(connection, _new(table, connection.dialect.name), rows) if rows else 0
 
 
 def put_many(connection: sa.Connection, table: sa.Table, rows: Rows, newer_by: str = "") -> None:
     """Insert these, each in place of the one with its key; with `newer_by` only if its value of that column
     is not less."""
     if rows:
-        connection.execute(_put(table, connection.dialect.name, newer_by), rows)
+        insert_by(connection, _put(table, connection.dialect.name, newer_by), rows)
 
 
 def put_latest(connection: sa.Connection, table: sa.Table, greatest: tuple[str, ...], rows: Rows) -> None:
     """Insert these, each in place of the one with its key, but of the columns `greatest` keep the greater
     value."""
     if rows:
-        connection.execute(_put_latest(table, connection.dialect.name, greatest), rows)
+        insert_by(connection, _put_latest(table, connection.dialect.name, greatest), rows)
 
 
 def add_many(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
     """Add each row's `value` to that of the row with its key; where there is none, insert it."""
     if rows:
-        connection.execute(_add(table, connection.dialect.name), rows)
+        insert_by(connection, _add(table, connection.dialect.name), rows)
 
 
 def _insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     # The words are the same in both dialects, but SQLAlchemy has no common statement for them.
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@lru_cache
+def _new(table: sa.Table, dialect: str) -> sa.Insert:
+    return _insert(table, dialect).on_conflict_do_nothing()
 
 
 @lru_cache

@@ -27,6 +27,7 @@ def upgrade() -> None:
     op.create_table("live_state", sa.Column("id", _Text, primary_key=True))
     # No ledger on a server is older than this release: nobody waits while the index is made.
     op.create_index("touches_time", "touches", ["at_us"])
+    op.create_index("event_counts_hour", "event_counts", ["hour"])
     op.execute(_meta.insert().values(name="generation", value=0))
     # Releases without migrations must not take it for theirs.
     op.execute(_meta.delete().where(_meta.c.name == "schema"))
@@ -43,6 +44,7 @@ def downgrade() -> None:
     )
     op.execute(_meta.delete().where(_meta.c.name == "generation"))
     op.execute(_meta.insert().values(name="schema", value=3))
+    op.drop_index("event_counts_hour", "event_counts")
     op.drop_index("touches_time", "touches")
     op.drop_table("live_state")
     op.drop_table("members")
