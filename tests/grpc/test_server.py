@@ -18,15 +18,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opportune.v1 import event_service_pb2, options_pb2
 from opportune.v1 import rulebase_service_pb2 as rulebases
-from opportune_service.adapters.grpc.health import NEED_RULEBASE, NEED_STORE
+from opportune_service.adapters.grpc.health import LIVENESS, NEED_RULEBASE, NEED_STORE
 from opportune_service.adapters.grpc.roles import MissingRolesError, roles_of
-from opportune_service.adapters.grpc.server import SERVICES, CannotServeError, build_server, serve, serving
+from opportune_service.adapters.grpc.server import (
+    SERVICES,
+    CannotServeError,
+    Server,
+    build_server,
+    serve,
+    serving,
+)
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.settings import Settings
 from support.applications import activate
 from support.rulebases import NOON_US
-from support.server import Service, in_loop, read_to_end, refusal, running_service
+from support.server import PATIENCE_SECONDS, Service, in_loop, read_to_end, refusal, running_service
 from support.small_rulebase import small_rulebase
 from support.wire import batch, event, hello, publish
 
@@ -49,6 +56,11 @@ async def statuses(service: Service) -> dict[str, int]:
     }
 
 
+async def status(service: Service, name: str) -> int:
+    stub = health_pb2_grpc.HealthStub(service.channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
+
+
 async def until(service: Service, name: str, status: int) -> None:
     watch = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest(service=name))
     while (await watch.read()).status != status:
@@ -68,6 +80,50 @@ async def test_health_follows_rulebase_and_store() -> None:
         service.app.ingest.healthy.clear()
         await until(service, NEED_RULEBASE[-1], NOT_SERVING)
         assert set((await statuses(service)).values()) == {NOT_SERVING}
+
+
+@in_loop
+async def test_the_process_lives_whatever_its_store_does_and_while_it_drains() -> None:
+    async with running_service(files={}) as service:
+        watch = health_pb2_grpc.HealthStub(service.channel).Watch(
+            health_pb2.HealthCheckRequest(service=LIVENESS)
+        )
+        assert (await watch.read()).status == SERVING
+        service.app.ingest.healthy.clear()
+        await until(service, "", NOT_SERVING)
+        assert await status(service, LIVENESS) == SERVING
+        await service.server.leave(0)
+        assert set((await statuses(service)).values()) == {NOT_SERVING}
+        assert await status(service, LIVENESS) == SERVING
+
+
+@in_loop
+async def test_who_leaves_says_so_first_and_takes_calls_meanwhile() -> None:
+    async with running_service() as service:
+        leaving = asyncio.create_task(service.server.leave(PATIENCE_SECONDS))
+        await until(service, "", NOT_SERVING)
+        assert not leaving.done()
+        service.app.ingest.healthy.set()
+        assert (await service.events.PublishEvents(publish(event("1")))).accepted_count == 1
+        assert set((await statuses(service)).values()) == {NOT_SERVING}
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+
+
+@in_loop
+async def test_sigterm_leaves_before_it_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    for name in ("leave", "drain"):
+        method = getattr(Server, name)
+
+        async def note(self: Server, seconds: float, name: str = name, method: Any = method) -> None:
+            told.append(f"{name} {seconds}")
+            await method(self, seconds)
+
+        monkeypatch.setattr(Server, name, note)
+    async with running_service(leave_seconds=0.25, drain_seconds=3):
+        pass
+    assert told == ["leave 0.25", "drain 3.0"]
 
 
 @in_loop
@@ -235,8 +291,8 @@ async def test_sigterm_ends_serving() -> None:
         ports: list[int] = []
         ready = asyncio.Event()
 
-        def note(port: int) -> None:
-            ports.append(port)
+        def note(server: Server) -> None:
+            ports.append(server.port)
             ready.set()
 
         task = asyncio.create_task(serve(app, note))

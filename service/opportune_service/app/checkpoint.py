@@ -31,7 +31,8 @@ class Checkpoints:
     """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
     a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not.
     `heartbeat` gives what the end of a round puts down besides, also of one with nothing to save. `member`
-    tells whose checkpoint it is; 0 where there are no others."""
+    tells whose checkpoint it is; 0 where there are no others. `ended_us`: when the last round was
+    completed, at first when this was made."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Checkpoints:
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
         self.due = False
+        self.ended_us = heartbeat()[0]
 
     async def step(self, position: int) -> None:
         """Snapshot some of the round's subscribers; `due` stays set until the round is through.
@@ -117,3 +119,5 @@ class Checkpoints:
                 position, (alive_us, sources) = end
                 tx.save_checkpoint(position, self._member())
                 tx.save_heartbeat(alive_us, sources)
+        if end is not None:
+            self.ended_us = end[1][0]

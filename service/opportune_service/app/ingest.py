@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from opportune_service.app.checkpoint import Checkpoints
@@ -32,6 +33,7 @@ from opportune_service.app.errors import (
     StoreUnavailableError,
     SupersededError,
 )
+from opportune_service.app.figures import PipelineFigures
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.membership import SILENT_US, Folding, Membership, Pulse, rebuild, take_over
 from opportune_service.app.observing import Observer, TimerStatus
@@ -102,6 +104,7 @@ class Ingest:
             *(states, ledger, thread, lambda: self._commit_failed, self._wake.set, self._heartbeat),
             member=lambda: membership.number if membership else 0,
         )
+        self.figures = PipelineFigures()
         self.healthy = asyncio.Event()
         self.healthy.set()
 
@@ -217,6 +220,16 @@ class Ingest:
     def deferrals(self) -> Deferrals:
         """What was deferred and is due soon."""
         return self._observer.deferrals
+
+    @property
+    def queued(self) -> int:
+        """How many events and the like wait to be taken in."""
+        return self._queue.events
+
+    @property
+    def snapshotted_us(self) -> int:
+        """When the last round of snapshots was completed; at first when the pipeline was made."""
+        return self._checkpoints.ended_us
 
     @property
     def next_timer_us(self) -> int:
@@ -378,13 +391,18 @@ class Ingest:
 
     async def _settle(self, group: Group, commit: asyncio.Future[Sequence[Verdict]]) -> None:
         """After the commit: the live state is saved, the callers are answered."""
+        begun = time.perf_counter()
         try:
-            self.deferrals.note(await commit)
+            fresh = await commit
+            self.deferrals.note(fresh)
         except Exception as error:
+            self.figures.failed_commits += not isinstance(error, SupersededError)
             if not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
             self._fail(group.works, error, group.held)
             return
+        seconds = time.perf_counter() - begun
+        self.figures.committed(group, fresh, self._live, seconds, self._clock.now_us())
         await self._give_back(group)
         for work, receipt in group.answers:
             if not work.done.done():

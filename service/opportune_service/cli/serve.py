@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opportune_service.adapters.grpc.server import CannotServeError, serve
-from opportune_service.bootstrap import application, run_process
+from opportune_service.adapters.grpc.server import CannotServeError, Server, serve
+from opportune_service.adapters.metrics.server import CannotListenError, monitoring
+from opportune_service.app.calls import Call, Calls
+from opportune_service.app.errors import InvalidRequestError
+from opportune_service.bootstrap import Application, application, run_process
 from opportune_service.cli.logs import LogFormat, log_to_stderr
+from opportune_service.cli.settings import ConfigOption
 from opportune_service.cli.terminal import ExitCode, stop
+from opportune_service.cli.workers import end_with_supervisor, supervise
 from opportune_service.clocks import WallClock
 from opportune_service.settings import EngineName, Settings
+
+log = logging.getLogger(__name__)
 
 
 def serve_command(
@@ -34,14 +43,27 @@ def serve_command(
     reflection: Annotated[
         bool | None, typer.Option("--reflection", help="Let generic gRPC clients list the methods.")
     ] = None,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Metrics and probes. [default: nowhere]"),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="So many equal processes on the port, with PostgreSQL and Redis."
+        ),
+    ] = 1,
+    config: ConfigOption = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="Log lines on standard error; auto: plain at a terminal, else JSON.")
     ] = LogFormat.AUTO,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C, which let calls under way finish.
 
-    Settings come from the environment (OPPORTUNE_LISTEN, OPPORTUNE_DATABASE ...); options win. Says
-    "listening on HOST:PORT" on standard output when it is ready. Ends with 1 if it cannot start, 2 for a
+    Settings come from opportune.toml and from the environment (OPPORTUNE_LISTEN, OPPORTUNE_DATABASE ...),
+    which wins; options win over both. See opportune settings. Says "listening on HOST:PORT" on standard
+    output when it is ready. Ends with 1 if it cannot start, 2 for a
     wrong setting, 3 if the ledger cannot be opened.
 
     Example: opportune serve --rulebase rulebase/packs/gprs-precision
@@ -53,27 +75,61 @@ def serve_command(
         "engine": engine,
         "watch": watch,
         "reflection": reflection,
+        "metrics_listen": metrics_listen,
+        "config": config,
     }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    log_to_stderr(log_format)
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = Settings(**given)
+    log_to_stderr(log_format, worker=worker)
     if settings.database == Settings.model_fields["database"].default:
         Path("var").mkdir(exist_ok=True)
+    if worker is not None:
+        end_with_supervisor(settings)
     try:
-        run_process(_serve(settings))
-    except CannotServeError as error:
+        if workers > 1:
+            raise typer.Exit(supervise(settings, given, ["--log-format", log_format.value], workers))
+        run_process(_serve(settings, shared_port=worker is not None))
+    except (CannotServeError, CannotListenError) as error:
         stop(ExitCode.NO, str(error))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, *, shared_port: bool) -> None:
     host, _, port_text = settings.listen.rpartition(":")
-    async with application(settings, WallClock()) as app:
-        if not app.live.id:
-            logging.getLogger(__name__).warning(
-                "no rulebase is active; activate one with: opportune reload DIR"
-            )
+    # Before everything else: while a long log is replayed the process lives, and is not ready.
+    async with monitoring(settings.metrics_listen) as monitor:
+        with _spans(settings.trace_endpoint) as send:
+            async with application(settings, WallClock()) as app:
+                if not app.live.id:
+                    log.warning("no rulebase is active; activate one with: opportune reload DIR")
 
-        def ready(port: int) -> None:
-            chosen = f"{host}:{port}" if port_text == "0" else settings.listen
-            typer.echo(f"listening on {chosen}")
+                def ready(server: Server) -> None:
+                    monitor.watch(app, server.calls, lambda: not_ready(app, server))
+                    chosen = f"{host}:{server.port}" if port_text == "0" else settings.listen
+                    typer.echo(f"listening on {chosen}")
 
-        await serve(app, ready)
+                try:
+                    await serve(app, ready, Calls(send), shared_port=shared_port)
+                finally:
+                    monitor.forget()
+
+
+def not_ready(app: Application, server: Server) -> str:
+    """Why callers should go elsewhere; "" if they need not."""
+    if server.leaving:
+        return "the service is shutting down"
+    return "" if app.ingest.healthy.is_set() else "the store is unavailable"
+
+
+def _spans(endpoint: str) -> AbstractContextManager[Callable[[Call], None] | None]:
+    """What sends spans to the endpoint; nothing without one."""
+    if not endpoint:
+        return nullcontext()
+    try:
+        # Imported here: it is an extra of its own, which few need.
+        from opportune_service.adapters.otel.spans import sending  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidRequestError(
+            "trace_endpoint",
+            "OpenTelemetry is not installed; install it with: pip install 'opportune[otel]'",
+        ) from error
+    return sending(endpoint)

@@ -298,7 +298,7 @@ class _Client:
                 continue  # answered as invalid
             if receipt.kind in OUTCOMES:
                 reported[place] = Reported(
-                    receipt.decision_id, OUTCOMES[receipt.kind], at_us, mask(receipt.detail[:_MAX_DETAIL])
+                    receipt.decision_id, OUTCOMES[receipt.kind], at_us, _words(receipt.detail)
                 )
         known = await self._app.deliveries.report_receipts(self._channel, list(reported.values()))
         statuses = {place: _RECEIPT_STATUSES[each] for place, each in zip(reported, known, strict=True)}
@@ -333,9 +333,18 @@ class _Client:
 
 def _detail(ack: pb.Ack) -> str:
     """What the client says for operators. Words must not hold a number; the channel's own id may be one."""
-    said = mask(ack.detail[:_MAX_DETAIL])
-    message = f"message {ack.channel_message_id[:128]}" if ack.channel_message_id else ""
+    said = _words(ack.detail)
+    message = f"message {_keepable(ack.channel_message_id[:128])}" if ack.channel_message_id else ""
     return ": ".join(filter(None, (message, said)))
+
+
+def _words(detail: str) -> str:
+    return mask(_keepable(detail[:_MAX_DETAIL]))
+
+
+def _keepable(text: str) -> str:
+    """Not every store can keep the character NUL."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _dead_letter(letter: DeadLetter) -> pb.DeadLetter:

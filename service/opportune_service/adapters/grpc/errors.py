@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import traceback
+from string import ascii_lowercase
 from typing import NoReturn
 
 import grpc
@@ -17,12 +18,14 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from opportune_rulebase.errors import Severity
 
+from opportune_service.app.calls import current_call
 from opportune_service.app.errors import (
     ConflictError,
     InvalidRequestError,
     NoRulebaseError,
     NotFoundError,
     OpportuneError,
+    PrunedError,
     RulebaseRefusedError,
     StoreUnavailableError,
     UnknownDecisionError,
@@ -70,6 +73,7 @@ _CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     UnknownRevisionError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION"),
     NotFoundError: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     ConflictError: (grpc.StatusCode.ABORTED, "CONFLICT"),
+    PrunedError: (grpc.StatusCode.OUT_OF_RANGE, "PRUNED"),
     NoRulebaseError: (grpc.StatusCode.FAILED_PRECONDITION, "NO_RULEBASE"),
     NotReadyError: (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY"),
     StoreUnavailableError: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
@@ -82,7 +86,7 @@ async def abort(
     context: grpc.aio.ServicerContext[Message, Message], error: Exception, method: str
 ) -> NoReturn:
     """End the call with the status of `error`. An error that is not in the table is a fault of ours: it
-    is logged under an id, and the id is all that the caller is told."""
+    is logged under an id, and the id is all that the caller is told, with the trace of the log's lines."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     code, status = _status(error, method)
@@ -110,6 +114,7 @@ def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.
     elif isinstance(error, StoreUnavailableError):
         # The store's own words name files and drivers; they are for the log.
         log.warning("%s: %s", method, error)
+        info.metadata.update(_trace())
         message = "the store is unavailable and nothing of this was acknowledged; try again"
     if code is grpc.StatusCode.UNAVAILABLE:
         retry = error_details_pb2.RetryInfo()
@@ -119,13 +124,19 @@ def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.
 
 
 def _internal(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    fault = secrets.token_hex(4)
+    # Letters only: the log blots out what may be a number.
+    fault = "".join(secrets.choice(ascii_lowercase) for _ in range(8))
     log.error("fault %s in %s: %s", fault, method, mask("".join(traceback.format_exception(error))))
     info = error_details_pb2.ErrorInfo(
-        reason="INTERNAL", domain=DOMAIN, metadata={"method": method, "fault": fault}
+        reason="INTERNAL", domain=DOMAIN, metadata={"method": method, "fault": fault, **_trace()}
     )
     message = f"a fault of the server; its log has the details under {fault}"
     return grpc.StatusCode.INTERNAL, _packed(grpc.StatusCode.INTERNAL, message, [info])
+
+
+def _trace() -> dict[str, str]:
+    call = current_call()
+    return {"trace_id": call.trace_id} if call else {}
 
 
 def _bad_request(violations: list[tuple[str, str]]) -> error_details_pb2.BadRequest:

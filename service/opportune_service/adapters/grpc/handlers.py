@@ -1,7 +1,8 @@
 """Handlers of whole services, made from their descriptors, so that every call passes one place.
 
 That place turns bytes that are no message into INVALID_ARGUMENT (gRPC's own answer would be INTERNAL or
-UNKNOWN), maps errors, and answers for methods that arrive with a later release.
+UNKNOWN), maps errors, answers for methods that arrive with a later release, counts calls and follows their
+traces.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from opportune_service.adapters.grpc.errors import (
     UnsupportedError,
     abort,
 )
+from opportune_service.app.calls import Calls
+
+_CODES: dict[object, str] = {each: code.name for code in grpc.StatusCode for each in (code, code.value[0])}
+"""Names of status codes: by the code, and by its number, which is what a context remembers of an abort."""
 
 Context = grpc.aio.ServicerContext[Message, Message]
 # The methods of a servicer: their types differ by method, and grpc finds them by name as well.
@@ -41,25 +46,36 @@ class _Malformed:
 
 
 def service_handlers(
-    service: ServiceDescriptor, servicer: object, draining: Draining, *, ended_by_drain: bool = False
+    service: ServiceDescriptor,
+    servicer: object,
+    draining: Draining,
+    calls: Calls,
+    *,
+    ended_by_drain: bool = False,
 ) -> grpc.GenericRpcHandler[Message, Message]:
     """Handlers for all methods of `service`: those that `servicer` has, UNIMPLEMENTED for the others.
 
     Servicers raise domain errors. A method with a stream of answers is an async generator, or a coroutine
-    that writes to the context. `ended_by_drain`: streams of the service have nothing to finish when the
-    server drains.
+    that writes to the context. `calls` counts them. `ended_by_drain`: streams of the service have nothing
+    to finish when the server drains.
     """
     return grpc.method_handlers_generic_handler(
         service.full_name,
         {
-            method.name: _handler(method, getattr(servicer, method.name, None), draining, ended_by_drain)
+            method.name: _handler(
+                method, getattr(servicer, method.name, None), draining, calls, ended_by_drain
+            )
             for method in service.methods
         },
     )
 
 
 def _handler(
-    method: MethodDescriptor, call: Method | None, draining: Draining, ended_by_drain: bool
+    method: MethodDescriptor,
+    call: Method | None,
+    draining: Draining,
+    calls: Calls,
+    ended_by_drain: bool,
 ) -> grpc.RpcMethodHandler[Message, Message]:
     name = f"{method.containing_service.full_name}/{method.name}"
     behaviour: Method
@@ -80,7 +96,9 @@ def _handler(
             else grpc.unary_unary_rpc_method_handler
         )
     made: grpc.RpcMethodHandler[Message, Message] = make(
-        behaviour, _parser(method), GetMessageClass(method.output_type).SerializeToString
+        _followed(behaviour, calls, name),
+        _parser(method),
+        GetMessageClass(method.output_type).SerializeToString,
     )
     return made
 
@@ -137,6 +155,35 @@ def _answers(method: MethodDescriptor, call: Method | None, name: str) -> Method
             await abort(context, error, name)
 
     return behaviour
+
+
+def _followed(behaviour: Method, calls: Calls, name: str) -> Method:
+    """The behaviour, counted, within the trace that its caller follows."""
+    calls.declare(name)
+
+    async def followed(request: Any, context: Context) -> Any:
+        with calls.call(name, _traceparent(context)) as call:
+            try:
+                return await behaviour(request, context)
+            except grpc.aio.AbortError:
+                call.code = _CODES.get(context.code(), "UNKNOWN")
+                raise
+            except asyncio.CancelledError:
+                left = context.time_remaining()
+                call.code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
+                raise
+            except BaseException:
+                call.code = "UNKNOWN"
+                raise
+
+    return followed
+
+
+def _traceparent(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent":
+            return value if isinstance(value, str) else ""
+    return ""
 
 
 def _ended_by_drain(behaviour: Method, draining: Draining, name: str) -> Method:

@@ -1,8 +1,13 @@
-"""Health v1: what each service can do at this moment."""
+"""Health v1: what each service can do at this moment.
+
+The server as a whole (``""``) and its services say whether they are ready. `LIVENESS` says only that the
+process works: whoever restarts processes asks for that one, for a store that is gone is not mended by it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from grpc_health.v1 import health, health_pb2
@@ -29,10 +34,6 @@ class HealthServicer(Protocol):
         """Change a service's status and tell its watchers."""
         ...
 
-    async def enter_graceful_shutdown(self) -> None:
-        """NOT_SERVING for every service, for good."""
-        ...
-
 
 NEED_RULEBASE = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -53,6 +54,10 @@ NEED_STORE = (
 """The server as a whole, and the services that bring a rulebase in: they need only the store."""
 
 
+LIVENESS = "liveness"
+"""Serving as long as this answers at all, also while the server drains."""
+
+
 def health_servicer() -> HealthServicer:
     servicer: HealthServicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
     return servicer
@@ -60,15 +65,15 @@ def health_servicer() -> HealthServicer:
 
 async def show_health(app: UseCases, servicer: HealthServicer) -> None:
     """Set what is so now."""
+    await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     works = app.ingest.healthy.is_set()
-    for names, serving in ((NEED_STORE, works), (NEED_RULEBASE, works and bool(app.live.id))):
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if serving
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for name in names:
-            await servicer.set(name, status)
+    await _set(servicer, NEED_STORE, works)
+    await _set(servicer, NEED_RULEBASE, works and bool(app.live.id))
+
+
+async def show_leaving(servicer: HealthServicer) -> None:
+    """Nothing is ready any more; nobody must follow the health after that."""
+    await _set(servicer, NEED_STORE + NEED_RULEBASE, False)
 
 
 async def follow_health(app: UseCases, servicer: HealthServicer) -> None:
@@ -76,3 +81,11 @@ async def follow_health(app: UseCases, servicer: HealthServicer) -> None:
     while True:
         await show_health(app, servicer)
         await asyncio.sleep(_EVERY_SECONDS)
+
+
+async def _set(servicer: HealthServicer, names: Sequence[str], serving: bool) -> None:
+    status = (
+        health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    )
+    for name in names:
+        await servicer.set(name, status)

@@ -94,8 +94,7 @@ class InsightService:
             cursor, next_page = (rows[-1].cursor if rows else after), 0
         else:
             # Read before the page, so that nothing is recorded between the two and missed.
-            newest = await self._insight.decisions(DecisionFilter(), 0, 1, newest_first=True)
-            cursor = newest[0].cursor if newest else 0
+            cursor = await self._insight.decided_up_to()
             before = read_cursor("page_token", request.page_token) if request.page_token else 0
             rows = await self._insight.decisions(where, before, size, newest_first=True)
             next_page = rows[-1].cursor if len(rows) == size else 0
@@ -114,6 +113,7 @@ class InsightService:
         if request.HasField("event"):
             encoding = chosen(ENCODINGS, request.attributes_encoding, "attributes_encoding")
             event = _supposed(request.event, request.subscriber_id, encoding, app.clock.now_us())
+        app.ingest.check_sound()
         found = await why_not(
             app.live,
             app.states,

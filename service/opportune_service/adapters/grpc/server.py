@@ -33,6 +33,7 @@ from opportune_service.adapters.grpc.health import (
     follow_health,
     health_servicer,
     show_health,
+    show_leaving,
 )
 from opportune_service.adapters.grpc.insight_service import InsightService
 from opportune_service.adapters.grpc.revisions import Revisions
@@ -40,6 +41,7 @@ from opportune_service.adapters.grpc.roles import roles_of
 from opportune_service.adapters.grpc.rulebase_service import RulebaseService
 from opportune_service.adapters.grpc.subscriber_service import SubscriberService
 from opportune_service.adapters.grpc.use_cases import ServerSettings, UseCases
+from opportune_service.app.calls import Calls
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,6 @@ MAX_MESSAGE_BYTES = 20 << 20
 
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A second server on the same port must fail, not take half of the calls.
-    ("grpc.so_reuseport", 0),
     # A client that is gone is noticed within 40 s; clients may ask as often as every 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -77,29 +77,41 @@ class CannotServeError(Exception):
     """The server cannot start as it is set up; the message says what to change."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Server:
-    """A server that is bound to its port. `port` is the real one when the settings asked for 0."""
+    """A server that is bound to its port. `port` is the real one when the settings asked for 0. `calls`:
+    what it was asked. `leaving`: it does not want new callers any more."""
 
     grpc: grpc.aio.Server
     port: int
     health: HealthServicer
     draining: Draining
+    calls: Calls
+    leaving: bool = False
+
+    async def leave(self, seconds: float) -> None:
+        """Say that it is not ready, and go on for `seconds`, so that callers go elsewhere first."""
+        self.leaving = True
+        await show_leaving(self.health)
+        await asyncio.sleep(seconds)
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls and finish those under way; after `seconds` cancel what is left."""
-        await self.health.enter_graceful_shutdown()
+        if not self.leaving:
+            await self.leave(0)
         self.draining.begin()
         await self.grpc.stop(seconds)
 
 
-def build_server(app: UseCases) -> Server:
-    """A server with all services, bound but not started. Call it in the event loop it will run in.
+def build_server(app: UseCases, calls: Calls | None = None, *, shared_port: bool = False) -> Server:
+    """A server with all services, bound but not started. Call it in the event loop it will run in. `calls`
+    counts what it is asked. `shared_port`: other processes of this service may listen on the same port, and
+    each gets a part of the connections; otherwise a second server on it fails.
 
     Raises `CannotServeError` for an address or TLS settings that will not do, `MissingRolesError` if a
     method of the contract does not say who may call it.
     """
-    draining, revisions = Draining(), Revisions(app)
+    draining, revisions, calls = Draining(), Revisions(app), calls or Calls()
     servicers: dict[str, object] = {
         "EventService": EventService(app, draining),
         "SubscriberService": SubscriberService(app),
@@ -110,26 +122,29 @@ def build_server(app: UseCases) -> Server:
     }
     for service in SERVICES.values():
         roles_of(service)
-    handlers = [service_handlers(SERVICES[name], each, draining) for name, each in servicers.items()]
+    handlers = [service_handlers(SERVICES[name], each, draining, calls) for name, each in servicers.items()]
     healthy = health_servicer()
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    handlers.append(service_handlers(health_service, healthy, draining, ended_by_drain=True))
+    handlers.append(service_handlers(health_service, healthy, draining, calls, ended_by_drain=True))
     if app.settings.reflection:
         names = [s.full_name for s in (*SERVICES.values(), health_service)]
         mirror = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
         servicer = reflection.aio.ReflectionServicer(  # type: ignore[attr-defined]  # not in its stubs
             [*names, mirror.full_name]
         )
-        handlers.append(service_handlers(mirror, servicer, draining, ended_by_drain=True))
-    server = grpc.aio.server(handlers=handlers, options=_OPTIONS)
-    return Server(server, _bind(server, app.settings), healthy, draining)
+        handlers.append(service_handlers(mirror, servicer, draining, calls, ended_by_drain=True))
+    options = [*_OPTIONS, ("grpc.so_reuseport", int(shared_port))]
+    server = grpc.aio.server(handlers=handlers, options=options)
+    return Server(server, _bind(server, app.settings), healthy, draining, calls)
 
 
 @asynccontextmanager
-async def serving(app: UseCases) -> AsyncIterator[Server]:
-    """Serve while the block runs; at its end drain within `settings.drain_seconds`. Raises as
-    `build_server` does."""
-    server = build_server(app)
+async def serving(
+    app: UseCases, calls: Calls | None = None, *, shared_port: bool = False
+) -> AsyncIterator[Server]:
+    """Serve while the block runs; at its end leave and drain, within `settings.leave_seconds` and
+    `settings.drain_seconds`. Raises as `build_server` does."""
+    server = build_server(app, calls, shared_port=shared_port)
     await show_health(app, server.health)
     await server.grpc.start()
     follower = asyncio.create_task(follow_health(app, server.health))
@@ -137,21 +152,33 @@ async def serving(app: UseCases) -> AsyncIterator[Server]:
         yield server
     finally:
         follower.cancel()
+        await server.leave(app.settings.leave_seconds)
         await server.drain(app.settings.drain_seconds)
 
 
-async def serve(app: UseCases, ready: Callable[[int], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `ready` is told the port. Raises as `build_server`."""
+async def serve(
+    app: UseCases,
+    ready: Callable[[Server], None] = lambda _: None,
+    calls: Calls | None = None,
+    *,
+    shared_port: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then leave and drain. `ready` is given the server. Raises as
+    `build_server`."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    settings = app.settings
     try:
-        async with serving(app) as server:
+        async with serving(app, calls, shared_port=shared_port) as server:
             log.info("serving on port %d", server.port)
-            ready(server.port)
+            ready(server)
             await stopped.wait()
-            log.info("shutting down: finishing calls for at most %g s", app.settings.drain_seconds)
+            log.info(
+                "shutting down: not ready; calls are taken for %g s, then finished for at most %g s",
+                *(settings.leave_seconds, settings.drain_seconds),
+            )
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -111,7 +111,10 @@ def chosen(table: Mapping[int, T], number: int, field: str) -> T:
 
 
 def check_length(field: str, text: str, most: int, least: int = 0) -> None:
-    """Raises `InvalidRequestError` unless `text` has `least` to `most` characters."""
+    """Raises `InvalidRequestError` unless `text` has `least` to `most` characters, none of them NUL, which
+    not every store can keep."""
+    if "\0" in text:
+        raise InvalidRequestError(field, f"{field} must not hold the character NUL")
     if not least <= len(text) <= most:
         bounds = f"{least} to {most}" if least else f"at most {most}"
         raise InvalidRequestError(field, f"{field} must have {bounds} characters")

@@ -125,6 +125,10 @@ class MemoryLiveState:
         data = self._encoded.get(subscriber_id)
         return SubscriberState() if data is None else self._packing.decode(data)
 
+    def counts(self) -> tuple[int, int]:
+        """How many subscribers are ready to use, and how many at rest."""
+        return len(self._decoded), len(self._encoded)
+
     async def subscribers(self) -> list[str]:
         return [*self._decoded, *self._encoded]
 

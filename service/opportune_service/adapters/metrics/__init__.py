@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, and probes over plain HTTP."""
