@@ -11,7 +11,7 @@ PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/pyt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench month clean compiler
+.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench month torture clean compiler stores
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -19,7 +19,7 @@ help: ## List the targets
 dev: $(VENV)/.stamp-server ## Install what it needs, then run service, sample rulebase and a simulated province
 	@exec $(BIN)/opportune dev $(ARGS)
 
-test: lint types imports proto-check buf-lint ## Install what it needs, then run every check and every test
+test: stores lint types imports proto-check buf-lint ## Install what it needs, then run every check and every test
 	@echo "== tests"
 	@$(BIN)/pytest $(ARGS)
 
@@ -61,12 +61,15 @@ format: $(VENV)/.stamp-dev ## Format the code and the contract
 	@$(BIN)/ruff format .
 	@$(BIN)/buf format -w proto
 
-bench: $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: rows whose name starts so)
+bench: stores $(VENV)/.stamp-dev ## Benchmarks, as tables and build/bench.json (ONLY=match: rows whose name starts so)
 	@mkdir -p build
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
 
 month: $(VENV)/.stamp-dev ## A simulated month of a small province and its report, checked (ARGS="--people 1000")
 	@$(BIN)/python tests/bench/month.py $(ARGS)
+
+torture: stores $(VENV)/.stamp-dev ## Break things at random while events stream, and check every promise (ARGS="--seed 7 --minutes 10")
+	@PYTHONPATH=tests $(BIN)/python tests/torture/run.py $(ARGS)
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -84,6 +87,21 @@ compiler:
 	@command -v apt-get >/dev/null || { echo "no C compiler: install gcc and the Python headers, then run this again"; exit 1; }
 	@SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -qq \
 		&& $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc g++ libc6-dev python3-dev >/dev/null
+
+# Tests start PostgreSQL and Redis themselves. The packages would start servers of the machine as well, now and
+# after each boot: policy-rc.d forbids the first, and systemd is told of the second.
+stores:
+	@command -v redis-server >/dev/null && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || { \
+		echo "== installing PostgreSQL and Redis (the tests start servers of their own)"; \
+		command -v apt-get >/dev/null || { echo "no PostgreSQL or no Redis: install both servers, then run this again"; exit 1; }; \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); policy=/usr/sbin/policy-rc.d; ours=; \
+		[ -e $$policy ] || { ours=$$policy; printf '#!/bin/sh\nexit 101\n' | $$SUDO tee $$policy >/dev/null && $$SUDO chmod +x $$policy; }; \
+		$$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends postgresql redis-server >/dev/null; status=$$?; \
+		[ -z "$$ours" ] || $$SUDO rm -f $$ours; \
+		[ ! -d /run/systemd/system ] || $$SUDO systemctl disable --quiet --now postgresql redis-server; \
+		exit $$status; \
+	}
 
 # A stamp that is older than pyproject.toml means that dependencies may have changed: install again.
 $(VENV)/.stamp-server: pyproject.toml | $(BIN)/python

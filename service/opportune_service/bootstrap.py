@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_IDS_AT_ONCE = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -263,9 +265,21 @@ async def _redis(settings: Settings, thread: LedgerThread, ledger: Ledger) -> As
         rows = await thread.run(lambda: list(ledger.load_states(subscriber_ids)))
         return {subscriber_id: body for subscriber_id, _, body in rows}
 
-    cluster = settings.live_state.startswith("redis+cluster://")
-    url = settings.live_state.replace("redis+cluster://", "redis://", 1)
-    states = RedisLiveState(url, snapshots, cluster=cluster, max_decoded=settings.ready_subscribers)
+    async def everybody() -> list[str]:
+        ids: list[str] = []
+        # Page by page: in between this member says that it lives.
+        while page := await thread.run(ledger.snapshot_ids, ids[-1] if ids else "", _IDS_AT_ONCE):
+            ids += page
+        return ids
+
+    url = settings.live_state.replace("+cluster://", "://", 1)
+    states = RedisLiveState(
+        url,
+        snapshots,
+        everybody,
+        cluster=url != settings.live_state,
+        max_decoded=settings.ready_subscribers,
+    )
     try:
         yield states
     finally:
@@ -307,7 +321,10 @@ async def _running(app: Application) -> AsyncIterator[None]:
         if app.membership is not None and beating is not None:
             beating.cancel()  # not before: the others would take this member for dead
             await asyncio.gather(beating, return_exceptions=True)
-            await app.membership.leave()
+            try:
+                await app.membership.leave()
+            except StoreUnavailableError as error:
+                log.warning("could not take leave, so others will take over: %s", error)  # nothing is lost
 
 
 def _end_process_on_failure(pipeline: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""The strict path on SQLite: how many moments with candidates are decided and made durable a second.
+"""The strict path: how many moments with candidates are decided and made durable a second.
 
 Groups of 100 moments of 20,000 subscribers, five candidates each, as the pipeline commits them: one
 transaction with an fsync, in which histories and counters are read, everything is decided under caps, quiet
@@ -9,10 +9,16 @@ customers have histories, and most moments end in a contact.
 `decide/plain_inserts` is the floor: rows equal to those that the same groups have left, put into empty
 tables of the same schema, with the same settings of SQLite, one transaction a group; nothing is read, no
 counter is kept. Checked in the same run: there is one verdict a moment, and nobody has more than the cap.
+
+`decide/strict_postgres` is the same on PostgreSQL over the loopback, with its fsync, as a member among
+others does it: guarded, and holding its subscribers and the campaigns' counters. `of two` are two members
+at once, each with half of the groups: first where all of them count against the same quotas, then where no
+campaign has one, so that each holds but its subscribers.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import sqlite3
 import statistics
@@ -20,10 +26,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psycopg
 from harness import Row, console
 from opportune_rulebase import load
 from opportune_rulebase.network import NetworkEngine
@@ -32,7 +41,7 @@ from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app import commit
-from opportune_service.app.commit import commit_group
+from opportune_service.app.commit import alone, commit_group
 from opportune_service.app.records import LogKind
 from opportune_service.app.works import Batch, Group
 from opportune_service.core.events import Event
@@ -41,6 +50,7 @@ from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from rich.table import Table
 from support.rulebases import DAY_US, NOON_US
+from support.servers import postgres
 
 __all__ = ["rows"]
 
@@ -60,19 +70,20 @@ control: {share: 2%}
 """
 
 
-def _revision() -> Revision:
+def _revision(quotas: bool = True) -> Revision:
     files = {
         "rulebase.yaml": "rulebase: bench\ntime_zone: Asia/Shanghai\n",
         "vocabulary.yaml": "events: {ping: {}}\nsubscriber: {age: int}\n"
-        "channels: {sms: {mode: automatic, per_day: 1000000, cost: 5}, push: {mode: automatic}}\n"
+        "channels: {sms: {mode: automatic, cost: 5"
+        f"{', per_day: 1000000' if quotas else ''}}}, push: {{mode: automatic}}}}\n"
         "products:\n" + "".join(f"  p{n}: {{label: P{n}, category: c{n % 2}}}\n" for n in range(CAMPAIGNS)),
         "policies.yaml": _POLICIES,
     }
     for n in range(CAMPAIGNS):
         files[f"campaigns/c{n}.yaml"] = (
             f"campaign: c{n}\nproduct: p{n}\non: [ping]\nmode: automatic\nchannels: [sms, push]\n"
-            f"value: {1 + n % 3}\nquota: {{total: 1000000}}\ncontent: {{default: 'Offer {n} of today.'}}\n"
-        )
+            f"value: {1 + n % 3}\ncontent: {{default: 'Offer {n} of today.'}}\n"
+        ) + ("quota: {total: 1000000}\n" if quotas else "")
     loaded = load({name: text.encode() for name, text in files.items()})
     return Revision(loaded, NetworkEngine(loaded), {})
 
@@ -100,11 +111,11 @@ def _groups(revision: Revision) -> list[list[Group]]:
     return made
 
 
-def _commit(ledger: SqlLedger, groups: Sequence[Group]) -> float:
+def _commit(ledger: SqlLedger, groups: Sequence[Group], guard: Any = alone) -> float:
     """Moments decided a second."""
     began = time.perf_counter()
     for group in groups:
-        assert len(commit_group(ledger, group)) == MOMENTS
+        assert len(commit_group(ledger, group, guard)) == MOMENTS
     return MOMENTS * len(groups) / (time.perf_counter() - began)
 
 
@@ -153,18 +164,75 @@ def _left_by(source: Path) -> Iterator[dict[Any, list[dict[str, object]]]]:
 
 def _check(database: Path) -> bool:
     """Whether there is one verdict a moment, and nobody has more contacts a day than the cap allows."""
-    connection = sqlite3.connect(database)
-    ((verdicts,),) = connection.execute("SELECT count(*) FROM verdicts")
-    contacts = Counter(connection.execute("SELECT subscriber_id, at_us / 86400000000 FROM contacts"))
-    ((decided,),) = connection.execute(
-        "SELECT count(*) FROM decisions WHERE reason IN ('decided', 'control')"
-    )
-    connection.close()
+    with closing(sqlite3.connect(database)) as connection:
+        return _is_right(lambda query: connection.execute(query).fetchall())
+
+
+def _is_right(ask: Callable[[str], Sequence[Any]]) -> bool:
+    ((verdicts,),) = ask("SELECT count(*) FROM verdicts")
+    contacts = Counter(ask("SELECT subscriber_id, at_us / 86400000000 FROM contacts"))
+    ((decided,),) = ask("SELECT count(*) FROM decisions WHERE reason IN ('decided', 'control')")
+    ((used,),) = ask("SELECT sum(value) FROM usage WHERE kind = 'campaign_total'")
+    ((counted,),) = ask("SELECT count(*) FROM contacts WHERE NOT control")
+    if used != counted:
+        return False
     return verdicts == MOMENTS * GROUPS * ROUNDS and max(contacts.values()) == 1 and decided > verdicts / 2
 
 
+# -- PostgreSQL -----------------------------------------------------------------------------------------
+
+
+def _on_postgres(members: int, quotas: bool) -> tuple[list[float], float, bool]:
+    """Moments a second in each round, all members together; processor seconds of all of them, without the
+    server's, a thousand moments; and whether all is right."""
+    with postgres() as server, server.database() as url:
+        SqlLedger.open(url).close()
+        spawn = multiprocessing.get_context("spawn")
+        together = spawn.Barrier(members)
+        with ProcessPoolExecutor(
+            members, spawn, initializer=_meet_at, initargs=(together,)
+        ) as pool:  # one call each: nobody begins before all are there
+            calls = [pool.submit(_be_a_member, url, each, members, quotas) for each in range(members)]
+            done = [call.result() for call in calls]
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            right = _is_right(lambda query: connection.execute(query.encode()).fetchall())
+    began, ended = (
+        [edge(found[which][day] for found, _ in done) for day in range(ROUNDS)]
+        for which, edge in ((0, min), (1, max))
+    )
+    rates = [MOMENTS * GROUPS / (end - begin) for begin, end in zip(began, ended, strict=True)]
+    return rates, sum(cpu for _, cpu in done) / (MOMENTS * GROUPS * ROUNDS) * 1000, right
+
+
+_together: Any = None
+
+
+def _meet_at(barrier: Any) -> None:
+    global _together  # noqa: PLW0603 - the process's own, set once
+    _together = barrier
+
+
+def _be_a_member(
+    url: str, which: int, members: int, quotas: bool
+) -> tuple[tuple[list[float], list[float]], float]:
+    """Commit every so-manieth group; when each round began and ended, and the processor time spent."""
+    rounds = _groups(_revision(quotas))
+    began, ended, cpu = [], [], 0.0
+    with closing(SqlLedger.open(url)) as ledger:
+        with ledger.transaction() as tx:
+            number = tx.join(0)
+        for groups in rounds:
+            _together.wait()
+            began.append(time.time())
+            cpu -= time.process_time()
+            _commit(ledger, groups[which::members], lambda tx: tx.guard(number, 0))
+            cpu += time.process_time()
+            ended.append(time.time())
+    return (began, ended), cpu
+
+
 def rows(only: str = "") -> Iterator[Row]:
-    del only  # both belong together
+    del only  # all belong together
     with tempfile.TemporaryDirectory(dir=_place()) as directory:
         strict, plain = Path(directory) / "strict.db", Path(directory) / "plain.db"
         revision = _revision()
@@ -175,10 +243,19 @@ def rows(only: str = "") -> Iterator[Row]:
         right = _check(strict)
         floor = _insert(plain, strict)
     rate, most = statistics.median(rates), statistics.median(floor)
+    one, cpu, right_too = _on_postgres(1, quotas=True)
+    two, cpu_of_two, also_right = _on_postgres(2, quotas=True)
+    free, cpu_of_free, right_as_well = _on_postgres(2, quotas=False)
+    right_too = right_too and also_right and right_as_well
     table = Table(title=f"decide: groups of {MOMENTS} moments, {CAMPAIGNS} candidates each, fsync on")
     for heading in ("path", "moments/s", "lowest", "highest", "of plain inserts"):
         table.add_column(heading, justify="right")
-    for name, found in (("strict", rates), ("plain inserts of its rows", floor)):
+    on_postgres = {
+        f"on PostgreSQL, {cpu:.2f} ms CPU": one,
+        f"of two, {cpu_of_two:.2f} ms CPU": two,
+        f"no quotas, {cpu_of_free:.2f} ms CPU": free,
+    }
+    for name, found in {"strict": rates, "plain inserts of its rows": floor, **on_postgres}.items():
         middle = statistics.median(found)
         table.add_row(
             name, f"{middle:,.0f}", f"{min(found):,.0f}", f"{max(found):,.0f}", f"{middle / most:.2f}"
@@ -194,6 +271,13 @@ def rows(only: str = "") -> Iterator[Row]:
         rate / most if right else None,
     )
     yield Row(against, most, "decisions/s")
+    yield Row(
+        "decide/strict_postgres",
+        statistics.median(one) if right_too else None,
+        "decisions/s",
+        "decide/strict_sqlite",
+        statistics.median(one) / rate if right_too else None,
+    )
 
 
 def _place() -> Path:

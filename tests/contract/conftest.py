@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from opportune_service.app.ports import Ledger
-from support.ledgers import STORES
+from support.ledgers import STORES, opener
 
 
 @pytest.fixture(params=STORES)
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    opened = STORES[request.param](tmp_path)
+    opened = opener(request.param, tmp_path, request)()
     yield opened
     opened.close()

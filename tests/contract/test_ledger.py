@@ -398,17 +398,37 @@ def test_coverage_begins_anew_where_it_reached_further_back(ledger: Ledger) -> N
     assert since == {"m1": 15, "m2": 15, "m3": 10, "m4": 20}
 
 
+def test_what_is_decided_from_now_on_comes_beyond_a_cursor(ledger: Ledger) -> None:
+    assert ledger.decided_up_to() == 0
+    record(ledger, verdict(WHO, "e1", decision("d1")))
+    cursor = ledger.decided_up_to()
+    assert [each.cursor for each in ledger.decisions(DecisionFilter(), 0, 9, False)] == [cursor]
+    record(ledger, verdict(WHO, "e2", decision("d2")))
+    later = ledger.decisions(DecisionFilter(), cursor, 9, False)
+    assert [each.decision_id for each in later] == ["d2"]
+
+
 # -- heartbeat --------------------------------------------------------------------------------------
 
 
-def test_heartbeat_is_the_last_one_with_all_its_sources(ledger: Ledger) -> None:
+def test_heartbeat_is_the_last_one_and_of_each_source_what_was_said_last(ledger: Ledger) -> None:
     assert ledger.heartbeat() == (0, {})
-    first = {"msc": SourceMark(1, 2, {"call_made", "*cell"}), "gone": SourceMark(3, 4, set())}
-    second = {"msc": SourceMark(5, 6, {"call_made"})}
-    for alive_us, sources in ((NOON_US, first), (NOON_US + 1, second)):
+    other = {"other": SourceMark(3, 4, set())}
+    for alive_us, said in (
+        (NOON_US, {"msc": SourceMark(1, 2, {"call_made", "*cell"})} | other),
+        (NOON_US + 1, {"msc": SourceMark(5, 6, {"call_made"})}),
+    ):
         with ledger.transaction() as tx:
-            tx.save_heartbeat(alive_us, sources)
-        assert ledger.heartbeat() == (alive_us, sources)
+            tx.save_heartbeat(alive_us, said)
+        assert ledger.heartbeat() == (alive_us, said | other)
+
+
+def test_heartbeat_of_a_member_that_is_behind_takes_nothing_back(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        tx.save_heartbeat(NOON_US, {"msc": SourceMark(5, 6, {"call_made"})})
+    with ledger.transaction() as tx:
+        tx.save_heartbeat(NOON_US - 1, {"msc": SourceMark(4, 7, {"call_made", "sms"})})
+    assert ledger.heartbeat() == (NOON_US, {"msc": SourceMark(5, 7, {"call_made", "sms"})})
 
 
 # -- snapshots --------------------------------------------------------------------------------------

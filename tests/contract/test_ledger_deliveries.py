@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.errors import UnknownDecisionError
@@ -19,7 +16,6 @@ from opportune_service.core.verdict import (
     UsageKind,
     usage_of,
 )
-from support.ledgers import STORES
 from support.verdicts import HOUR_US, NOON_US, SECOND_US, decision, shown, verdict, waiting
 
 WHO = "8613800000001"
@@ -27,13 +23,6 @@ OTHER = "8613800000002"
 LEASE_US = 30 * SECOND_US
 ENDS = (DeliveryState.EXPIRED, DeliveryState.DEAD, DeliveryState.WITHDRAWN)
 DAY = 20_000
-
-
-@pytest.fixture(params=STORES)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    opened = STORES[request.param](tmp_path)
-    yield opened
-    opened.close()
 
 
 def record(ledger: Ledger, *ids: str, who: str = WHO, **changes: object) -> None:

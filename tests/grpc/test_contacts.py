@@ -265,6 +265,7 @@ async def test_bad_contacts_are_rejected_one_by_one() -> None:
         ({"product": "mms-bundle", "category": "care"}, types.REJECTION_REASON_BAD_VALUE),
         ({"content": "x" * 2_001}, types.REJECTION_REASON_TOO_LARGE),
         ({"campaign": "x" * 201}, types.REJECTION_REASON_BAD_VALUE),
+        ({"content": "\0"}, types.REJECTION_REASON_BAD_VALUE),
     ]
     async with running_service() as service:
         sent = [contact(**{"id_": f"{n}-{SOMEBODY}"} | changes) for n, (changes, _) in enumerate(bad)]

@@ -83,13 +83,28 @@ def test_sums_beyond_64_bits_stop_there_and_nothing_breaks(tmp_path: Path) -> No
     in_loop(second)
 
 
-def test_a_zero_byte_in_names_does_not_make_two_decisions_one() -> None:
-    """Source and event id may hold any character: no cut between them may be mistaken for another."""
+def test_a_zero_byte_is_refused_in_names_and_replaced_in_what_is_sent() -> None:
+    """On every store alike, though it is only PostgreSQL that cannot keep one."""
+
+    async def body() -> None:
+        async with running(files=small_rulebase(threshold=1, text="a\\0b")) as app:
+            receipt = await app.ingest.publish("test", [mms(ANNE, "e\0"), mms(ANNE, "e2")])
+            assert [r.reason for r in receipt.rejections] == [RejectionReason.BAD_EVENT_ID]
+            sent = {d.content for verdict in receipt.verdicts for d in verdict.decisions}
+            assert sent == {"a\N{REPLACEMENT CHARACTER}b"}
+
+    in_loop(body)
+
+
+@pytest.mark.parametrize("between", ["\x1f", "/", ":"])
+def test_a_cut_in_names_does_not_make_two_decisions_one(between: str) -> None:
+    """Source and event id may hold any character but NUL: no cut between them may be mistaken for
+    another."""
 
     async def body() -> None:
         async with running(files=small_rulebase(threshold=1)) as app:
-            one = await app.ingest.publish("a", [mms(ANNE, "b\x00c")])
-            two = await app.ingest.publish("a\x00b", [mms(ANNE, "c")])
+            one = await app.ingest.publish("a", [mms(ANNE, f"b{between}c")])
+            two = await app.ingest.publish(f"a{between}b", [mms(ANNE, "c")])
             ids = {d.id for receipt in (one, two) for v in receipt.verdicts for d in v.decisions}
             assert len(ids) == 2
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from opportune_service.adapters.sql import SqlLedger, schema
+from opportune_service.adapters.sql import SqlLedger
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import LogKind, LogRow
 from support.verdicts import NOON_US, decision, verdict
@@ -37,7 +37,7 @@ def append(ledger: SqlLedger, position: int, size: int = 10) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "postgresql://user:secret@host/db", "sqlite:///file:x.db?mode=ro&uri=true"]
+    "url", ["nonsense", "mysql://user:secret@host/db", "sqlite:///file:x.db?mode=ro&uri=true"]
 )
 def test_url_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(StoreUnavailableError, match=r"sqlite:///var/opportune\.db") as refused:
@@ -110,14 +110,24 @@ def test_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     other.close()
 
 
-def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     open_file(path).close()
     with sqlite3.connect(path) as later:
-        later.execute("UPDATE meta SET value = value + 1 WHERE name = 'schema'")
+        later.execute("UPDATE alembic_version SET version_num = '9999'")
     later.close()
-    ours = schema.SCHEMA_VERSION
-    with pytest.raises(StoreUnavailableError, match=f"version {ours + 1}, this release needs {ours}"):
+    with pytest.raises(StoreUnavailableError, match="revision 9999, which this release does not know"):
+        open_file(path)
+
+
+def test_ledger_from_before_all_migrations_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    open_file(path).close()
+    with sqlite3.connect(path) as earlier:
+        earlier.execute("DROP TABLE alembic_version")
+        earlier.execute("INSERT INTO meta VALUES ('schema', 2)")
+    earlier.close()
+    with pytest.raises(StoreUnavailableError, match="schema version 2, which this release cannot migrate"):
         open_file(path)
 
 

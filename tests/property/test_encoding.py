@@ -18,9 +18,12 @@ from opportune_service.core.state import (
     Seed,
     Series,
     SubscriberState,
+    decode_plain,
     decode_state,
+    encode_plain,
     encode_state,
     head_of,
+    pack_plain,
 )
 from xxhash import xxh3_64_hexdigest
 
@@ -100,6 +103,18 @@ def test_what_is_read_back_is_what_was_written(state: SubscriberState) -> None:
         state.known,
         state.context,
     )
+
+
+@settings(max_examples=100)
+@given(STATES)
+@example(SubscriberState())
+def test_plain_states_are_read_back_and_packed(state: SubscriberState) -> None:
+    head, body = encode_plain(state, state.due_us)
+    value = memoryview(head + body)
+    read_back = decode_plain(value[: len(head)], value[len(head) :])
+    assert plain(read_back) == plain(state)
+    assert pack_plain(head, body) == encode_state(state)
+    assert head_of(head) == head_of(encode_state(state))
 
 
 MARKED = SubscriberState(

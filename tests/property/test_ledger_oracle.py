@@ -11,16 +11,22 @@ import asyncio
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from opportune_service import bootstrap
+from opportune_service.adapters.sql import SqlLedger
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app import clearance
 from opportune_service.core import channels, decide
 from opportune_service.core.verdict import History, Usage, UsageKey
 from support.ledger_oracle import Oracle
 from support.policy_life import Life
+from support.servers import Postgres
 
 STEPS = 70
 
@@ -28,7 +34,10 @@ STEPS = 70
 def lived(seed: int, directory: Path) -> Oracle:
     """One life, counted."""
     directory.mkdir(parents=True, exist_ok=True)
-    life = Life(seed, directory)
+    return counted(Life(seed, lambda n: directory / f"{n}.db"))
+
+
+def counted(life: Life) -> Oracle:
     asyncio.run(life.live(STEPS))
     oracle = Oracle(life.database, life.specs, life.zones)
     oracle.found += life.faults
@@ -39,6 +48,33 @@ def lived(seed: int, directory: Path) -> Oracle:
 @pytest.mark.parametrize("seed", range(16))
 def test_nothing_that_must_not_be_is_in_the_ledger(seed: int, tmp_path: Path) -> None:
     assert lived(seed, tmp_path).found == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nor_is_it_on_postgresql(
+    seed: int, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same lives: the same service, which keeps the same ledger there."""
+    with postgres_server.database() as url, ExitStack() as after_crashes:
+
+        def place(n: int) -> str:
+            if n == 0:
+                return url
+            copy = f"{url}_{n}"
+            after_crashes.callback(drop, postgres_server, copy)
+            return copy
+
+        life = Life(seed, place)
+        ledgers = SimpleNamespace(open=lambda _: SqlLedger.open(str(life.database)))
+        monkeypatch.setattr(bootstrap, "SqlLedger", ledgers)
+        oracle = counted(life)
+        assert oracle.found == []
+        assert oracle.seen["contacts"], "the journal is of this life"
+
+
+def drop(server: Postgres, url: str) -> None:
+    with server.connect() as admin:
+        admin.execute(f'DROP DATABASE "{sa.make_url(url).database}" WITH (FORCE)'.encode())
 
 
 def test_the_lives_put_policies_to_the_test(tmp_path: Path) -> None:

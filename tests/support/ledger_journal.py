@@ -3,6 +3,8 @@
 Each change of a contact, a delivery, an outcome or a pause leaves a row, in the transaction of the change,
 with the clock's time: what was durable when, in which order, whatever the service believes. Tests add what
 they were told, such as "this opt-out is acknowledged", between the rows.
+
+A database is the path of a SQLite file, or the URL of one on a PostgreSQL server.
 """
 
 from __future__ import annotations
@@ -10,10 +12,16 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
+import sqlalchemy as sa
 from opportune_service.bootstrap import Application
+from psycopg.rows import dict_row
+
+Database = Path | str
 
 _WATCHED = {
     "contacts": "subscriber_id decision_id campaign product category channel mode at_us state control "
@@ -40,7 +48,27 @@ async def keep_journal(app: Application) -> None:
 
     put_down = "INSERT INTO journal (at_us, what, was, now) VALUES"
 
+    def begin_on_server(engine: sa.Engine) -> None:
+        # It is told the time when a transaction begins.
+        sa.event.listen(engine, "begin", lambda it: it.exec_driver_sql(_tell_time(app.clock.now_us())))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE IF NOT EXISTS journal"
+                " (seq BIGSERIAL PRIMARY KEY, at_us BIGINT, what TEXT, was TEXT, now TEXT);"
+                " CREATE OR REPLACE FUNCTION put_down() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                f" {put_down} (current_setting('test.now')::bigint, TG_TABLE_NAME,"
+                " to_jsonb(OLD), to_jsonb(NEW)); RETURN NULL; END $$"
+            )
+            for table in _WATCHED:
+                connection.exec_driver_sql(
+                    f"CREATE OR REPLACE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON {table}"
+                    " FOR EACH ROW EXECUTE FUNCTION put_down()"
+                )
+
     def begin() -> None:
+        if (engine := _server_engine(app)) is not None:
+            begin_on_server(engine)
+            return
         connection = _raw(app)
         connection.create_function("test_now", 0, app.clock.now_us)
         connection.execute(
@@ -68,44 +96,67 @@ async def note(app: Application, what: str, **said: Any) -> None:
     """Put down what the test knows now: after all that is durable by now, before all that comes later."""
     row = (app.clock.now_us(), what, json.dumps(said))
     insert = "INSERT INTO journal (at_us, what, was, now) VALUES (?, ?, NULL, ?)"
-    await app.thread.run(lambda: _raw(app).execute(insert, row))
+
+    def put_down() -> None:
+        if (engine := _server_engine(app)) is None:
+            _raw(app).execute(insert, row)
+            return
+        with engine.begin() as connection:
+            connection.exec_driver_sql(insert.replace("?", "%s"), row)
+
+    await app.thread.run(put_down)
 
 
-async def copy_of(app: Application, target: Path) -> None:
+async def copy_of(app: Application, source: Database, target: Database) -> None:
     """What is on the disk at this instant: what a new process would find if this one were killed now."""
-    source = Path(app.settings.database.removeprefix("sqlite:///"))
 
     def copy() -> None:
+        if (engine := _server_engine(app)) is not None:
+            engine.dispose()  # a database that somebody is connected to cannot be copied
+            from_, to = (sa.make_url(str(each)).database for each in (source, target))
+            admin = sa.make_url(str(source)).set(drivername="postgresql", database="postgres")
+            with psycopg.connect(str(admin), autocommit=True) as connection:
+                connection.execute(f'CREATE DATABASE "{to}" TEMPLATE "{from_}"'.encode())
+            return
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{source}{suffix}", f"{target}{suffix}")
 
     await app.thread.run(copy)
 
 
-def journal_of(database: Path) -> list[Entry]:
+def journal_of(database: Database) -> list[Entry]:
     """All that was put down, in order. The application must be closed."""
     rows = _rows(database, "SELECT at_us, what, was, now FROM journal ORDER BY seq")
     return [
-        Entry(at, what, was and json.loads(was), now and json.loads(now)) for at, what, was, now in rows
+        Entry(row["at_us"], row["what"], *(each and json.loads(each) for each in (row["was"], row["now"])))
+        for row in rows
     ]
 
 
-def table_of(database: Path, table: str) -> list[dict[str, Any]]:
+def table_of(database: Database, table: str) -> list[dict[str, Any]]:
     """All rows of a table as they are at the end."""
-    connection = sqlite3.connect(database)
-    connection.row_factory = sqlite3.Row
-    try:
-        return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]  # noqa: S608
-    finally:
-        connection.close()
+    return _rows(database, f"SELECT * FROM {table}")  # noqa: S608 - a test's own name
 
 
-def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(database)
-    try:
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
+def _rows(database: Database, query: str) -> list[dict[str, Any]]:
+    if isinstance(database, str):
+        address = database.replace("+psycopg", "")
+        with psycopg.connect(address, row_factory=dict_row) as connection:
+            return connection.execute(query.encode()).fetchall()
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+
+
+def _tell_time(now_us: int) -> str:
+    return f"SET LOCAL test.now = {now_us}"
+
+
+def _server_engine(app: Application) -> sa.Engine | None:
+    """That of the service's connection, if it is one to a server; use it in the ledger's thread."""
+    ledger: Any = app.ledger
+    engine: sa.Engine = ledger._writer
+    return engine if engine.dialect.name == "postgresql" else None
 
 
 def _raw(app: Application) -> sqlite3.Connection:

@@ -9,12 +9,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from support.ledger_journal import Entry, journal_of, table_of
+from support.ledger_journal import Database, Entry, journal_of, table_of
 from support.policy_spec import OPERATOR_ZONE, WEEKDAYS, Spec
 
 Row = dict[str, Any]
@@ -30,7 +29,7 @@ class Oracle:
     """Goes through a journal; `found` is what is wrong, each as "KIND: what". `seen`: how often there was
     something to check, by kind."""
 
-    def __init__(self, database: Path, specs: Mapping[str, Spec], zones: Mapping[str, str]) -> None:
+    def __init__(self, database: Database, specs: Mapping[str, Spec], zones: Mapping[str, str]) -> None:
         self.found: list[str] = []
         self.seen: Counter[str] = Counter()
         self._database = database

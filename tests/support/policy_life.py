@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import msgspec
 from opportune_rulebase.policies import Mode, OutcomeKind
@@ -27,7 +26,7 @@ from opportune_service.core.verdict import EventKey, Reason, Verdict
 from opportune_service.settings import Settings
 from support.applications import activate
 from support.flaky import Flaky
-from support.ledger_journal import copy_of, keep_journal, note
+from support.ledger_journal import Database, copy_of, keep_journal, note
 from support.policy_spec import (
     AUTOMATIC,
     BULK,
@@ -53,17 +52,18 @@ _ANSWERS = [
 
 
 class Life:
-    """One life. `specs`: what each revision says. `zones`: of each subscriber, "" for not known. `faults`:
-    what callers saw that must not be."""
+    """One life. `place`: where its first database is, and the one after each crash. `database`: the last of
+    them. `specs`: what each revision says. `zones`: of each subscriber, "" for not known. `faults`: what
+    callers saw that must not be."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    def __init__(self, seed: int, place: Callable[[int], Database]) -> None:
         self.rng = random.Random(seed)
         self.clock = ManualClock(self.rng.choice(STARTS))
         self.specs: dict[str, Spec] = {}
         self.zones = {who: self.rng.choice(ZONES) for who in PEOPLE}
         self.faults: list[str] = []
-        self.database = directory / "0.db"
-        self._directory = directory
+        self._place = place
+        self.database = place(0)
         self._crashes = 0
         self._count = 0
         self._sent: list[tuple[str, Event]] = []
@@ -90,7 +90,7 @@ class Life:
         begin = 0
         for end in (*crashes, steps):
             settings = Settings(
-                database=f"sqlite:///{self.database}",
+                database="sqlite://" if isinstance(self.database, str) else f"sqlite:///{self.database}",
                 checkpoint_seconds=600,
                 timer_seconds=3600,
                 lease_seconds=LEASE_SECONDS,
@@ -215,8 +215,8 @@ class Life:
         for _ in range(rng.randrange(6)):
             await asyncio.sleep(0)
         self._crashes += 1
-        self.database = self._directory / f"{self._crashes}.db"
-        await copy_of(app, self.database)
+        source, self.database = self.database, self._place(self._crashes)
+        await copy_of(app, source, self.database)
         self._unanswered += batches
         await asyncio.gather(*under_way, return_exceptions=True)
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -178,8 +179,8 @@ def _lives(member: Member) -> bool:
 
 # -- taking over ------------------------------------------------------------------------------------
 #
-# In the thread of the pipeline's ledger, while the pipeline waits. All of it is one transaction: if this
-# member dies on the way, the next one begins anew.
+# In the thread of the pipeline's ledger, while the pipeline waits. Folding is one transaction with its end:
+# if this member dies on the way, the next one begins anew.
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +215,45 @@ def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
     """Expel those of these members that are still silent, and finish what they left; who they were.
     Raises `StoreUnavailableError`: then nothing of it has happened as far as anybody can tell."""
     with with_.ledger.transaction() as tx:
+        dead = _dead(with_.ledger, own, numbers)
+        for number in dead:
+            tx.expel(number)  # for good: it is not to come back in the middle of what follows
+    if not dead:
+        return []
+    with _taking(with_, dead), with_.ledger.transaction() as tx:
         tx.lock((), [_TAKEOVER])
         members = {each.number: each for each in with_.ledger.members()}
-        dead = [each for each in members.values() if each.number in numbers and not _lives(each)]
-        if own not in members or not dead:
-            return []
-        for each in dead:
-            tx.expel(each.number)
-            with_.wait(with_.states.take_over(each.number))
-        marks = {each.number % (1 << _MEMBER_BITS) for each in dead}
-        after = min(each.checkpoint for each in dead)
+        left = [members[number] for number in dead if number in members]  # another may have been quicker
+        if own not in members or not left:
+            raise StoreUnavailableError("others have taken over meanwhile")
+        marks = {each.number % (1 << _MEMBER_BITS) for each in left}
+        after = min(each.checkpoint for each in left)
         _fold(with_, after, lambda position: position % (1 << _MEMBER_BITS) in marks)
         # What they touched is snapshotted by this member now.
         tx.save_checkpoint(min(after, members[own].checkpoint), own)
-        for each in dead:
+        for each in left:
             tx.leave(each.number)
-    return [each.number for each in dead]
+    return dead
+
+
+def _dead(ledger: Ledger, own: int, numbers: Collection[int]) -> list[int]:
+    members = {each.number: each for each in ledger.members()}
+    if own not in members:
+        return []
+    return [number for number in numbers if number in members and not _lives(members[number])]
+
+
+@contextmanager
+def _taking(with_: Folding, numbers: Collection[int]) -> Iterator[None]:
+    """Whom these hold is free for the block, and from then on if it succeeds."""
+    for number in numbers:
+        with_.wait(with_.states.take_over(number))
+    try:
+        yield
+    except BaseException:
+        for number in numbers:
+            with_.wait(with_.states.leave_be(number))
+        raise
 
 
 def rebuild(with_: Folding, own: int) -> bool:
@@ -247,8 +271,8 @@ def rebuild(with_: Folding, own: int) -> bool:
         with_.wait(_forget_all(with_.states, own))
         for number in others:
             tx.expel(number)
-            with_.wait(with_.states.take_over(number))
-        rows = _fold(with_, after, lambda _: True)
+        with _taking(with_, others):
+            rows = _fold(with_, after, lambda _: True)
         tx.save_live_state_id(identity)
         tx.save_checkpoint(after, own)
         for number in others:

@@ -138,11 +138,27 @@ class Observer:
         group.derived += draft.derived
         group.answers.append((draft.work, draft.receipt))
 
+    async def hold_all(self, works: Collection[Work], group: Group) -> None:
+        """Among members: hold at once whomever the events of these works are about, in place of asking for
+        each work. Errors as of `observe`."""
+        if self._membership is not None and len(works) > 1:
+            named = {event.subscriber_id for work in works for event in work.events}
+            await self._take_hold(group, set(filter(is_subscriber_id, named)))
+
     async def _load(
         self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> States:
+        """The states of these, ready to be folded into."""
+        states = await self._take_hold(draft.group, subscriber_ids, peers)
+        for state in states.values():
+            renew(state, draft.revision)
+            draft.above(state.position)
+        return states
+
+    async def _take_hold(
+        self, group: Group, subscriber_ids: Collection[str], peers: Collection[str] = ()
+    ) -> States:
         """Those that another member holds are not in it, and are busy for all of the group from then on."""
-        group = draft.group
         wanted = set(subscriber_ids) - group.busy if group.busy else subscriber_ids
         # Before anything is awaited: whoever is needed here is not given back after an earlier commit.
         group.held.update(wanted)
@@ -151,9 +167,6 @@ class Observer:
             busy = set(wanted) - states.keys()
             group.busy |= busy
             group.held -= busy
-        for state in states.values():
-            renew(state, draft.revision)
-            draft.above(state.position)
         return states
 
     async def _hold(

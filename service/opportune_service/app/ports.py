@@ -371,6 +371,10 @@ class Ledger(Protocol):
         """Snapshots of these subscribers, or of all."""
         ...
 
+    def snapshot_ids(self, after: str, limit: int) -> Sequence[str]:
+        """A page of the subscribers who have a snapshot, by id."""
+        ...
+
     def verdict_of(self, decision_id: str) -> Verdict | None: ...
 
     def verdict(self, key: EventKey) -> Verdict | None: ...
@@ -593,7 +597,11 @@ class LiveState(Protocol):
 
     async def take_over(self, member: int) -> None:
         """From now on whoever this member holds is as if held by nobody: it is expelled, and all that it
-        made durable is in the states."""
+        made durable is in the states, or put there by the caller before anything else is loaded."""
+        ...
+
+    async def leave_be(self, member: int) -> None:
+        """Taking over from this member came to nothing: who is held by it is so again."""
         ...
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:

@@ -89,7 +89,7 @@ def _patience_seconds(settings: Settings) -> float:
 
 
 def _reserve(address: str, stack: ExitStack) -> str:
-    """The address, with a real port in place of 0. Until the end nobody but workers can listen there."""
+    """The address, with a real port in place of 0, which is ours until the end."""
     host, _, port_text = address.rpartition(":")
     try:
         port = int(port_text)
@@ -101,6 +101,8 @@ def _reserve(address: str, stack: ExitStack) -> str:
                 probe.bind((place[0], port, *place[2:]))
                 port = probe.getsockname()[1]
             held = stack.enter_context(socket.socket(family, kind, protocol))
+            # Connections of a service that was here before may be closing still.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             held.bind((place[0], port, *place[2:]))
     except (OSError, ValueError, OverflowError) as error:

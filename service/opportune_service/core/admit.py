@@ -286,6 +286,8 @@ def _fault(event: Event, now_us: int, lateness_us: int) -> tuple[RejectionReason
         return RejectionReason.BAD_SUBSCRIBER_ID, "subscriber_id must be 5 to 15 digits without a plus sign"
     if not 0 < len(event.id) <= 200:
         return RejectionReason.BAD_EVENT_ID, "id must have 1 to 200 characters, unique in its source"
+    if "\0" in event.id:  # not every store can keep it
+        return RejectionReason.BAD_EVENT_ID, "id must not hold the character NUL"
     imei = event.imei
     if imei and not (14 <= len(imei) <= 16 and imei.isascii() and imei.isdigit()):
         return RejectionReason.BAD_ATTRIBUTES, "imei must be empty or 14 to 16 digits"

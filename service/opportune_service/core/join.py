@@ -106,7 +106,7 @@ def _render(revision: Revision, template: Template, facts: Facts, max_segments: 
         if value is None:
             return None
         parts.append(_plain_text(value))
-    text = "".join(parts)
+    text = "".join(parts).replace("\0", "\N{REPLACEMENT CHARACTER}")  # not every store can keep a NUL
     return text if max_segments is None or segments(text) <= max_segments else None
 
 

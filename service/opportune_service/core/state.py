@@ -163,8 +163,8 @@ def decode_state(data: bytes) -> SubscriberState:
 
 
 def encode_plain(state: SubscriberState, due_us: int) -> tuple[bytes, bytes]:
-    """The head (`head_of`) and all else, not packed: several times the bytes of `encode_state`, in a fraction
-    of the time. `due_us` is that of the state: the caller has asked for it already."""
+    """The head (`head_of`) and all else, not packed: several times the bytes of `encode_state`, in a
+    fraction of the time. `due_us` is that of the state: the caller has asked for it already."""
     return _encode(StateHead(state.position, due_us, state.known, state.context)), _body(state)
 
 

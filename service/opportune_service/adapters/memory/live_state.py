@@ -91,6 +91,9 @@ class MemoryLiveState:
     async def take_over(self, member: int) -> None:
         """There are no other members."""
 
+    async def leave_be(self, member: int) -> None:
+        """There are no other members."""
+
     async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
         """Who loaded them is this process, which knows."""
         return ()

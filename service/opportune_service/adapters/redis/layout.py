@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from struct import Struct
 from zlib import crc32
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from opportune_service.core.state import Buffer, SubscriberState, decode_plain, encode_plain, head_of, pack_plain
+from opportune_service.core.state import (
+    StateHead,
+    SubscriberState,
+    decode_plain,
+    encode_plain,
+    head_of,
+    pack_plain,
+)
 
 SHARDS = 64
 """Parts that the subscribers are spread over, each in one hash slot: the unit that a cluster can move."""
@@ -59,11 +66,51 @@ def packed_value(state: SubscriberState, due_us: int, version: bytes, era: bytes
     return b"$%d\r\n" % size, _START.pack(version, era, len(head)), head, body, b"\r\n"
 
 
-class Value:
-    """A state as Redis has it; of some only the head was asked for."""
+def version_in(value: memoryview) -> bytes:
+    return bytes(value[:8])
 
-    __slots__ = ("_data", "_head_ends")
 
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._head_ends = _START.size + int.from_bytes(data[16 : _START.size])
+def is_of(value: memoryview, era: bytes) -> bool:
+    return value[8:16] == era
+
+
+def state_in(value: memoryview) -> SubscriberState:
+    return decode_plain(*_parts(value))
+
+
+def head_in(value: memoryview) -> StateHead:
+    """Also of a value that ends with its head."""
+    return head_of(_parts(value)[0])
+
+
+def snapshot_in(value: memoryview) -> bytes:
+    """As `encode_state` has it."""
+    return pack_plain(*_parts(value))
+
+
+def _parts(value: memoryview) -> tuple[memoryview, memoryview]:
+    body_at = _START.size + int.from_bytes(value[16 : _START.size])
+    return value[_START.size : body_at], value[body_at:]
+
+
+# -- what scripts answer ----------------------------------------------------------------------------
+
+CACHED, FOUND, BUSY = b"cfb"
+"""What a script says of a subscriber; `n` otherwise: there is none."""
+
+ALL_CACHED = b"c"
+"""So many times, it is all that a script says."""
+
+
+def words(count: int, answer: bytes) -> Iterator[tuple[int, memoryview]]:
+    """What a script said of each of so many, and what followed of it: nothing, a value, or a member."""
+    view = memoryview(answer)
+    nothing = view[:0]
+    at = count
+    for word in answer[:count]:
+        if word in (FOUND, BUSY):
+            end = at + 4 + int.from_bytes(view[at : at + 4])
+            yield word, view[at + 4 : end]
+            at = end
+        else:
+            yield word, nothing

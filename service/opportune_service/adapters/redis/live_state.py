@@ -9,82 +9,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha256
-from itertools import islice, zip_longest
-from secrets import token_hex
-from zlib import crc32
 
-from opportune_service.adapters.redis import scripts
-from opportune_service.adapters.redis.nodes import (
-    SHARDS,
-    TAGS,
-    Call,
-    Nodes,
-    Script,
-    arg,
-    call,
-    script_call,
-    together,
+from opportune_service.adapters.redis.layout import (
+    ALL_CACHED,
+    BUSY,
+    CACHED,
+    FOUND,
+    NO_VERSION,
+    head_in,
+    is_of,
+    snapshot_in,
+    state_in,
+    version_in,
+    words,
 )
-from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.core.state import (
-    SubscriberState,
-    decode_plain,
-    decode_state,
-    encode_plain,
-    head_of,
-    pack_plain,
-)
+from opportune_service.adapters.redis.nodes import Nodes, together
+from opportune_service.adapters.redis.store import Entry, Store, entry_of, in_parts
+from opportune_service.app.errors import StoreConflictError, StoreUnavailableError
+from opportune_service.core.state import StateHead, SubscriberState, decode_state, head_of
 
-_LOAD = Script(scripts.LOAD)
-_READ = Script(scripts.READ)
-_WRITE = Script(scripts.WRITE)
-_RELEASE = Script(scripts.RELEASE)
-_ANNOUNCE = Script(scripts.ANNOUNCE)
-
-_PREFIXES = [b"opportune:{%b}:" % tag for tag in TAGS]
-_IDS = [arg(prefix + b"id") for prefix in _PREFIXES]
-_HELD = [arg(prefix + b"held") for prefix in _PREFIXES]
-_DUE = [arg(prefix + b"due") for prefix in _PREFIXES]
-_STATES = [prefix + b"s:" for prefix in _PREFIXES]
-
-_AT_ONCE = 2_000
-"""Subscribers of one round trip: some milliseconds of one node."""
-
-_NONE = bytes(8)
-"""The version of a state that Redis does not have."""
-
-_HEAD_AT = 20
-_UNKNOWN_US = -1
 _DAY_SECONDS = 86_400
 
 Fetch = Callable[[Collection[str]], Awaitable[Mapping[str, bytes]]]
 """The snapshots (`encode_state`) that the ledger has of these subscribers."""
+Everybody = Callable[[], Awaitable[Collection[str]]]
+"""Of whom the ledger has a snapshot."""
+
+
+async def _nobody() -> Collection[str]:
+    return ()
+
 
 Context = Mapping[str, object]
-
-
-class _Entry:
-    """A state in this process. `version`: as which Redis has it. `due_us`: when its first timer is due as
-    far as Redis knows."""
-
-    __slots__ = ("due_us", "state", "version")
-
-    def __init__(self, state: SubscriberState, version: bytes, due_us: int) -> None:
-        self.state = state
-        self.version = version
-        self.due_us = due_us
 
 
 class RedisLiveState:
@@ -104,6 +62,7 @@ class RedisLiveState:
         self,
         url: str,
         fetch: Fetch,
+        everybody: Everybody = _nobody,
         *,
         cluster: bool = False,
         member: int = 0,
@@ -112,61 +71,50 @@ class RedisLiveState:
         timeout_seconds: float = 1.0,
     ) -> None:
         """`url`: of the server, or of any node of the `cluster`. `fetch`: asked for whomever Redis does not
-        have. `keep_seconds`: how long Redis keeps the state of somebody who does nothing. `max_decoded`:
-        subscribers who are kept ready to use. Connects when it is used. Raises `ValueError` on a URL that
-        is none."""
-        self._nodes = Nodes(url, cluster=cluster, timeout_seconds=timeout_seconds)
+        have; `everybody`: who that may be. `keep_seconds`: how long Redis keeps the state of somebody who
+        does nothing. `max_decoded`: subscribers who are kept ready to use. Connects when it is used. Raises
+        `ValueError` on a URL that is none."""
+        self._store = Store(Nodes(url, cluster=cluster, timeout_seconds=timeout_seconds), keep_seconds)
         self._fetch = fetch
-        self._keep = arg(b"%d" % (keep_seconds * 1_000))
+        self._everybody = everybody
         self._max_decoded = max_decoded
         # What changes who is held is done one after the other.
         self._lock = asyncio.Lock()
-        self._held: dict[str, _Entry] = {}
-        self._cache: OrderedDict[str, _Entry] = OrderedDict()  # not held; the longest unused come first
         self._peers: dict[str, Context | None] = {}
         self._viewed: dict[str, Context | None] = {}
+        self._gone: set[bytes] = set()
+        self.become(member)
+
+    def become(self, member: int) -> None:
+        self._store.become(member)
+        self._announced = False
+        # New ones: what is under way must not put anything into them.
+        self._held: dict[str, Entry] = {}
+        # Held or not; the longest unused come first.
+        self._cache: OrderedDict[str, Entry] = OrderedDict()
         # Those of whom nobody knows whether they were saved.
         self._doubtful: set[str] = set()
         # A dictionary for its order: the longest dirty come first.
         self._dirty: dict[str, None] = {}
-        self._gone: set[bytes] = set()
-        self._ids: Sequence[bytes] = ()  # of each shard, packed; none before `identity`
-        self._era = b""
-        self._writes = 0
-        self._fences = 0
-        self._fence = b""
-        self.become(member)
 
-    def become(self, member: int) -> None:
-        self._member = member
-        self._me = arg(b"%d" % member)
-        self._fence_keys = [arg(b"%bm:%d" % (prefix, member)) for prefix in _PREFIXES]
-        for known in (self._held, self._cache, self._doubtful, self._dirty):
-            known.clear()
-        self._announced = False
+    async def leave_be(self, member: int) -> None:
+        self._gone.discard(b"%d" % member)
 
     async def take_over(self, member: int) -> None:
         self._gone.add(b"%d" % member)
 
     async def close(self) -> None:
         """Close the connections. Raises `StoreUnavailableError`."""
-        await self._nodes.close()
+        await self._store.nodes.close()
 
     async def identity(self) -> str:
         """Made of the run ids of all primaries and of a mark in each shard, which is put where there is
         none."""
-        run_ids = await self._nodes.meet()
-        mark = token_hex(8).encode()
-        keys = [prefix + b"id" for prefix in _PREFIXES]
-        calls = [call(shard, b"SET", key, mark, b"NX") for shard, key in enumerate(keys)]
-        calls += [call(shard, b"GET", key) for shard, key in enumerate(keys)]
-        marks: list[bytes] = (await self._nodes.run(calls))[SHARDS:]
-        digest = sha256(b" ".join([*(run_id.encode() for run_id in run_ids), *marks])).digest()
-        if digest[:8] != self._era:
+        era = self._store.era
+        identity = await self._store.identity()
+        if self._store.era != era:
             self._cache.clear()
-        self._era = digest[:8]
-        self._ids = [arg(each) for each in marks]
-        return digest[:16].hex()
+        return identity
 
     # -- holding ------------------------------------------------------------------------------------
 
@@ -179,156 +127,142 @@ class RedisLiveState:
         if wanted or peers:
             async with self._changing():
                 await self._hold(dict.fromkeys(wanted), peers)
+        if held is not self._held:
+            raise StoreUnavailableError("this process is another member by now; begin anew")
         return {each: held[each].state for each in subscriber_ids if each in held}
 
     async def _hold(self, subscriber_ids: Collection[str], peers: Collection[str]) -> None:
-        missing: dict[str, bytes] = {}
-        wanted = [each for each in subscriber_ids if each not in self._held]
-        # All peers are asked for along with the first.
-        for some, asked in zip_longest(_parts(wanted), [peers] if peers else []):
-            taken, contexts = await together(
-                [self._hold_some(some or (), missing), self._contexts(asked or ())]
-            )
-            if taken:
-                await self._hold_some(taken, missing, [arg(each) for each in self._gone])
-            if asked:
-                self._peers = contexts
-        if missing:
-            snapshots = await self._fetch(missing)
-            for subscriber_id, version in missing.items():
-                snapshot = snapshots.get(subscriber_id)
-                state = SubscriberState() if snapshot is None else decode_state(snapshot)
-                self._held[subscriber_id] = _Entry(state, version, _UNKNOWN_US)
-
-    async def _hold_some(
-        self, subscriber_ids: Iterable[str], missing: dict[str, bytes], gone: Sequence[bytes] = ()
-    ) -> list[str]:
-        """Those who are held by a member that is gone. `missing` gets those who have no state in Redis,
-        each with the version that it has there all the same."""
+        missing: list[Entry] = []
         cache, held = self._cache, self._held
-        by_shard = _by_shard(subscriber_ids)
-        calls = []
-        for shard, (some, keys) in by_shard.items():
-            versions = b"".join([cache[each].version if each in cache else _NONE for each in some])
-            pieces = (self._me, arg(b"%d" % len(some)), arg(versions), *gone)
-            calls.append(self._call(shard, _LOAD, (_HELD[shard], *keys), 3 + len(gone), pieces))
-        answers = await self._nodes.run(calls)
-        taken: list[str] = []
-        for (some, _), answer in zip(by_shard.values(), answers, strict=True):
-            for subscriber_id, word, found in _words(some, answer):
-                if word == _CACHED:
-                    held[subscriber_id] = cache.pop(subscriber_id)
-                elif word == _BUSY:
+        wanted = [cache.get(each) or entry_of(each) for each in subscriber_ids if each not in held]
+        if peers:
+            _, self._peers = await together([self._hold_all(wanted, missing), self._contexts(peers)])
+        else:
+            await self._hold_all(wanted, missing)
+        if missing:
+            snapshots = await self._fetch([each.subscriber_id for each in missing])
+            for entry in missing:
+                snapshot = snapshots.get(entry.subscriber_id)
+                if snapshot is None:
+                    entry.state, entry.due_us = SubscriberState(), 0
+                else:
+                    entry.state = decode_state(snapshot)
+                held[entry.subscriber_id] = entry
+
+    async def _hold_all(self, entries: Iterable[Entry], missing: list[Entry]) -> None:
+        """`missing` gets those who have no state in Redis, each with the version that it has there all the
+        same."""
+        for some in in_parts(entries):
+            if taken := self._take_in(await self._store.hold(some), missing):
+                self._take_in(await self._store.hold(taken, self._gone), missing)
+
+    def _take_in(self, answers: Iterable[tuple[list[Entry], bytes]], missing: list[Entry]) -> list[Entry]:
+        """Those who are held by a member that is gone."""
+        cache, held, era = self._cache, self._held, self._store.era
+        taken: list[Entry] = []
+        for some, answer in answers:
+            if answer == ALL_CACHED * len(some):
+                held.update([(each.subscriber_id, each) for each in some])
+                continue
+            for entry, (word, found) in zip(some, words(len(some), answer), strict=True):
+                subscriber_id = entry.subscriber_id
+                if word == CACHED:
+                    held[subscriber_id] = entry
+                elif word == BUSY:
                     if bytes(found) in self._gone:
-                        taken.append(subscriber_id)
-                elif word == _FOUND and found[8:16] == self._era:
-                    cache.pop(subscriber_id, None)
-                    state = decode_plain(*_split(found))
-                    held[subscriber_id] = _Entry(state, bytes(found[:8]), state.due_us)
+                        taken.append(entry)
+                elif word == FOUND and is_of(found, era):
+                    entry.state, entry.version = state_in(found), version_in(found)
+                    entry.due_us = entry.state.due_us
+                    held[subscriber_id] = cache[subscriber_id] = entry
                 else:
                     cache.pop(subscriber_id, None)
-                    missing[subscriber_id] = bytes(found[:8]) or _NONE
+                    entry.lose(version_in(found) or NO_VERSION)
+                    missing.append(entry)
         return taken
 
     async def save(self, subscriber_ids: Collection[str]) -> None:
         """Raises `StoreUnavailableError` also if one of them is not held (any more): load them again."""
-        if not subscriber_ids:
+        cache, doubtful = self._cache, self._doubtful
+        wanted = dict.fromkeys(subscriber_ids)
+        if not self._held.keys() >= wanted.keys():
+            doubtful.update(wanted)
+            raise StoreUnavailableError("what was to be saved is not held any more; load it again")
+        if not wanted:
             return
-        subscriber_ids = dict.fromkeys(subscriber_ids)
         # Before anything is awaited: whoever loads them from now on must wait until they are given up.
-        entries = {each: self._held.pop(each) for each in subscriber_ids if each in self._held}
-        doubtful = self._doubtful
-        doubtful.update(subscriber_ids)
-        async with self._changing():
-            if len(entries) < len(subscriber_ids):
-                raise StoreUnavailableError("what was to be saved is not held any more; load it again")
-            for some in _parts(entries):
-                await self._write({each: entries[each] for each in some}, give_up=True)
-            doubtful.difference_update(subscriber_ids)
-            self._dirty.update(subscriber_ids)
-            self._cache.update(entries)
-            self._make_room()
-
-    async def _write(self, entries: Mapping[str, _Entry | None], *, give_up: bool) -> None:
-        """The states of these, None for none any more."""
-        calls = []
-        written: list[tuple[_Entry, bytes, int]] = []
-        for shard, (some, keys) in _by_shard(entries).items():
-            values: list[bytes] = []
-            due: list[bytes] = []
-            of_shard = [entries[each] for each in some]
-            for subscriber_id, entry in zip(some, of_shard, strict=True):
-                due_us = 0
-                if entry is None:
-                    values.append(b"$0\r\n\r\n")
-                else:
-                    head, body = encode_plain(entry.state)
-                    due_us = entry.state.due_us
-                    self._writes += 1
-                    version = (self._member << 40 | self._writes).to_bytes(8)
-                    size = _HEAD_AT + len(head) + len(body)
-                    values += (
-                        b"$%d\r\n%b%b%b" % (size, version, self._era, len(head).to_bytes(4)),
-                        head,
-                        body,
-                        b"\r\n",
-                    )
-                    written.append((entry, version, due_us))
-                if entry is None or entry.due_us != due_us:
-                    due += (arg(subscriber_id.encode()), arg(b"%d" % due_us))
-            versions = b"".join([each.version for each in of_shard if each]) if give_up else b""
-            pieces = (self._me, self._keep, arg(b"%d" % len(some)), arg(versions), *values, *due)
-            count = 4 + len(some) + len(due)
-            calls.append(self._call(shard, _WRITE, (_HELD[shard], _DUE[shard], *keys), count, pieces))
-        await self._nodes.run(calls)
-        for entry, version, due_us in written:
-            entry.version, entry.due_us = version, due_us
+        entries = [self._held.pop(each) for each in wanted]
+        doubtful.update(wanted)
+        try:
+            async with self._changing():
+                for some in in_parts(entries):
+                    await self._store.write(some, give_up=True)
+        except BaseException:
+            for each in wanted:
+                cache.pop(each, None)
+            raise
+        doubtful.difference_update(wanted)
+        for entry in entries:
+            cache[entry.subscriber_id] = entry
+            cache.move_to_end(entry.subscriber_id)
+        self._dirty.update(wanted)
+        self._make_room()
 
     async def release(self, subscriber_ids: Collection[str]) -> None:
-        released = await self._give_up(subscriber_ids)
-        self._cache.update({each: entry for each, entry in released.items() if entry.version != _NONE})
+        """Redis learns when the first timer is due where it is mistaken: the revision may have changed."""
+        await self._give_up(subscriber_ids, correct=True)
         self._make_room()
 
     async def take_back(self, subscriber_ids: Collection[str]) -> bool:
         if not self._doubtful.isdisjoint(subscriber_ids):
             return False
-        await self._give_up(subscriber_ids)
+        for each in subscriber_ids:
+            self._cache.pop(each, None)
+        await self._give_up(subscriber_ids, correct=False)
         return True
 
-    async def _give_up(self, subscriber_ids: Collection[str]) -> dict[str, _Entry]:
-        """Those who were held. If it fails, they are given up before anything else is done."""
-        entries = {each: self._held.pop(each) for each in [*subscriber_ids] if each in self._held}
-        if entries:
-            async with self._changing():
-                for some in _parts(entries):
-                    await self._nodes.run(
-                        [
-                            self._call(shard, _RELEASE, (_HELD[shard], *keys), 1, (self._me,))
-                            for shard, (_, keys) in _by_shard(some).items()
-                        ]
-                    )
-        return entries
+    async def _give_up(self, subscriber_ids: Collection[str], *, correct: bool) -> None:
+        """If it fails, they are given up before anything else is done."""
+        entries = [self._held.pop(each) for each in dict.fromkeys(subscriber_ids) if each in self._held]
+        if not entries:
+            return
+        async with self._changing():
+            for some in in_parts(entries):
+                mistaken = [each for each in some if correct and each.due_us != each.state.due_us]
+                if mistaken:
+                    await self._store.write(mistaken, give_up=True)
+                await self._store.release(some)
 
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
     ) -> None:
         """Whoever was dirty and is recovered stays dirty. Raises `StoreConflictError` if another member
         holds one of them."""
-        entries = {each: _Entry(state, _NONE, _UNKNOWN_US) for each, state in recovered.items()}
-        everybody: dict[str, _Entry | None] = dict.fromkeys(subscriber_ids)
-        everybody.update(entries)
+        entries = [entry_of(each, state) for each, state in recovered.items()]
+        gone = [entry_of(each) for each in dict.fromkeys(subscriber_ids) if each not in recovered]
+        everybody = [each.subscriber_id for each in (*entries, *gone)]
         for each in everybody:
             self._held.pop(each, None)
         self._doubtful.update(everybody)
         async with self._changing():
+            missing: list[Entry] = []
+            await self._hold_all(map(entry_of, everybody), missing)
+            found = [each for each in everybody if self._held.pop(each, None) is not None]
             for each in everybody:
                 self._cache.pop(each, None)
-            for some in _parts(everybody):
-                await self._write({each: everybody[each] for each in some}, give_up=False)
-            self._doubtful.difference_update(everybody)
-            self._held.update(entries)
-            for each in everybody.keys() - entries.keys():
-                self._dirty.pop(each, None)
+            if len(found) + len(missing) < len(everybody):
+                raise StoreConflictError(
+                    "another member holds a subscriber who is to be recovered; try again"
+                )
+            for some in in_parts(entries):
+                await self._store.write(some, give_up=False)
+            for some in in_parts(gone):
+                await self._store.write((), some, give_up=False)
+        self._doubtful.difference_update(everybody)
+        for entry in entries:
+            self._held[entry.subscriber_id] = self._cache[entry.subscriber_id] = entry
+        for entry in gone:
+            self._dirty.pop(entry.subscriber_id, None)
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
@@ -342,23 +276,17 @@ class RedisLiveState:
             raise
 
     async def _announce(self) -> None:
-        if not self._ids:
-            await self.identity()
-        if self._announced:
-            return
-        self._fences += 1
-        self._fence = arg(b"%d" % self._fences)
-        known = _by_shard([*self._held, *self._doubtful])
-        calls = []
-        for shard in range(SHARDS):
-            _, keys = known.get(shard, ((), ()))
-            calls.append(self._call(shard, _ANNOUNCE, (_HELD[shard], *keys), 2, (self._me, self._keep)))
-        await self._nodes.run(calls)
-        self._announced = True
+        if not self._announced:
+            await self._store.meet()
+            await self._store.announce([*self._held.values(), *map(entry_of, self._doubtful)])
+            self._announced = True
 
     def _make_room(self) -> None:
-        for _ in range(len(self._cache) - self._max_decoded):
-            self._cache.popitem(last=False)
+        cache = self._cache
+        for _ in range(len(cache) - self._max_decoded):
+            subscriber_id, entry = cache.popitem(last=False)
+            if subscriber_id in self._held:
+                cache[subscriber_id] = entry
 
     # -- looking ------------------------------------------------------------------------------------
 
@@ -371,15 +299,14 @@ class RedisLiveState:
         return self._viewed.get(subscriber_id)
 
     async def view(self, subscriber_id: str, peers: Collection[str] = ()) -> SubscriberState:
-        self._viewed = await self._contexts(peers)
-        entry = self._held.get(subscriber_id)
-        if entry is not None:
-            return entry.state
-        ((_, cached, found),) = await self._read([subscriber_id], self._cache, whole=True)
-        if cached is not None:
-            return cached.state
+        seen, self._viewed = await together(
+            [self._look_at([subscriber_id], whole=True), self._contexts(peers)]
+        )
+        found: SubscriberState | memoryview | None = seen[subscriber_id]
+        if isinstance(found, SubscriberState):
+            return found
         if found is not None:
-            return decode_plain(*_split(found))
+            return state_in(found)
         snapshot = (await self._fetch([subscriber_id])).get(subscriber_id)
         return SubscriberState() if snapshot is None else decode_state(snapshot)
 
@@ -388,65 +315,46 @@ class RedisLiveState:
         return {each: context for each, context in contexts.items() if context is not None}
 
     async def _contexts(self, subscriber_ids: Collection[str]) -> dict[str, Context | None]:
-        held = self._held
-        contexts = {each: _context_of(held[each].state) for each in subscriber_ids if each in held}
+        contexts: dict[str, Context | None] = {}
         missing: list[str] = []
-        others = [each for each in subscriber_ids if each not in contexts]
-        for subscriber_id, cached, found in await self._read(others, self._cache, whole=False):
-            if cached is not None:
-                contexts[subscriber_id] = _context_of(cached.state)
+        for subscriber_id, found in (await self._look_at(subscriber_ids, whole=False)).items():
+            if isinstance(found, SubscriberState):
+                contexts[subscriber_id] = _context_of(found)
             elif found is not None:
-                contexts[subscriber_id] = _context_in(found[_HEAD_AT:])
+                contexts[subscriber_id] = _context_of(head_in(found))
             else:
                 missing.append(subscriber_id)
         if missing:
             snapshots = await self._fetch(missing)
-            contexts |= {each: _context_in(snapshot) for each, snapshot in snapshots.items()}
+            contexts |= {each: _context_of(head_of(snapshot)) for each, snapshot in snapshots.items()}
         return contexts
 
-    async def _read(
-        self, subscriber_ids: Collection[str], cache: Mapping[str, _Entry], *, whole: bool
-    ) -> list[tuple[str, _Entry | None, memoryview | None]]:
-        """Of each what is in the cache, if that is what Redis has; else what Redis has; else nothing."""
-        read: list[tuple[str, _Entry | None, memoryview | None]] = []
-        how = arg(b"whole" if whole else b"head")
-        for part in _parts(dict.fromkeys(subscriber_ids)):
-            if not self._ids:
-                await self.identity()
-            cached = {each: cache[each] for each in part if each in cache}
-            versions = {each: entry.version for each, entry in cached.items()}
-            by_shard = _by_shard(part)
-            calls = []
-            for shard, (some, keys) in by_shard.items():
-                pieces = (how, arg(b"".join([versions.get(each, _NONE) for each in some])))
-                calls.append(self._call(shard, _READ, keys, 2, pieces))
-            answers = await self._nodes.run(calls)
-            for (some, _), answer in zip(by_shard.values(), answers, strict=True):
-                for subscriber_id, word, found in _words(some, answer):
-                    entry = cached[subscriber_id] if word == _CACHED else None
-                    believed = word == _FOUND and found[8:16] == self._era
-                    read.append((subscriber_id, entry, found if believed else None))
-        return read
+    async def _look_at(
+        self, subscriber_ids: Collection[str], *, whole: bool
+    ) -> dict[str, SubscriberState | memoryview | None]:
+        """The state of each, if it is held or in the cache as Redis has it; else what Redis has, or only
+        the head of that."""
+        seen: dict[str, SubscriberState | memoryview | None] = dict.fromkeys(subscriber_ids)
+        seen.update({each: self._held[each].state for each in seen if each in self._held})
+        asked = [self._cache.get(each) or entry_of(each) for each, found in seen.items() if found is None]
+        if asked:
+            await self._store.meet()
+        for entry, word, found in await self._store.read(asked, whole=whole):
+            if word == CACHED:
+                seen[entry.subscriber_id] = entry.state
+            elif word == FOUND and is_of(found, self._store.era):
+                seen[entry.subscriber_id] = found
+        return seen
 
     async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
         """The earliest; with those whose state is not kept any more."""
-        until = b"(%d" % until_us
-        options = (b"BYSCORE", b"LIMIT", b"0", b"%d" % limit, b"WITHSCORES")
-        found = await self._nodes.run(
-            [
-                call(shard, b"ZRANGE", _PREFIXES[shard] + b"due", b"-inf", until, *options)
-                for shard in range(SHARDS)
-            ]
-        )
-        due = [(int(score), subscriber_id.decode()) for part in found for subscriber_id, score in part]
-        return [(subscriber_id, due_us) for due_us, subscriber_id in sorted(due)[:limit]]
+        await self._store.meet()
+        return await self._store.due(until_us, limit)
 
     async def subscribers(self) -> list[str]:
-        """Those whose state Redis keeps."""
-        if not self._ids:
-            await self.identity()
-        keys = await self._nodes.keys(b"opportune:{*}:s:*")
-        return list({key.rpartition(b":")[2].decode() for key in keys})
+        """Those whose state Redis keeps, and those who did nothing for so long that it does not."""
+        await self._store.meet()
+        return list({*await self._store.subscribers(), *await self._everybody()})
 
     # -- snapshots ----------------------------------------------------------------------------------
 
@@ -463,76 +371,22 @@ class RedisLiveState:
         """Those that were discarded meanwhile are left out."""
         taken = [each for each in subscriber_ids if self._dirty.pop(each, self) is None]
         try:
-            read = await self._read(subscriber_ids, {}, whole=True)
+            await self._store.meet()
+            read = await self._store.read(map(entry_of, dict.fromkeys(subscriber_ids)), whole=True)
         except BaseException:
             self.still_dirty(taken)
             raise
+        era = self._store.era
+        values = [
+            (e.subscriber_id, found) for e, word, found in read if word == FOUND and is_of(found, era)
+        ]
         # Packing takes far longer than all else; in a thread it keeps nobody waiting.
-        return await asyncio.to_thread(_packed, [(each, found) for each, _, found in read if found])
-
-    def _call(
-        self, shard: int, script: Script, keys: Iterable[bytes], args: int, pieces: Iterable[bytes]
-    ) -> Call:
-        keys = [_IDS[shard], self._fence_keys[shard], *keys]
-        return script_call(shard, script, keys, 2 + args, (self._ids[shard], self._fence, *pieces))
+        return await asyncio.to_thread(_snapshots, values)
 
 
-_CACHED, _FOUND, _BUSY = b"cfb"
-"""What scripts say of a subscriber."""
+def _snapshots(values: Iterable[tuple[str, memoryview]]) -> list[tuple[str, int, bytes]]:
+    return [(who, head_in(value).position, snapshot_in(value)) for who, value in values]
 
 
-def _words(subscriber_ids: Sequence[str], answer: bytes) -> Iterator[tuple[str, int, memoryview]]:
-    """What a script said of each, with what it found."""
-    view = memoryview(answer)
-    nothing = view[:0]
-    at = len(subscriber_ids)
-    for subscriber_id, word in zip(subscriber_ids, answer, strict=False):
-        if word in (_FOUND, _BUSY):
-            end = at + 4 + int.from_bytes(view[at : at + 4])
-            yield subscriber_id, word, view[at + 4 : end]
-            at = end
-        else:
-            yield subscriber_id, word, nothing
-
-
-def _split(value: memoryview) -> tuple[memoryview, memoryview]:
-    """Head and body."""
-    body_at = _HEAD_AT + int.from_bytes(value[16:_HEAD_AT])
-    return value[_HEAD_AT:body_at], value[body_at:]
-
-
-def _packed(states: Sequence[tuple[str, memoryview]]) -> list[tuple[str, int, bytes]]:
-    return [
-        (subscriber_id, head_of(_split(value)[0]).position, pack_plain(*_split(value)))
-        for subscriber_id, value in states
-    ]
-
-
-def _by_shard(subscriber_ids: Iterable[str]) -> dict[int, tuple[list[str], list[bytes]]]:
-    """Those of each shard, and the keys of their states, packed."""
-    by_shard: dict[int, tuple[list[str], list[bytes]]] = {}
-    for subscriber_id in subscriber_ids:
-        name = subscriber_id.encode()
-        shard = crc32(name) % SHARDS
-        some = by_shard.get(shard)
-        if some is None:
-            some = by_shard[shard] = ([], [])
-        prefix = _STATES[shard]
-        some[0].append(subscriber_id)
-        some[1].append(b"$%d\r\n%b%b\r\n" % (len(prefix) + len(name), prefix, name))
-    return by_shard
-
-
-def _parts(subscriber_ids: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(subscriber_ids)
-    while part := list(islice(left, _AT_ONCE)):
-        yield part
-
-
-def _context_of(state: SubscriberState) -> Context | None:
-    return state.context if state.known or state.context else None
-
-
-def _context_in(blob: bytes | memoryview) -> Context | None:
-    head = head_of(blob)
-    return head.context if head.known or head.context else None
+def _context_of(known: SubscriberState | StateHead) -> Context | None:
+    return known.context if known.known or known.context else None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,6 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -40,31 +40,13 @@ from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import TimeoutError as NoAnswerError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from opportune_service.app.errors import ExpelledError, StoreConflictError, StoreUnavailableError
-
-SHARDS = 64
-"""Parts that the subscribers are spread over, each in one hash slot: the unit that a cluster can move."""
+from opportune_service.adapters.redis.layout import SLOTS
+from opportune_service.app.errors import ExpelledError, StoreUnavailableError
 
 _REDIRECTIONS = 5
 """A shard that is being moved answers a few times with where it is now; after that it is unavailable."""
 
 _EXPECTED = (RedisError, RedisClusterException, OSError, TimeoutError)
-
-
-def _tags() -> tuple[bytes, ...]:
-    """The tags of the shards, one in each of as many equal ranges of hash slots: so they are spread evenly
-    over the nodes of a cluster."""
-    found: dict[int, bytes] = {}
-    n = 0
-    while len(found) < SHARDS:
-        tag = b"%d" % n
-        found.setdefault(key_slot(tag) * SHARDS // REDIS_CLUSTER_HASH_SLOTS, tag)
-        n += 1
-    return tuple(found[part] for part in range(SHARDS))
-
-
-TAGS = _tags()
-_SLOTS = tuple(key_slot(tag) for tag in TAGS)
 
 
 def arg(data: bytes) -> bytes:
@@ -120,6 +102,9 @@ class Nodes:
 
     def __init__(self, url: str, *, cluster: bool, timeout_seconds: float) -> None:
         """Connects when it is used. Raises `ValueError` on a URL that is none."""
+        if not url.startswith(("redis://", "rediss://")):
+            raise ValueError("the URL of a Redis begins with redis:// or rediss://")
+        self._timeout_seconds = timeout_seconds
         options: dict[str, Any] = {
             "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,
@@ -130,7 +115,7 @@ class Nodes:
         self._cluster = RedisCluster.from_url(url, **options) if cluster else None
         self._servers: list[ClusterNode] = []
         if not cluster:
-            options |= {"host": "localhost", "port": 6379} | dict(parse_url(url))
+            options |= {"host": "localhost", "port": 6379, **parse_url(url)}
             self._servers = [ClusterNode(**options)]
         self._stale = True
         # Which server is at the other end of a connection, by its run id.
@@ -142,8 +127,8 @@ class Nodes:
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """The answers, in order. All nodes work at the same time; of one shard, calls are done in order.
 
-        Raises `StoreUnavailableError`: any of the calls may have been done or not. `ExpelledError`,
-        `StoreConflictError`: what scripts say.
+        Raises `StoreUnavailableError`: any of the calls may have been done or not. `ExpelledError`: what a
+        script says.
         """
         with self._plainly():
             await self._look()
@@ -204,6 +189,7 @@ class Nodes:
     ) -> list[Any]:
         """What the node answers; errors among it."""
         connection = node.acquire_connection()
+        unread = False
         try:
             if not connection.is_connected:
                 await connection.connect()  # type: ignore[no-untyped-call]
@@ -211,18 +197,23 @@ class Nodes:
             if not anybody and run_id not in self._accepted:
                 raise OtherServerError
             pieces: list[bytes] = []
+            answers: list[Any] = []
             for each in calls:
                 if asking:
                     pieces += command(b"ASKING")
                 pieces += each.packed
+            unread = True
             await connection.send_packed_command(pieces)
-            answers: list[Any] = []
-            for _ in calls:
-                if asking:
-                    await connection.read_response()
-                answers.append(await _answer(connection))
+            async with _bounded(self._timeout_seconds):
+                for _ in calls:
+                    if asking:
+                        await connection.read_response(timeout=inf)
+                    answers.append(await _answer(connection))
+            unread = False
             return answers
         finally:
+            if unread:
+                await connection.disconnect(nowait=True)
             node.release(connection)
 
     async def _greet(self, connection: AbstractConnection) -> str:
@@ -275,16 +266,22 @@ class Nodes:
                 await server.disconnect()
 
     async def _look(self) -> None:
-        """Which node has what, if it may have changed."""
-        if self._stale and self._cluster is not None:
+        """After an error: which node has what may have changed, and idle connections may be dead."""
+        if not self._stale:
+            return
+        for server in self._servers:
+            await server.disconnect_free_connections()
+        if self._cluster is not None:
             await self._cluster.initialize()
+            for node in self._cluster.get_nodes():
+                await node.disconnect_free_connections()
             await self._cluster.nodes_manager.initialize()
         self._stale = False
 
     def _node_of(self, shard: int) -> ClusterNode:
         if self._cluster is None:
             return self._servers[0]
-        return self._cluster.nodes_manager.get_node_from_slot(_SLOTS[shard])
+        return self._cluster.nodes_manager.get_node_from_slot(SLOTS[shard])
 
     def _primaries(self) -> list[ClusterNode]:
         return self._servers if self._cluster is None else self._cluster.get_primaries()
@@ -301,6 +298,19 @@ class Nodes:
             raise
 
 
+@asynccontextmanager
+async def _bounded(seconds: float) -> AsyncIterator[None]:
+    """`TimeoutError` after so long. What came while this process paused, to collect garbage or for want of
+    a processor, is read first: the server is not to blame for it."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as waiting:
+        nearly = loop.call_later(0.8 * seconds, lambda: waiting.reschedule(loop.time() + 0.2 * seconds))
+        try:
+            yield
+        finally:
+            nearly.cancel()
+
+
 async def together(asked: Sequence[Awaitable[Any]]) -> list[Any]:
     """All of them, to the end; then the first error, if there is one."""
     if len(asked) == 1:
@@ -314,7 +324,7 @@ async def together(asked: Sequence[Awaitable[Any]]) -> list[Any]:
 
 async def _answer(connection: AbstractConnection) -> Any:
     try:
-        return await connection.read_response()
+        return await connection.read_response(timeout=inf)  # there is one for all of them together
     except ResponseError as error:
         # An answer like any other: those to the calls after it follow.
         if not connection.is_connected:
@@ -326,10 +336,9 @@ def _run_id(info: bytes) -> str:
     return next(line[7:] for line in info.decode().splitlines() if line.startswith("run_id:"))
 
 
-_BY_SCRIPTS = {
+_BY_SCRIPTS: dict[str, StoreUnavailableError] = {
     "EMPTIED": StoreUnavailableError("Redis was emptied; what it held has to be rebuilt from the record"),
     "FENCED": StoreUnavailableError("a call to Redis was overtaken by later ones; try again"),
-    "HELD": StoreConflictError("another member holds the subscriber; try again"),
     "TAKEN": ExpelledError("another member has taken over the subscribers that this one held"),
 }
 """What our own scripts answer: the first word, and what it means."""

@@ -4,7 +4,7 @@ Keys of one shard, all in one hash slot; `TAG` is the shard's own:
 
     opportune:{TAG}:id          tells this part of the store from what it was before it was emptied
     opportune:{TAG}:m:MEMBER    under which fence the member works, see `ANNOUNCE`
-    opportune:{TAG}:held        who is held, by which member
+    opportune:{TAG}:held        who is held: MEMBER:VERSION, by whom, and as which version it was loaded
     opportune:{TAG}:due         who has a timer, by when the first is due
     opportune:{TAG}:s:ID        the state of a subscriber
 
@@ -41,16 +41,27 @@ local function put(i, word, blob)
   end
 end
 
-local function read(i, key, version, whole)
-  if whole and version == '\\0\\0\\0\\0\\0\\0\\0\\0' then
+local none = string.rep('\\0', 8)
+
+local function read(i, key, cached, whole)
+  if whole and cached == none then
     local blob = redis.call('GET', key)
-    return put(i, blob and 'f' or 'n', blob)
+    put(i, blob and 'f' or 'n', blob)
+    return blob and string.sub(blob, 1, 8) or none
   end
   local start = redis.call('GETRANGE', key, 0, 19)
-  if start == '' then return put(i, 'n') end
-  if string.sub(start, 1, 8) == version then return put(i, 'c') end
-  if whole then return put(i, 'f', redis.call('GET', key)) end
-  return put(i, 'f', redis.call('GETRANGE', key, 0, 19 + struct.unpack('>I4', start, 17)))
+  local version = string.sub(start, 1, 8)
+  if start == '' then
+    put(i, 'n')
+    return none
+  elseif version == cached then
+    put(i, 'c')
+  elseif whole then
+    put(i, 'f', redis.call('GET', key))
+  else
+    put(i, 'f', redis.call('GETRANGE', key, 0, 19 + struct.unpack('>I4', start, 17)))
+  end
+  return version
 end
 
 local function answer()
@@ -69,21 +80,20 @@ if error then return error end
 local me, count, versions = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local free = {[me] = true}
 for i = 6, #ARGV do free[ARGV[i]] = true end
-local taken = {}
-local holders = redis.call('HMGET', KEYS[3], unpack(KEYS, 4, 3 + count))
+local held, at = {}, 0
+local before = redis.call('HMGET', KEYS[3], unpack(KEYS, 4))
 for i = 1, count do
-  local key, holder = KEYS[3 + i], holders[i]
+  local holder = before[i] and string.match(before[i], '^%d+')
   if holder and not free[holder] then
     put(i, 'b', holder)
   else
-    if holder ~= me then
-      taken[#taken + 1] = key
-      taken[#taken + 1] = me
-    end
-    read(i, key, string.sub(versions, i * 8 - 7, i * 8), true)
+    local key = KEYS[3 + i]
+    held[at + 1] = key
+    held[at + 2] = me .. ':' .. read(i, key, string.sub(versions, i * 8 - 7, i * 8), true)
+    at = at + 2
   end
 end
-if #taken > 0 then redis.call('HSET', KEYS[3], unpack(taken)) end
+if at > 0 then redis.call('HSET', KEYS[3], unpack(held)) end
 return answer()
 """
 )
@@ -115,18 +125,12 @@ WRITE = (
 local error = refused(true)
 if error then return error end
 local me, keep, count, versions = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local holders = redis.call('HMGET', KEYS[3], unpack(KEYS, 5, 4 + count))
+local mine = me .. ':'
+local before = redis.call('HMGET', KEYS[3], unpack(KEYS, 5))
 for i = 1, count do
-  local holder = holders[i]
-  if versions == '' then
-    if holder and holder ~= me then
-      return redis.error_reply('HELD another member holds it')
-    end
-  else
-    local version = redis.call('GETRANGE', KEYS[4 + i], 0, 7)
-    if holder ~= me or (version ~= '' and version ~= string.sub(versions, i * 8 - 7, i * 8)) then
-      return redis.error_reply('TAKEN another member has taken it over')
-    end
+  local as_loaded = mine .. string.sub(versions, i * 8 - 7, i * 8)
+  if not before[i] or string.sub(before[i], 1, #as_loaded) ~= as_loaded then
+    return redis.error_reply('TAKEN another member has taken it over')
   end
 end
 local held, freed = {}, {}
@@ -139,7 +143,7 @@ for i = 1, count do
   end
   if versions == '' and value ~= '' then
     held[#held + 1] = key
-    held[#held + 1] = me
+    held[#held + 1] = mine .. string.sub(value, 1, 8)
   else
     freed[#freed + 1] = key
   end
@@ -161,8 +165,7 @@ return 'OK'
 """
 )
 """Write states that are held, if they are the versions that were loaded, and give them up. Without
-versions: write those whom no other member holds, whatever is there, and hold them; nothing written is
-nobody there.
+versions: write them whatever is there, and hold on to them; nothing written is nobody there.
 
 KEYS: id, fence, held, due, states. ARGV: id, fence, me, milliseconds to keep, how many, versions or
 nothing, states, then subscribers and when their first timer is due, 0 for never, as far as that has
@@ -173,12 +176,11 @@ RELEASE = (
     + """
 local error = refused(true)
 if error then return error end
-local mine = {}
-local holders = redis.call('HMGET', KEYS[3], unpack(KEYS, 4))
-for i, holder in ipairs(holders) do
-  if holder == ARGV[3] then mine[#mine + 1] = KEYS[3 + i] end
+local mine, freed = ARGV[3] .. ':', {}
+for i, held in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 4))) do
+  if held and string.sub(held, 1, #mine) == mine then freed[#freed + 1] = KEYS[3 + i] end
 end
-if #mine > 0 then redis.call('HDEL', KEYS[3], unpack(mine)) end
+if #freed > 0 then redis.call('HDEL', KEYS[3], unpack(freed)) end
 return 'OK'
 """
 )
@@ -190,11 +192,11 @@ ANNOUNCE = (
 local error = refused(false)
 if error then return error end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[4])
-local kept, freed = {}, {}
+local mine, kept, freed = ARGV[3] .. ':', {}, {}
 for i = 4, #KEYS do kept[KEYS[i]] = true end
 local held = redis.call('HGETALL', KEYS[3])
 for i = 1, #held, 2 do
-  if held[i + 1] == ARGV[3] and not kept[held[i]] then freed[#freed + 1] = held[i] end
+  if string.sub(held[i + 1], 1, #mine) == mine and not kept[held[i]] then freed[#freed + 1] = held[i] end
 end
 for i = 1, #freed, 1000 do
   redis.call('HDEL', KEYS[3], unpack(freed, i, math.min(i + 999, #freed)))

@@ -17,7 +17,7 @@ from opportune_service.adapters.sql.changes import Change, note_changes
 from opportune_service.adapters.sql.contacts import commit, release, reserve_again
 from opportune_service.adapters.sql.counters import count_lease
 from opportune_service.adapters.sql.locks import free_rows, hold
-from opportune_service.adapters.sql.statements import select_keys
+from opportune_service.adapters.sql.statements import among_ids, select_keys
 from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
 from opportune_service.app.records import (
@@ -79,11 +79,7 @@ _overdue_prompts = (
     .where(schema.OPEN_PROMPT, _p.expires_at_us <= _now)
     .limit(sa.bindparam("most"))
 )
-_expire_prompts = (
-    schema.prompts.update()
-    .where(_p.decision_id.in_(sa.bindparam("ids", expanding=True)))
-    .values(state="expired")
-)
+_expire_prompts = schema.prompts.update().where(among_ids(_p.decision_id)).values(state="expired")
 
 _update = schema.deliveries.update().where(_y.decision_id == sa.bindparam("of_decision"))
 _take = _update.values(

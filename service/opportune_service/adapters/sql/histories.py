@@ -10,7 +10,7 @@ from opportune_rulebase.policies import OutcomeKind
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.contacts import contact_of
 from opportune_service.adapters.sql.deferrals import deferral_in
-from opportune_service.adapters.sql.statements import chunks
+from opportune_service.adapters.sql.statements import among_ids, chunks
 from opportune_service.core.verdict import ContactState, History, Outcome, Prompt
 
 _c = schema.contacts.c
@@ -18,14 +18,13 @@ _o = schema.outcomes.c
 _p = schema.prompts.c
 _f = schema.deferrals.c
 
-_ids: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
 _since: sa.BindParameter[int] = sa.bindparam("since_us")
 _now: sa.BindParameter[int] = sa.bindparam("now_us")
 
 _contacts = (
     sa.select(schema.contacts)
     .where(
-        _c.subscriber_id.in_(_ids),
+        among_ids(_c.subscriber_id),
         sa.or_(_c.at_us >= _since, _c.open_until_us > _now),
         _c.state != ContactState.RELEASED.value,
     )
@@ -43,16 +42,16 @@ _outcomes = (
         *(_o.subscriber_id, _o.decision_id, _o.kind, _o.at_us),
         *(_o.campaign, _o.product, _o.category, _o.detail),
     )
-    .where(_o.subscriber_id.in_(_ids), sa.or_(_o.at_us >= _since, _of_an_open_offer))
+    .where(among_ids(_o.subscriber_id), sa.or_(_o.at_us >= _since, _of_an_open_offer))
     .order_by(_o.at_us, _o.decision_id, _o.kind)
 )
 _prompts = (
     sa.select(_p.subscriber_id, _p.decision_id, _p.campaign, _p.channel, _p.expires_at_us)
-    .where(_p.subscriber_id.in_(_ids), schema.OPEN_PROMPT, _p.expires_at_us > _now)
+    .where(among_ids(_p.subscriber_id), schema.OPEN_PROMPT, _p.expires_at_us > _now)
     .order_by(_p.decided_at_us, _p.decision_id)
 )
 _deferrals = (
-    sa.select(_f.subscriber_id, _f.body).where(_f.subscriber_id.in_(_ids)).order_by(_f.due_us, _f.campaign)
+    sa.select(_f.subscriber_id, _f.body).where(among_ids(_f.subscriber_id)).order_by(_f.due_us, _f.campaign)
 )
 
 

@@ -153,6 +153,10 @@ class SqlLedger:
             yield from rows
             after, _, _ = rows[-1]
 
+    def snapshot_ids(self, after: str, limit: int) -> Sequence[str]:
+        with self._reading() as connection:
+            return states.ids_page(connection, after, limit)
+
     def verdict_of(self, decision_id: str) -> Verdict | None:
         with self._reading() as connection:
             return verdicts.verdict_of(connection, decision_id)

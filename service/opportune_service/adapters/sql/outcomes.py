@@ -19,7 +19,7 @@ from opportune_service.adapters.sql.contacts import (
 )
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.locks import hold
-from opportune_service.adapters.sql.statements import chunks
+from opportune_service.adapters.sql.statements import among_ids, chunks
 from opportune_service.adapters.sql.verdicts import decisions_of
 from opportune_service.app.errors import UnknownDecisionError
 from opportune_service.app.records import DeliveryState
@@ -31,23 +31,22 @@ _o = schema.outcomes.c
 _p = schema.prompts.c
 _y = schema.deliveries.c
 
-_ids: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
 _decisions = sa.select(
     *(_d.decision_id, _d.subscriber_id, _d.decided_at_us),
     *(_d.campaign, _d.product, _d.category, _d.reason),
-).where(_d.decision_id.in_(_ids))
+).where(among_ids(_d.decision_id))
 _outcomes = (
     sa.select(_o.decision_id, _o.kind, _o.at_us, _o.campaign, _o.product, _o.category, _o.detail)
-    .where(_o.decision_id.in_(_ids))
+    .where(among_ids(_o.decision_id))
     .order_by(_o.at_us, _o.decision_id, _o.kind)
 )
-_unshown_prompts = sa.select(_p.decision_id).where(_p.decision_id.in_(_ids), _p.state != "shown")
+_unshown_prompts = sa.select(_p.decision_id).where(among_ids(_p.decision_id), _p.state != "shown")
 _answer = (
     schema.prompts.update()
     .where(_p.decision_id == sa.bindparam("of_decision"), schema.OPEN_PROMPT)
     .values(state="answered")
 )
-_deliveries = sa.select(_y.decision_id, _y.state).where(_y.decision_id.in_(_ids))
+_deliveries = sa.select(_y.decision_id, _y.state).where(among_ids(_y.decision_id))
 _move = (
     schema.deliveries.update()
     .where(_y.decision_id == sa.bindparam("of_decision"))

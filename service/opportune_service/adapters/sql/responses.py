@@ -18,7 +18,7 @@ from opportune_service.adapters.sql.outcomes import (
     outcomes_of,
     record_outcomes,
 )
-from opportune_service.adapters.sql.statements import chunks
+from opportune_service.adapters.sql.statements import among_ids, chunks
 from opportune_service.core.verdict import Contact, ContactState, Outcome, Response
 
 _c = schema.contacts.c
@@ -26,7 +26,7 @@ _c = schema.contacts.c
 _reachable = (
     sa.select(schema.contacts)
     .where(
-        _c.subscriber_id.in_(sa.bindparam("ids", expanding=True)),
+        among_ids(_c.subscriber_id),
         sa.or_(_c.at_us >= sa.bindparam("since_us"), _c.open_until_us > sa.bindparam("since_us")),
     )
     .order_by(_c.at_us.desc(), _c.decision_id.desc())

@@ -37,6 +37,27 @@ def _now_on_postgresql(_: now_us, __: SQLCompiler, **___: object) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
+class among_ids(FunctionElement[bool]):  # noqa: N801 - it is a function in statements
+    """Whether a column has one of the values of the parameter `ids`, a list. On PostgreSQL it is the same
+    statement whatever their number, which it then need not understand anew."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(among_ids, "sqlite")
+def _among_on_sqlite(among: among_ids, compiler: SQLCompiler, **how: Any) -> str:
+    (column,) = among.clauses
+    return compiler.process(column.in_(sa.bindparam("ids", expanding=True)), **how)
+
+
+@compiles(among_ids, "postgresql")
+def _among_on_postgresql(among: among_ids, compiler: SQLCompiler, **how: Any) -> str:
+    (column,) = among.clauses
+    ids: sa.BindParameter[Any] = sa.bindparam("ids", type_=postgresql.ARRAY(sa.Text))
+    return f"{compiler.process(column, **how)} = ANY({compiler.process(ids, **how)})"
+
+
 def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
     """`items` in lists of at most `size`."""
     rest = iter(items)

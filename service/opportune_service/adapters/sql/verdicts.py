@@ -15,7 +15,7 @@ from opportune_service.adapters.sql.cursors import draw
 from opportune_service.adapters.sql.deferrals import record_deferrals
 from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.locks import hold
-from opportune_service.adapters.sql.statements import chunks, select_keys
+from opportune_service.adapters.sql.statements import among_ids, chunks, select_keys
 from opportune_service.app.records import DecisionFilter, DecisionRow, DeliveryState
 from opportune_service.core.decide import contact_made
 from opportune_service.core.verdict import (
@@ -40,9 +40,7 @@ _verdict_of = (
 )
 
 _verdicts_with = (
-    sa.select(_v.body)
-    .join_from(schema.decisions, schema.verdicts)
-    .where(_d.decision_id.in_(sa.bindparam("ids", expanding=True)))
+    sa.select(_v.body).join_from(schema.decisions, schema.verdicts).where(among_ids(_d.decision_id))
 )
 _supersede = (
     schema.decisions.update().where(_d.decision_id == sa.bindparam("earlier_id")).values(superseded=True)

@@ -1,0 +1,237 @@
+"""What a member asks of Redis, a batch of subscribers at a time: one round trip each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import islice
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+
+from opportune_service.adapters.redis import scripts
+from opportune_service.adapters.redis.layout import (
+    NO_VERSION,
+    PREFIXES,
+    SHARDS,
+    STATES_LIKE,
+    packed_value,
+    shard_of,
+    state_key,
+    subscriber_in,
+    words,
+)
+from opportune_service.adapters.redis.nodes import Call, Nodes, Script, arg, call, script_call
+from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.core.state import SubscriberState
+
+_LOAD = Script(scripts.LOAD)
+_READ = Script(scripts.READ)
+_WRITE = Script(scripts.WRITE)
+_RELEASE = Script(scripts.RELEASE)
+_ANNOUNCE = Script(scripts.ANNOUNCE)
+
+_IDS = [arg(prefix + b"id") for prefix in PREFIXES]
+_HELD = [arg(prefix + b"held") for prefix in PREFIXES]
+_DUE = [arg(prefix + b"due") for prefix in PREFIXES]
+
+_AT_ONCE = 2_000
+"""Subscribers of one round trip: some milliseconds of one node."""
+
+_UNKNOWN_US = -1
+_VERSION_BITS = 40
+_NOTHING = arg(b"")
+
+
+# gc=False: they hold no cycles, and there may be very many.
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """A subscriber in this process. `key`: of the state, packed. `version`: as which Redis has the state.
+    `due_us`: when its first timer is due as far as Redis knows."""
+
+    subscriber_id: str
+    shard: int
+    key: bytes
+    state: SubscriberState
+    version: bytes = NO_VERSION
+    due_us: int = _UNKNOWN_US
+
+    def lose(self, version: bytes) -> None:
+        """Redis has no state to be believed, but one of this version."""
+        self.version, self.due_us = version, _UNKNOWN_US
+
+
+_NOT_KNOWN_YET = SubscriberState()
+
+
+def entry_of(subscriber_id: str, state: SubscriberState = _NOT_KNOWN_YET) -> Entry:
+    name = subscriber_id.encode()
+    shard = shard_of(name)
+    return Entry(subscriber_id, shard, arg(state_key(shard, name)), state)
+
+
+class Store:
+    """The store as one member sees it. `era`: changes with the identity, and is written into each state.
+
+    `meet` comes first, and `announce` before anything that is about who is held. All of it raises
+    `StoreUnavailableError`.
+    """
+
+    def __init__(self, nodes: Nodes, keep_seconds: int) -> None:
+        self.nodes = nodes
+        self.era = b""
+        self._keep = arg(b"%d" % (keep_seconds * 1_000))
+        self._marks: Sequence[bytes] = ()  # of each shard, packed; none before `identity`
+        self._writes = 0
+        self._fences = 0
+        self._fence = _NOTHING
+        self.become(0)
+
+    def become(self, member: int) -> None:
+        self._member = member
+        self._me = arg(b"%d" % member)
+        self._fence_keys = [arg(b"%bm:%d" % (prefix, member)) for prefix in PREFIXES]
+
+    async def identity(self) -> str:
+        run_ids = await self.nodes.meet()
+        mark = token_hex(8).encode()
+        keys = [prefix + b"id" for prefix in PREFIXES]
+        calls = [call(shard, b"SET", key, mark, b"NX") for shard, key in enumerate(keys)]
+        calls += [call(shard, b"GET", key) for shard, key in enumerate(keys)]
+        marks: list[bytes] = (await self.nodes.run(calls))[SHARDS:]
+        digest = sha256(b" ".join([*(run_id.encode() for run_id in run_ids), *marks])).digest()
+        self.era = digest[:8]
+        self._marks = [arg(each) for each in marks]
+        return digest[:16].hex()
+
+    async def announce(self, held: Iterable[Entry]) -> None:
+        """Begin a new fence; whoever else is held in this member's name is given up."""
+        self._fences += 1
+        self._fence = arg(b"%d" % self._fences)
+        by_shard = _by_shard(held)
+        calls = []
+        for shard in range(SHARDS):
+            keys = [_HELD[shard], *[each.key for each in by_shard.get(shard, ())]]
+            calls.append(self._call(shard, _ANNOUNCE, keys, 2, (self._me, self._keep)))
+        await self._run(calls)
+
+    async def hold(
+        self, entries: Iterable[Entry], gone: Collection[bytes] = ()
+    ) -> list[tuple[list[Entry], bytes]]:
+        """Some of the entries, and what a script says of them (`words`). Members that are `gone` hold
+        nobody."""
+        free = [arg(each) for each in gone]
+        by_shard = _by_shard(entries)
+        calls = []
+        for shard, some in by_shard.items():
+            pieces = (self._me, arg(b"%d" % len(some)), _versions(some), *free)
+            keys = [_HELD[shard], *[each.key for each in some]]
+            calls.append(self._call(shard, _LOAD, keys, 3 + len(free), pieces))
+        return list(zip(by_shard.values(), await self._run(calls), strict=True))
+
+    async def read(self, entries: Iterable[Entry], *, whole: bool) -> list[tuple[Entry, int, memoryview]]:
+        """What a script says of each: of its state, or of the head of it."""
+        how = arg(b"whole" if whole else b"head")
+        read: list[tuple[Entry, int, memoryview]] = []
+        for part in in_parts(entries):
+            by_shard = _by_shard(part)
+            calls = [
+                self._call(shard, _READ, [each.key for each in some], 2, (how, _versions(some)))
+                for shard, some in by_shard.items()
+            ]
+            for some, answer in zip(by_shard.values(), await self._run(calls), strict=True):
+                said = words(len(some), answer)
+                read += [(entry, word, found) for entry, (word, found) in zip(some, said, strict=True)]
+        return read
+
+    async def write(self, entries: Iterable[Entry], gone: Iterable[Entry] = (), *, give_up: bool) -> None:
+        """The states of these, and that there is none any more of those who are `gone`. All of them are
+        held; to give them up, they must be the versions that were loaded. Raises `ExpelledError`."""
+        calls = []
+        written: list[tuple[Entry, bytes, int]] = []
+        by_shard, erased = _by_shard(entries), _by_shard(gone)
+        for shard in by_shard | erased:
+            some, others = by_shard.get(shard, ()), erased.get(shard, ())
+            keys = [_HELD[shard], _DUE[shard], *[each.key for each in (*some, *others)]]
+            values: list[bytes] = []
+            due: list[bytes] = []
+            for entry in some:
+                due_us = entry.state.due_us
+                self._writes += 1
+                version = (self._member << _VERSION_BITS | self._writes).to_bytes(8)
+                values += packed_value(entry.state, due_us, version, self.era)
+                written.append((entry, version, due_us))
+                if due_us != entry.due_us:
+                    due += (arg(entry.subscriber_id.encode()), arg(b"%d" % due_us))
+            for entry in others:
+                values.append(_NOTHING)
+                due += (arg(entry.subscriber_id.encode()), arg(b"0"))
+            count = len(some) + len(others)
+            versions = _versions(some) if give_up else _NOTHING
+            pieces = (self._me, self._keep, arg(b"%d" % count), versions, *values, *due)
+            calls.append(self._call(shard, _WRITE, keys, 4 + count + len(due), pieces))
+        await self._run(calls)
+        for entry, version, due_us in written:
+            entry.version, entry.due_us = version, due_us
+
+    async def release(self, entries: Iterable[Entry]) -> None:
+        calls = []
+        for shard, some in _by_shard(entries).items():
+            keys = [_HELD[shard], *[each.key for each in some]]
+            calls.append(self._call(shard, _RELEASE, keys, 1, (self._me,)))
+        await self._run(calls)
+
+    async def due(self, until_us: int, limit: int) -> list[tuple[str, int]]:
+        """The earliest of those before then, over all shards."""
+        options = (b"BYSCORE", b"LIMIT", b"0", b"%d" % limit, b"WITHSCORES")
+        found = await self._run(
+            [
+                call(shard, b"ZRANGE", prefix + b"due", b"-inf", b"(%d" % until_us, *options)
+                for shard, prefix in enumerate(PREFIXES)
+            ]
+        )
+        due = [(int(score), subscriber_id.decode()) for part in found for subscriber_id, score in part]
+        return [(subscriber_id, due_us) for due_us, subscriber_id in sorted(due)[:limit]]
+
+    async def subscribers(self) -> set[str]:
+        return set(map(subscriber_in, await self.nodes.keys(STATES_LIKE)))
+
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+        me = self._me
+        answers = await self.nodes.run(calls)
+        if me is not self._me:
+            raise StoreUnavailableError("this process is another member by now; begin anew")
+        return answers
+
+    async def meet(self) -> None:
+        """Know the store; before anything else."""
+        if not self._marks:
+            await self.identity()
+
+    def _call(
+        self, shard: int, script: Script, keys: Sequence[bytes], args: int, pieces: Iterable[bytes]
+    ) -> Call:
+        keys = [_IDS[shard], self._fence_keys[shard], *keys]
+        return script_call(shard, script, keys, 2 + args, (self._marks[shard], self._fence, *pieces))
+
+
+def _by_shard(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    by_shard: dict[int, list[Entry]] = {}
+    for entry in entries:
+        some = by_shard.get(entry.shard)
+        if some is None:
+            by_shard[entry.shard] = [entry]
+        else:
+            some.append(entry)
+    return by_shard
+
+
+def _versions(entries: Iterable[Entry]) -> bytes:
+    return arg(b"".join([each.version for each in entries]))
+
+
+def in_parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """As many as one round trip may be about."""
+    left = iter(entries)
+    while part := list(islice(left, _AT_ONCE)):
+        yield part

@@ -1,0 +1,330 @@
+"""What a `LiveState` that members share must do, on one Redis and on a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator, Mapping
+
+import pytest
+from opportune_service.adapters.redis.layout import SHARDS, shard_of
+from opportune_service.app.errors import ExpelledError, StoreConflictError, StoreUnavailableError
+from opportune_service.core.state import PatternState, SubscriberState, decode_state
+from support.live_states import Members, members
+from support.servers import RedisServer
+
+WHO = "8613800000001"
+OTHER = "8613800000002"
+MANY = [f"86139{n:08}" for n in range(300)]
+
+
+@pytest.fixture(params=["redis", "redis cluster"])
+def shared(request: pytest.FixtureRequest) -> Iterator[Members]:
+    cluster = request.param == "redis cluster"
+    url = (
+        request.getfixturevalue("redis_cluster_node").url
+        if cluster
+        else request.getfixturevalue("redis_url")
+    )
+    with members(url, cluster=cluster, count=3) as made:
+        yield made
+
+
+def test_whoever_is_held_is_left_out(shared: Members) -> None:
+    a, b, _ = shared
+    shared.load(a, WHO)
+    assert shared.load(b, WHO, OTHER).keys() == {OTHER}
+    assert shared.load(a, WHO, OTHER).keys() == {WHO}
+
+
+@pytest.mark.parametrize("give_up", ["save", "release", "take_back"])
+def test_whoever_is_given_up_can_be_held_by_others(shared: Members, give_up: str) -> None:
+    a, b, _ = shared
+    shared.load(a, *MANY)
+    assert shared.load(b, *MANY) == {}
+    shared.run(getattr(a, give_up)(MANY))
+    assert shared.load(b, *MANY).keys() == set(MANY)
+
+
+def test_changes_are_handed_over(shared: Members) -> None:
+    for position in range(1, 10):
+        for member in shared:
+            state = shared.load(member, WHO)[WHO]
+            assert len(state.seen) == state.position
+            state.position += 1
+            state.seen[state.position] = position
+            shared.save(member, WHO)
+    assert shared.load(shared.all[0], WHO)[WHO].position == 27
+
+
+def test_whoever_was_not_changed_by_others_is_not_brought_again(shared: Members) -> None:
+    """One that is the same object was not decoded again."""
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    mine = shared.load(a, WHO)[WHO]
+    shared.save(a, WHO)
+    assert shared.load(a, WHO)[WHO] is mine
+    shared.save(a, WHO)
+    shared.change(b, WHO, 2)
+    theirs = shared.load(a, WHO)[WHO]
+    assert (theirs is mine, theirs.position) == (False, 2)
+
+
+def test_what_is_not_saved_is_not_seen_by_others(shared: Members) -> None:
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    state = shared.load(a, WHO)[WHO]
+    state.position, state.known, state.context = 2, True, {"arpu": 1}
+    assert shared.run(b.view(WHO)).position == 1
+    assert shared.run(b.contexts([WHO])) == {}
+    ((_, position, blob),) = shared.run(a.snapshot([WHO]))
+    assert (position, decode_state(blob).position) == (1, 1)
+    shared.save(a, WHO)
+    assert shared.run(b.view(WHO)).position == 2
+    assert shared.run(b.contexts([WHO])) == {WHO: {"arpu": 1}}
+
+
+def test_peers_are_seen_whoever_holds_them(shared: Members) -> None:
+    a, b, _ = shared
+    state = shared.load(a, WHO)[WHO]
+    state.known, state.context = True, {"arpu": 1}
+    shared.save(a, WHO)
+    shared.load(a, WHO)
+    shared.run(b.load([OTHER], peers=[WHO]))
+    assert b.peek(WHO) == {"arpu": 1}
+    shared.run(b.load([OTHER], peers=["8613800000003"]))
+    assert b.peek(WHO) is None, "load was not told"
+
+
+def test_what_is_taken_back_is_as_it_was_saved(shared: Members) -> None:
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    shared.load(a, WHO)[WHO].position = 2
+    assert shared.run(a.take_back([WHO, OTHER]))
+    assert shared.load(a, WHO)[WHO].position == 1
+    shared.run(a.release([WHO]))
+    assert shared.load(b, WHO)[WHO].position == 1
+
+
+# -- members that are taken over --------------------------------------------------------------------
+
+
+def test_whoever_a_member_held_that_is_gone_is_free(shared: Members) -> None:
+    a, b, c = shared
+    shared.change(a, WHO, 1)
+    shared.load(a, WHO, *MANY)
+    shared.run(b.take_over(1))
+    assert shared.load(b, WHO)[WHO].position == 1
+    assert shared.load(b, *MANY).keys() == set(MANY)
+    assert shared.load(c, WHO) == {}, "c holds on to what it knows: b has it now"
+    shared.save(b, WHO)
+    assert shared.load(c, WHO).keys() == {WHO}
+
+
+def test_nobody_is_taken_from_a_member_that_lives(shared: Members) -> None:
+    a, b, c = shared
+    shared.load(a, WHO)
+    shared.load(b, OTHER)
+    shared.run(c.take_over(1))
+    assert shared.load(c, WHO, OTHER).keys() == {WHO}
+
+
+def test_whoever_was_taken_over_saves_nothing(shared: Members) -> None:
+    a, b, c = shared
+    shared.change(a, WHO, 1)
+    shared.load(a, WHO, OTHER)[WHO].position = 2
+    shared.run(b.take_over(1))
+    shared.change(b, WHO, 3)
+    with pytest.raises(ExpelledError, match="taken over"):
+        shared.save(a, WHO, OTHER)
+    assert shared.load(c, WHO)[WHO].position == 3
+    assert shared.run(a.take_back([WHO])) is False, "it is for the record to say"
+    a.become(4)
+    assert shared.load(a, WHO) == {}
+    shared.save(c, WHO)
+    assert shared.load(a, WHO)[WHO].position == 3
+
+
+def test_a_member_under_another_number_knows_nothing(shared: Members) -> None:
+    a, b, _ = shared
+    shared.load(a, WHO)[WHO].position = 2
+    a.become(7)
+    assert not a.dirty()
+    assert shared.load(a, WHO) == {}, "held under the old number"
+    shared.run(a.take_over(1))
+    assert shared.load(a, WHO)[WHO].position == 0
+    assert shared.load(b, WHO) == {}
+
+
+def test_what_is_under_way_is_not_for_the_next_number(shared: Members) -> None:
+    """The number changes while the ledger is asked for snapshots."""
+    a, b, _ = shared
+    fetch = a._fetch
+
+    async def meanwhile(subscriber_ids: Collection[str]) -> Mapping[str, bytes]:
+        a.become(7)
+        return await fetch(subscriber_ids)
+
+    a._fetch = meanwhile
+    with pytest.raises(StoreUnavailableError, match="another member"):
+        shared.load(a, WHO)
+    a._fetch = fetch
+    assert shared.load(a, WHO) == {}, "held under the old number"
+    shared.run(b.take_over(1))
+    assert shared.load(b, WHO).keys() == {WHO}
+
+
+def test_discard_is_for_those_whom_nobody_else_holds(shared: Members) -> None:
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    shared.load(a, WHO)
+    with pytest.raises(StoreConflictError, match="try again"):
+        shared.run(b.discard({}, [WHO]))
+    assert shared.load(a, WHO)[WHO].position == 1
+    shared.run(a.release([WHO]))
+    shared.run(b.discard({WHO: SubscriberState(position=9)}, [WHO]))
+    assert shared.load(a, WHO) == {}, "whoever is recovered is held"
+    shared.run(b.release([WHO]))
+    assert shared.load(a, WHO)[WHO].position == 9
+
+
+def test_save_is_for_those_who_are_held(shared: Members) -> None:
+    a, _, _ = shared
+    shared.change(a, WHO, 1)
+    with pytest.raises(StoreUnavailableError, match="not held"):
+        shared.save(a, WHO)
+    assert shared.run(a.take_back([WHO])) is False
+
+
+# -- time to live, and snapshots --------------------------------------------------------------------
+
+
+def test_states_are_kept_for_as_long_as_was_asked(redis_server: RedisServer, redis_url: str) -> None:
+    with members(redis_url, count=1, keep_seconds=1_000) as shared, redis_server.connect() as redis:
+        (a,) = shared
+        shared.change(a, WHO, 1)
+        (key,) = redis.keys("opportune:*:s:*")
+        assert 999_000 < redis.pttl(key) <= 1_000_000
+        redis.pexpire(key, 500_000)
+        shared.load(a, WHO)
+        shared.run(a.release([WHO]))
+        assert redis.pttl(key) <= 500_000
+        shared.change(a, WHO, 2)
+        assert redis.pttl(key) > 999_000, "renewed"
+
+
+def test_of_whoever_redis_has_not_kept_the_snapshot_is_taken(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    with members(redis_url) as shared, redis_server.connect() as redis:
+        a, b = shared
+        shared.change(a, WHO, 1)
+        shared.snapshots.keep(WHO, SubscriberState(position=1, known=True, context={"arpu": 1}))
+        redis.delete(*redis.keys("opportune:*:s:*"))
+        assert shared.run(b.contexts([WHO, OTHER])) == {WHO: {"arpu": 1}}
+        assert shared.run(b.view(WHO)).known
+        assert shared.load(a, WHO)[WHO].known, "though it has the version before in its cache"
+        shared.change(a, WHO, 2)
+        shared.snapshots.asked.clear()
+        assert shared.load(b, WHO)[WHO].position == 2
+        assert shared.snapshots.asked == []
+
+
+def test_due_are_those_whose_first_timer_is_before(shared: Members) -> None:
+    a, b, _ = shared
+    for n, state in enumerate(shared.load(a, *MANY).values()):
+        state.patterns = {"p": PatternState(due_us=10 * n), "q": PatternState(due_us=1_000_000)}
+    shared.save(a, *MANY)
+    expected = [(who, 10 * n) for n, who in enumerate(MANY)][1:]
+    assert shared.run(b.due(1_000, 1_000)) == expected[:99]
+    assert shared.run(b.due(1_000, 10)) == expected[:10]
+    assert shared.run(b.due(1_000_001, 1_000)) == [*expected, (MANY[0], 1_000_000)]
+    states = shared.load(b, *MANY[:3])
+    states[MANY[0]].patterns = {}
+    states[MANY[1]].patterns["p"].due_us = 5_000
+    shared.save(b, *MANY[:2])
+    shared.run(b.discard({}, [MANY[2]]))
+    assert shared.run(a.due(1_000_001, 1_000)) == sorted(
+        [*expected[2:], (MANY[1], 5_000)], key=lambda each: each[1]
+    )
+
+
+def test_a_timer_that_was_dropped_when_it_was_loaded_is_not_due_any_more(shared: Members) -> None:
+    """Loading renews a state for the present revision, which may have other patterns."""
+    a, b, _ = shared
+    states = shared.load(a, WHO, OTHER)
+    for state in states.values():
+        state.patterns = {"p": PatternState(due_us=7)}
+    shared.save(a, WHO, OTHER)
+    shared.load(b, WHO)[WHO].patterns = {}
+    shared.run(b.release([WHO]))
+    assert shared.run(a.due(100, 10)) == [(OTHER, 7)]
+    assert shared.load(a, WHO)[WHO].patterns == {}
+    shared.load(a, "8613800000003")
+    shared.run(a.release(["8613800000003"]))
+    assert "8613800000003" not in shared.run(a.subscribers()), "a stranger stays one"
+
+
+# -- which store it is ------------------------------------------------------------------------------
+
+
+def test_all_members_see_the_same_store(shared: Members) -> None:
+    assert len({shared.run(member.identity()) for member in shared}) == 1
+
+
+def test_states_are_spread_over_all_shards() -> None:
+    spread = [0] * SHARDS
+    for n in range(100_000):
+        spread[shard_of(b"86138%08d" % n)] += 1
+    assert min(spread) > 0.8 * 100_000 / SHARDS
+    assert max(spread) < 1.2 * 100_000 / SHARDS
+
+
+def test_shards_are_spread_evenly_over_nodes(
+    redis_cluster_nodes: list[RedisServer], redis_cluster_node: RedisServer
+) -> None:
+    with members(redis_cluster_node.url, cluster=True, count=1) as shared:
+        shared.load(shared.all[0], *MANY)
+    sizes = []
+    for node in redis_cluster_nodes:
+        with node.connect() as redis:
+            sizes.append(len(redis.keys("opportune:*:id")))
+    assert sum(sizes) == SHARDS
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_only_so_many_are_kept_ready(redis_url: str) -> None:
+    with members(redis_url, count=1, max_decoded=3) as shared:
+        (a,) = shared
+        for who in MANY[:10]:
+            shared.change(a, who, 1)
+        assert list(a._cache) == MANY[7:10]
+        shared.load(a, *MANY[:10])
+        shared.run(a.release(MANY[:10]))
+        assert len(a._cache) == 3
+        shared.load(a, *MANY[5:10])
+        shared.change(a, MANY[0], 2)
+        assert shared.load(a, *MANY[5:10]).keys() == set(MANY[5:10]), "whoever is held stays"
+
+
+def test_what_is_asked_for_while_it_is_given_up_waits(shared: Members) -> None:
+    """One loads whom another part of the same process is just saving."""
+    a, b, _ = shared
+
+    async def both() -> None:
+        states = await a.load([WHO])
+        states[WHO].position = 1
+        saving = asyncio.create_task(a.save([WHO]))
+        loading = asyncio.create_task(a.load([WHO]))
+        await saving
+        assert (await loading)[WHO].position == 1
+
+    shared.run(both())
+    assert shared.load(b, WHO) == {}, "it is held"
+    shared.save(a, WHO)
+
+
+def test_no_number_is_told(shared: Members) -> None:
+    a = shared.all[0]
+    with pytest.raises(StoreUnavailableError) as raised:
+        shared.save(a, WHO)
+    assert WHO not in str(raised.value)
