@@ -22,6 +22,7 @@ from opportune_service.clocks import ManualClock
 from opportune_service.core.backfill import renew
 from opportune_service.core.decide import encode_verdict
 from opportune_service.core.events import Encoding, ImportMode
+from opportune_service.core.patterns import unmark
 from opportune_service.core.state import SubscriberState
 from opportune_service.settings import Settings
 from support.applications import activate, in_loop, running
@@ -39,6 +40,7 @@ def seen(app: Application, states: Mapping[str, SubscriberState]) -> dict[str, S
     revision, shown = app.live.current, {}
     for subscriber_id, state in states.items():
         renew(state, revision)
+        unmark(state, {mark for noted in state.journal for mark in noted.marks[::2]} - revision.keys)
         shown[subscriber_id] = structs.replace(
             state,
             series={key: each for key, each in state.series.items() if key in revision.keys},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opportune_rulebase.model import AbsencePattern, DwellPattern, Pattern, Step
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
-from opportune_service.core.patterns import MAX_RECENT, Completion, forget_idle, resolve
+from opportune_service.core.patterns import MAX_JOURNAL, Completion, journal, roles
 from opportune_service.core.patterns import history as machinery
 from opportune_service.core.patterns.sequence import MAX_LINKED
 from opportune_service.core.state import SubscriberState, decode_state, encode_state
@@ -19,7 +20,6 @@ from support.pattern_oracle import (
     LOUD,
     SAME_AS_PREVIOUS,
     SAME_CALLER,
-    ZONE,
     Happening,
     expected,
     expected_handsets,
@@ -38,6 +38,7 @@ from support.pattern_subscriber import (
     Subscriber,
     change,
     count,
+    machines,
     sequence,
     tell,
 )
@@ -89,6 +90,15 @@ KINDS = st.tuples(
 )
 HISTORIES = st.lists(st.tuples(SPACING, KINDS), max_size=30)
 RANDOMS = st.randoms(use_true_random=False)
+
+
+@pytest.fixture(params=[3, 32], autouse=True, scope="module")
+def few(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Few events stay in the journal after their time, and more than there are in most histories."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "FEW", request.param)
+        patch.setattr(roles, "FEW", request.param)
+        yield
 
 
 def happenings(raw: list[tuple[int, tuple]], rng: random.Random, scale: int = 1) -> list[Happening]:
@@ -186,7 +196,7 @@ def test_whatever_comes_after_late_events_is_as_if_they_had_been_in_time(
     one = Subscriber(pattern, rng).feed(late(history, rng))
     one.settle(FOREVER_US)
     one.kept.given = ()
-    resolve(pattern, one.state, -1, True, ZONE, 0)  # sets the timers again
+    one.resolve(-1)  # sets the timers again
     one.given.clear()
     latest_us = history[-1].at_us if history else START_US
     future = [replace(each, at_us=each.at_us - START_US + latest_us + 1) for each in happenings(more, rng)]
@@ -228,11 +238,11 @@ def test_forgetting_what_is_idle_cannot_be_seen(
         # Other events may be ahead of this pattern's next by so much.
         ahead_us = one.state.latest_us + when.choice([0, 0, 1, 400]) * MINUTE_US
         one.state.latest_us = min(ahead_us, following.at_us + MAX_LATENESS_US)
-        forget_idle({"key": pattern}, one.state)
+        one.forget()
     one.settle(FOREVER_US)
     assert one.outcome == expected(pattern, history)
     one.state.latest_us += 100 * DAY_US
-    forget_idle({"key": pattern}, one.state)
+    one.forget()
     assert not one.state.patterns or isinstance(pattern, DwellPattern)
 
 
@@ -245,14 +255,14 @@ def test_forgetting_between_late_events_cannot_be_seen(
     for each in arrivals:
         whole.feed([each])
         forgetful.feed([each])
-        forget_idle({"key": pattern}, forgetful.state)
+        forgetful.forget()
         assert forgetful.given == whole.given
     for one in (whole, forgetful):
         one.settle(FOREVER_US)
     assert forgetful.given == whole.given
 
 
-# The control: without what makes late events right, the oracle notices.
+# The controls: without what makes late events right, the oracle notices.
 
 LATE_PAIR = [
     Happening("b", START_US + MINUTE_US, 2),
@@ -271,9 +281,20 @@ def as_it_comes(pattern: Pattern, arrivals: list[Happening]) -> None:
 def test_control_late_events_taken_as_they_come_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     pattern = sequence(A, B, minutes=10)
     as_it_comes(pattern, LATE_PAIR)
-    monkeypatch.setattr(machinery, "comes_last", lambda kept, entry: True)
+    ready = machines(pattern)
+    monkeypatch.setitem(ready, "key", ready["key"]._replace(most=0))
     with pytest.raises(AssertionError):
         as_it_comes(pattern, LATE_PAIR)
+
+
+def test_control_a_journal_that_lets_go_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = sequence(A, B, minutes=10)
+    later = [Happening("c", START_US + (3 + i) * MINUTE_US, 10 + i) for i in range(40)]
+    events = [LATE_PAIR[0], *(replace(each, type="b") for each in later), LATE_PAIR[1]]
+    as_it_comes(pattern, events)
+    monkeypatch.setattr(roles, "shorten", lambda machines, state, horizon: state.journal.clear())
+    with pytest.raises(AssertionError):
+        as_it_comes(pattern, events)
 
 
 def test_control_summing_up_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,12 +317,12 @@ def busy(count_: int) -> list[Happening]:
 
 @pytest.mark.parametrize("pattern", [EVENT_PATTERNS[2], EVENT_PATTERNS[4], EVENT_PATTERNS[6]])
 def test_what_is_kept_is_bounded_and_in_order_nothing_is_lost(pattern: Pattern) -> None:
-    history = busy(2 * MAX_RECENT + 500)
+    history = busy(MAX_JOURNAL + 500)
     one = Subscriber(pattern, random.Random(1))
     for each in history:
         one.take(each)
-    assert len(one.kept.recent) == MAX_RECENT
-    assert len(one.kept.given) <= MAX_RECENT
+    assert MAX_JOURNAL / 2 <= len(one.state.journal) < MAX_JOURNAL
+    assert len(one.kept.given) < MAX_JOURNAL
     assert len(one.kept.tip) <= 10
     assert one.outcome == expected(pattern, history)
 
@@ -310,8 +331,17 @@ def test_links_keep_so_many_runs_and_entries_and_no_more() -> None:
     one = Subscriber(sequence(A, Step(("b",), None, SAME_CALLER), minutes=60), random.Random(1))
     for i in range(500):
         one.take(Happening("a", START_US + i, i, i))
-    assert len(one.kept.recent) == MAX_LINKED
     assert [run[0] for run in one.kept.tip] == [START_US + i for i in range(450, 500)]
+
+
+@pytest.mark.parametrize("count_", [MAX_LINKED - 1, MAX_LINKED])
+def test_links_are_asked_again_of_so_many_events_and_no_more(count_: int) -> None:
+    """With one more, an event that comes late is taken as it comes: after what it was before."""
+    one = Subscriber(sequence(A, Step(("b",), None, SAME_CALLER), minutes=60), random.Random(1))
+    for i in range(count_):
+        one.take(Happening("b", START_US + i, i, i))
+    one.take(Happening("a", START_US - 1, 0, 7))
+    assert bool(one.given) == (count_ < MAX_LINKED)
 
 
 # Handsets

@@ -20,7 +20,7 @@ from opportune_rulebase.model import (
     Step,
 )
 from opportune_service.core.calendars import instant_of, local_day
-from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+from xxhash import xxh3_128_hexdigest
 
 ZONE = ZoneInfo("Asia/Shanghai")
 LOUD = cast(Expression, "event.loud")
@@ -163,7 +163,7 @@ def _absence(pattern: AbsencePattern, events: list[Happening]) -> list[Expected]
 
 def _dwell(pattern: DwellPattern, events: list[Happening]) -> list[Expected]:
     out = []
-    seen = sorted((e.at_us, xxh3_64_intdigest(e.cell.encode()) >> 2, e.cell) for e in events if e.cell)
+    seen = [(e.at_us, e.digest, e.cell) for e in events if e.cell]
     entered: tuple[int, int] | None = None
     for at_us, digest, cell in [*seen, (2**62, 0, "")]:
         inside = cell in PLACES and pattern.category in PLACES[cell].categories

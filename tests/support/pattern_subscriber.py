@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from functools import cache
 
 import msgspec
 from opportune_rulebase.engine import Facts
@@ -21,15 +22,18 @@ from opportune_rulebase.model import (
 )
 from opportune_service.core.cells import see_cell
 from opportune_service.core.patterns import (
-    MAX_RECENT,
+    MAX_JOURNAL,
     Compilers,
     Completion,
     Link,
+    Machines,
     Sighting,
+    change_taker,
+    forget_idle,
     horizon_us,
     resolve,
+    take,
     take_handset,
-    taker,
 )
 from opportune_service.core.patterns.sighting import Told
 from opportune_service.core.state import PatternState, SubscriberState, decode_state, encode_state
@@ -84,7 +88,7 @@ class Subscriber:
             elif self.rng.random() < 0.3:
                 self.settle(self.state.latest_us - self.lag_us)
             self.take(each)
-            assert len(self.kept.recent) <= MAX_RECENT
+            assert len(self.state.journal) <= MAX_JOURNAL
             if self.rng.random() < 0.2:
                 read_back = decode_state(encode_state(self.state))
                 assert read_back == self.state
@@ -95,17 +99,23 @@ class Subscriber:
         self.state.latest_us = max(self.state.latest_us, each.at_us)
         if each.cell:
             see_cell(self.state, each.at_us, each.cell)
-        self.given += take(self.pattern, self.state, each, ZONE, self.since_us)
+        self.given += let(self.pattern, self.state, each, ZONE, self.since_us)
 
     def settle(self, until_us: int) -> None:
         """Settle what was due before then."""
         while 0 < self.state.due_us < until_us:
             due_us = self.state.due_us
-            completion = resolve(self.pattern, self.state, due_us, True, ZONE, self.since_us)
+            completion = self.resolve(due_us)
             if completion is not None:
                 assert completion.at_us == due_us
                 self.given.append(completion)
             assert self.state.due_us == 0 or self.state.due_us > due_us
+
+    def resolve(self, due_us: int, fired: bool = True) -> Completion | None:
+        return settled(self.pattern, self.state, due_us, fired, ZONE, self.since_us)
+
+    def forget(self) -> None:
+        forget_idle({self.pattern.key: self.pattern}, machines(self.pattern), self.state)
 
     @property
     def outcome(self) -> list[Expected]:
@@ -114,45 +124,58 @@ class Subscriber:
     @property
     def meaning(self) -> object:
         """What all events together came to, whatever was given out on the way."""
-        tip = self.kept.tip[:1] if isinstance(self.pattern, ChangePattern) else self.kept.tip
+        tip = self.kept.tip
+        if isinstance(self.pattern, ChangePattern):
+            tip = tip[:1]
+        if isinstance(self.pattern, AbsencePattern | DwellPattern):
+            tip = tip[:2] if tip and tip[0] else ()  # what is not settled yet is none of it
         days = self.kept.days
         buckets = [] if days is None else list(zip(days.at, days.amount, strict=True))
         return msgspec.json.decode(msgspec.json.encode((tip, buckets)))
 
 
-def take(
+@cache
+def machines(pattern: Pattern) -> Machines:
+    return Machines([pattern], {pattern.name: _DECLARED}, _COMPILERS)
+
+
+def let(
     pattern: Pattern, state: SubscriberState, each: Happening, zone: tzinfo, since_us: int | None
 ) -> Sequence[Completion]:
     """Let an event take part."""
-    if not wants(pattern, each.type):
-        return ()
-    facts = make_facts(each.type, each.attributes, place=PLACES.get(each.cell))
-    seen = Sighting(
-        state,
-        facts,
-        each.at_us,
-        each.digest,
-        each.attributes,
-        each.cell,
-        horizon_us(state, each.at_us),
-        PLACES.get(each.cell),
-        zone,
-        {} if since_us is None else {pattern.key: since_us},
-    )
-    return taker(pattern, each.type, _CARRIED, _COMPILERS)(seen)
+    facts = make_facts(each.type, each.attributes, place=PLACES.get(each.cell), now_us=each.at_us)
+    horizon = horizon_us(state, each.at_us)
+    if isinstance(pattern, ChangePattern):
+        if each.type not in pattern.step.of:
+            return ()
+        coverage = {} if since_us is None else {pattern.key: since_us}
+        seen = Sighting(
+            *(state, facts, each.at_us, each.digest, each.attributes, each.cell, horizon, zone, coverage)
+        )
+        return change_taker(pattern, _COMPILERS)(seen)
+    ready = machines(pattern)
+    roles = ready.roles([pattern], each.type, frozenset(each.attributes))
+    if each.cell:
+        roles = roles.at(PLACES.get(each.cell), ready.stays)
+    completions, _ = take(ready, roles, state, facts, each.digest, each.cell, horizon)
+    return completions
+
+
+def settled(
+    pattern: Pattern,
+    state: SubscriberState,
+    due_us: int,
+    fired: bool,
+    zone: tzinfo,
+    since_us: int | None,
+) -> Completion | None:
+    """Settle a timer."""
+    return resolve(pattern, machines(pattern), state, due_us, fired, zone, since_us)
 
 
 def tell(state: SubscriberState, each: Happening, imei: str) -> Sequence[Completion]:
     """Let an event tell its handset."""
     return take_handset(state, each.at_us, each.digest, each.cell, imei)
-
-
-def wants(pattern: Pattern, type_: str) -> bool:
-    match pattern:
-        case CountPattern() | ChangePattern():
-            return type_ in pattern.step.of
-        case SequencePattern() | AbsencePattern() | DwellPattern():
-            return True
 
 
 def _is_loud(_: Expression) -> Callable[[Facts], bool]:
@@ -169,4 +192,4 @@ def _same_who(expression: Expression) -> Link:
 
 
 _COMPILERS = Compilers(_is_loud, _same_who)
-_CARRIED = frozenset({"loud", "amount", "who"})
+_DECLARED = frozenset({"loud", "amount", "who"})

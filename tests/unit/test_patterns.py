@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from opportune_rulebase.model import AbsencePattern, DwellPattern, Pattern, Step
 from opportune_service.core.calendars import instant_of, local_day
-from opportune_service.core.patterns import forget_idle, resolve
-from opportune_service.core.state import SubscriberState, encode_state
+from opportune_service.core.patterns import unmark
+from opportune_service.core.patterns.answers import unanswered
+from opportune_service.core.patterns.sighting import Found, found
+from opportune_service.core.state import Given, PatternState, SubscriberState, encode_state
 from support.pattern_oracle import LOUD, SAME_CALLER, ZONE, Happening
 from support.pattern_subscriber import (
     AB,
@@ -24,8 +26,9 @@ from support.pattern_subscriber import (
     Subscriber,
     change,
     count,
+    let,
     sequence,
-    take,
+    settled,
     tell,
 )
 
@@ -160,15 +163,15 @@ def test_a_silence_that_was_none_does_not_swallow_the_next() -> None:
 
 def test_a_timer_that_is_dropped_gives_nothing_and_is_settled() -> None:
     one = Subscriber(SILENT, random.Random(0), lag_us=DAY_US).feed([at(0)])
-    assert resolve(SILENT, one.state, at(10).at_us, False, ZONE, 0) is None
+    assert one.resolve(at(10).at_us, fired=False) is None
     assert one.state.due_us == 0
-    assert resolve(SILENT, one.state, at(10).at_us, True, ZONE, 0) is None
+    assert one.resolve(at(10).at_us, fired=True) is None
     assert when(SILENT, at(0)) == [10]
 
 
 def test_a_timer_that_is_none_gives_nothing() -> None:
     for pattern in (SILENT, STAY, count(A, None, 2, 10), change(None, 1, None, 0.5, 2)):
-        assert resolve(pattern, SubscriberState(), at(10).at_us, True, ZONE, 0) is None
+        assert settled(pattern, SubscriberState(), at(10).at_us, True, ZONE, 0) is None
 
 
 # Stays
@@ -190,7 +193,8 @@ def test_who_is_never_in_such_a_place_leaves_nothing_behind() -> None:
     one = Subscriber(STAY, random.Random(0)).feed([at(0, cell="mall"), at(5), at(9, cell="nowhere")])
     assert not one.state.patterns
     assert one.feed([at(10, cell="gate"), at(11, cell="mall")]).state.patterns
-    assert not one.feed([at(80, cell="mall")]).state.patterns, "and an hour after nothing is left"
+    one.feed([at(80, cell="mall")]).forget()
+    assert not one.state.patterns, "and an hour after nothing is left"
 
 
 def test_a_late_stay_is_ended_by_what_came_in_time() -> None:
@@ -290,9 +294,9 @@ def test_falls_move_on_where_the_clock_skips_midnight(zone: str) -> None:
         state.latest_us = each.at_us
         while 0 < state.due_us <= each.at_us:
             due_us = state.due_us
-            resolve(pattern, state, due_us, True, local, 0)
+            settled(pattern, state, due_us, True, local, 0)
             assert state.due_us == 0 or state.due_us > due_us
-        take(pattern, state, each, local, 0)
+        let(pattern, state, each, local, 0)
 
 
 def test_sums_of_doubles_do_not_depend_on_the_order() -> None:
@@ -352,6 +356,8 @@ def test_what_was_given_out_is_kept_for_an_hour(pattern: Pattern) -> None:
     one = Subscriber(pattern, random.Random(0), hurry=True)
     one.feed([at(3 * i) if i % 7 else at(3 * i + 2.5) for i in range(400)])
     spaced = Subscriber(pattern, random.Random(0), hurry=True).feed([at(15 * i) for i in range(100)])
+    one.forget()
+    spaced.forget()
     assert len(one.kept.given) <= 12
     assert len(spaced.kept.given) <= 6
     assert len(one.given) + len(spaced.given) > 90
@@ -367,17 +373,17 @@ def test_what_is_idle_is_forgotten_and_not_a_moment_before(pattern: Pattern) -> 
     one = Subscriber(pattern, random.Random(0), lag_us=DAY_US).feed([at(0)])
     one.settle(FOREVER_US)
     one.state.latest_us = at(74.9).at_us
-    forget_idle({"key": pattern}, one.state)
+    one.forget()
     assert one.state.patterns
     one.state.latest_us = at(75).at_us
-    forget_idle({"key": pattern}, one.state)
+    one.forget()
     assert not one.state.patterns
 
 
 def test_a_timer_that_is_not_settled_is_not_forgotten() -> None:
     one = Subscriber(SILENT, random.Random(0), lag_us=DAY_US).feed([at(0)])
     one.state.latest_us = at(10_000).at_us
-    forget_idle({"key": SILENT}, one.state)
+    one.forget()
     one.settle(FOREVER_US)
     assert [each.at_us for each in one.given] == [at(10).at_us]
 
@@ -396,3 +402,36 @@ def test_a_late_event_that_adds_a_completion_gives_it_out_then() -> None:
     (found,) = one.given
     assert found.at_us == at(5).at_us
     assert found.attributes == {"loud": False, "amount": 1}, "what the completing event told was kept"
+
+
+def test_what_an_event_was_to_a_definition_that_is_new_again_is_forgotten() -> None:
+    """It begins anew: what was before does not count, whatever comes late."""
+    pattern = sequence(A, B, minutes=10)
+    known, anew = (Subscriber(pattern, random.Random(0)).feed([at(5, "b")]) for _ in range(2))
+    unmark(anew.state, {"another"})
+    assert anew.state == known.state
+    unmark(anew.state, {"key"})
+    assert not anew.state.journal
+    assert [len(one.feed([at(0)]).given) for one in (known, anew)] == [1, 0]
+
+
+@pytest.mark.parametrize("minutes", [0, 36])
+def test_what_is_derived_of_a_timer_long_after_comes_before_all_that_is_recent(minutes: int) -> None:
+    """Timers may wait for their sources for longer than events may be late."""
+    one = Subscriber(sequence(A, B, minutes=200), random.Random(0)).feed([at(100, "b"), at(minutes)])
+    assert [each.at_us for each in one.given] == [at(100).at_us]
+
+
+def test_of_a_pattern_that_an_event_makes_no_difference_to_nothing_is_kept() -> None:
+    one = Subscriber(sequence(A, B, minutes=10), random.Random(0)).feed([at(0, "b"), at(1, "b")])
+    assert not one.state.patterns
+    assert [noted.marks for noted in one.state.journal] == [("key", 2), ("key", 2)]
+
+
+def test_what_answers_for_another_does_so_however_old_it_is() -> None:
+    """Else its wait, which is not settled by itself, would be given out once more."""
+    waited, _ = found("p", "key", [1], START_US + 20, START_US)
+    kept = PatternState(given=(Given(START_US + 10, 7, START_US, waited.digest),))
+    assert unanswered(kept, [Found(waited, START_US)], horizon=START_US + 15) == []
+    kept = PatternState(given=(Given(START_US + 10, 7, START_US, 0),))
+    assert unanswered(kept, [Found(waited, START_US)], horizon=START_US + 15), "idle ones grow old"

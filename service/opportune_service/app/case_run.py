@@ -19,7 +19,8 @@ from opportune_service.core.decide import decide
 from opportune_service.core.events import ContextRecord, Due, Event, ImportMode, Rejection
 from opportune_service.core.fold import fold_fact, fold_metric
 from opportune_service.core.observe import observe, observe_deferred, observe_due
-from opportune_service.core.revision import Plan, Revision
+from opportune_service.core.patterns import no_roles
+from opportune_service.core.revision import Plan, Revision, part_of
 from opportune_service.core.schedule import due_instants
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import (
@@ -192,9 +193,9 @@ def _revision(rulebase: Rulebase, engine: Engine, case: Case) -> Revision:
         terminals = dict(rulebase.tables.terminals) | {_GIVEN_TAC: case.given.terminal}
         rulebase = replace(rulebase, tables=replace(rulebase.tables, terminals=terminals))
     revision = Revision(rulebase, engine, {})
-    revision.coverage = dict.fromkeys(revision.keys, 0)
+    revision.live_since(dict.fromkeys(revision.keys, 0), {})
     # The engine is asked at every event, so that who watches it sees completions that trigger nothing, too.
-    nothing = Plan((), (), (), False, None)
+    nothing = Plan(part_of((), no_roles()))
     names = [*revision.plans, *rulebase.patterns]
     revision.plans = {n: replace(revision.plans.get(n, nothing), triggers=True) for n in names}
     return revision

@@ -23,7 +23,8 @@ from opportune_service.core.chain import Chain, no_peer
 from opportune_service.core.events import MAX_LATENESS_US, Event
 from opportune_service.core.exact import add
 from opportune_service.core.fold import HORIZON_US, MAX_RETAINED, SLACK_DAYS, bounded
-from opportune_service.core.revision import Plan, Revision
+from opportune_service.core.patterns import no_roles, unmark
+from opportune_service.core.revision import Plan, Revision, part_of
 from opportune_service.core.state import Series, SubscriberState
 
 
@@ -57,12 +58,13 @@ def renew(state: SubscriberState, revision: Revision) -> None:
     changed: what happened in between is not in it. Call it before anything is folded."""
     if state.position > revision.newest_birth:
         return
-    for key, position in revision.births.items():
-        if state.position <= position:
-            state.series.pop(key, None)
-            state.patterns.pop(key, None)
-            if state.seeds:
-                state.seeds.pop(key, None)
+    anew = {key for key, position in revision.births.items() if state.position <= position}
+    unmark(state, anew)
+    for key in anew:
+        state.series.pop(key, None)
+        state.patterns.pop(key, None)
+        if state.seeds:
+            state.seeds.pop(key, None)
 
 
 def merged(metric: Metric, one: Series, other: Series) -> Series:
@@ -135,18 +137,21 @@ def _same(now: Mapping[str, Attribute], then: Mapping[str, Attribute], name: str
     return (one.type, one.values, one.minimum) == (other.type, other.values, other.minimum)
 
 
+def _plans(revision: Revision, metrics: Collection[Metric]) -> dict[str, Plan]:
+    return {
+        name: Plan(part_of((revision.foldings[m.key] for m in metrics if name in m.of), no_roles()))
+        for name in {name for metric in metrics for name in metric.of}
+    }
+
+
 class Aside:
     """Folds events of the log into `states` that nobody else sees: some metrics of a revision, and what
     their filters need. The revision's engine must not be used by anybody else."""
 
     def __init__(self, revision: Revision, metrics: Collection[Metric]) -> None:
         self._revision = revision
-        self._plans = {
-            name: Plan(
-                tuple(revision.foldings[m.key] for m in metrics if name in m.of), (), (), False, None
-            )
-            for name in {name for metric in metrics for name in metric.of}
-        }
+        self._plans = _plans(revision, metrics)
+        self._slow_plans = _plans(revision, [metric for metric in metrics if metric.days])
         reads = {name for metric in metrics if metric.where for name in metric.where.reads}
         self._place = any(name.startswith("place.") for name in reads)
         self._handset = any(name.startswith("terminal.") for name in reads)
@@ -157,6 +162,7 @@ class Aside:
         revision = self._revision
         lateness_us = revision.lateness_us(source)
         slow = lateness_us > MAX_LATENESS_US
+        chain_ = Chain(revision, no_peer)
         for event in events:
             plan = self._plans.get(event.type)
             sees_cell = self._place and not slow and event.cell_id
@@ -171,11 +177,12 @@ class Aside:
                 see_cell(state, event.occurred_at_us, event.cell_id)
             if sees_handset:
                 state.imei = event.imei
-            if plan is None or (slow and not (plan := plan.slow)):
+            plan = self._slow_plans.get(event.type) if slow else plan
+            if plan is None:
                 continue
             attributes = revision.admission.admit(event, 0, event.occurred_at_us, lateness_us)
             if isinstance(attributes, dict):
-                chain_ = Chain(revision, event.subscriber_id, state, no_peer)
+                chain_.begin(event.subscriber_id, state)
                 chain_.take(event.type, event.occurred_at_us, 0, attributes, event.cell_id, plan, None)
 
     def fills(self, boundary: int, most: int) -> list[Fill]:

@@ -17,15 +17,24 @@ from opportune_service.core.admit import Attributes
 from opportune_service.core.calendars import local_day
 from opportune_service.core.cells import cell_at
 from opportune_service.core.context import refuse_channel
-from opportune_service.core.events import Due, Event
+from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Event
 from opportune_service.core.fold import read_fact
 from opportune_service.core.join import candidate_of
-from opportune_service.core.patterns import Completion, Sighting, horizon_us, ranked, resolve, take_handset
+from opportune_service.core.patterns import (
+    Completion,
+    Sighting,
+    Taker,
+    ranked,
+    resolve,
+    take,
+    take_handset,
+)
 from opportune_service.core.responses import Told, reply_in
-from opportune_service.core.revision import Part, Plan, Revision
+from opportune_service.core.revision import Plan, Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Candidate, Deferral, OpenPrompt, Response, Trigger
 
+_LATE_US = MAX_LATENESS_US + MAX_SKEW_US
 _SKIPPED_US = 2 * 3_600_000_000
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -39,31 +48,40 @@ def no_peer(_: str) -> Mapping[str, object] | None:
 
 
 class _Seen(Facts):
-    """The facts of an event. Where it was and with what handset is looked up when a rule asks."""
+    """The facts of an event. Where it was and with what handset is looked up when a rule asks.
+
+    A chain has one for all that it takes, one after another: to make one for each event is dear.
+    """
 
     __slots__ = ("_cell_id", "_imei", "_revision", "_state")
 
-    def __init__(
+    def __init__(self, chain: Chain) -> None:
+        # What `Facts` sets, but for what is looked up. The rest `see` sets.
+        self.metric = chain.metric
+        self.fact = chain.fact
+        self.calendar = chain.revision.rulebase.calendar
+        self.others = _NOTHING
+        self.memo = {}
+        self._revision = chain.revision
+
+    def see(
         self, chain: Chain, type_: str, at_us: int, attributes: Attributes, cell_id: str, imei: str
-    ) -> None:
-        # What `Facts` sets, one by one: every event comes here, and a call with all that by name is dear.
-        revision, state = chain.revision, chain.state
+    ) -> _Seen:
+        """Be the facts of this event from now on."""
         self.type = type_
         self.event = attributes
-        self.sub = revision.valid_context(state, at_us)
-        self.metric = chain.metric
+        state = self._state = chain.state
+        imported = self._revision.rulebase.imported
+        self.sub = self._revision.valid_context(state, at_us) if imported else state.context
         self.now_us = at_us
         self.zone = chain.zone
         self.peer = _NOTHING
-        self.fact = chain.fact
-        self.calendar = revision.rulebase.calendar
-        self.others = _NOTHING
-        self.memo = {}
         self._local = None
-        self._revision = revision
-        self._state = state
         self._cell_id = cell_id
         self._imei = imei
+        if self.memo:
+            self.memo.clear()
+        return self
 
     @property
     def cell_id(self) -> str:
@@ -84,7 +102,8 @@ class _Seen(Facts):
 
 
 class Chain:
-    """One event and what is derived of it. Made per event; its subscriber's state changes.
+    """One event and what is derived of it; its subscriber's state changes. `begin` makes it that of another
+    event.
 
     `candidates`: campaign -> candidate. A campaign that several events of the chain trigger is matched by
     the first. `timers_changed`: whether a pattern with a timer took part. `responses`: what may answer a
@@ -93,6 +112,7 @@ class Chain:
 
     __slots__ = (
         "_at_us",
+        "_facts",
         "_imei",
         "_own_type",
         "_peers",
@@ -107,22 +127,36 @@ class Chain:
         "zone",
     )
 
-    def __init__(
-        self, revision: Revision, subscriber_id: str, state: SubscriberState, peers: Peers
-    ) -> None:
+    def __init__(self, revision: Revision, peers: Peers) -> None:
+        """Nothing but `begin` may be called first."""
         self.revision = revision
-        self.subscriber_id = subscriber_id
-        self.state = state
         self._peers = peers
         self._at_us = 0
         self._imei = ""
         self._own_type = ""
         self._pending: list[Completion] = []
-        self.zone: tzinfo = revision.zone_of(state.context)
         self.candidates: dict[str, Candidate] = {}
         self.timers_changed = False
         self.responses: tuple[Response, ...] = ()
         self.derived: tuple[tuple[str, int], ...] = ()
+        self._facts = _Seen(self)
+
+    def begin(self, subscriber_id: str, state: SubscriberState) -> Chain:
+        """Begin with an event of a subscriber. Anew: most have left nothing behind."""
+        self.subscriber_id = subscriber_id
+        self.state = state
+        context = state.context
+        revision = self.revision
+        self.zone: tzinfo = (
+            revision.zone_of(context) if "time_zone" in context else revision.rulebase.time_zone
+        )
+        self._own_type = self._imei = ""
+        self.timers_changed = False
+        if self.derived or self.responses:
+            self.derived, self.responses = (), ()
+        if self.candidates:
+            self.candidates = {}
+        return self
 
     def see_handset(self, event: Event, digest: int) -> None:
         """Remember the handset; a new one gives `handset_changed`."""
@@ -148,7 +182,9 @@ class Chain:
         if pattern is None:
             return None
         since_us = revision.coverage.get(pattern.key)
-        completion = resolve(pattern, self.state, due.at_us, due.fired, self.zone, since_us)
+        completion = resolve(
+            pattern, revision.machines, self.state, due.at_us, due.fired, self.zone, since_us
+        )
         if completion is None:
             return None
         self._pending.append(completion)
@@ -168,45 +204,57 @@ class Chain:
         revision, state = self.revision, self.state
         self._own_type = self._own_type or type_  # whatever is taken later was derived of it
         self._at_us = at_us
-        facts = _Seen(self, type_, at_us, attributes, cell_id, self._imei)
+        facts = self._facts.see(self, type_, at_us, attributes, cell_id, self._imei)
         matched: Sequence[Campaign] = ()
         if plan is not None:
             if plan.peer:
                 facts.peer = self._peer(attributes.get(plan.peer))
-            part: Plan | Part = plan if plan.by is None else plan.part(attributes.get(plan.by))
+            part = plan.whole
+            if plan.by is not None and (value := attributes.get(plan.by)) is not None:
+                part = plan.parts.get(value) or plan.parts[None]
             day = local_day(at_us, self.zone)
-            for _, where, fold in part.metrics:
-                if where is None or where(facts):
+            for fold in part.sure:
+                fold(state, at_us, day, attributes)
+            for where, fold in part.asked:
+                if where(facts):
                     fold(state, at_us, day, attributes)
-            for _, where, fold in part.facts:
-                if where is None or where(facts):
-                    fold(state, at_us, day, attributes)
-            takers = part.patterns + plan.stays if cell_id else part.patterns
-            if takers:
-                place = revision.rulebase.tables.cells.get(cell_id) if cell_id else None
-                seen = Sighting(
-                    state,
-                    facts,
-                    at_us,
-                    digest,
-                    attributes,
-                    cell_id,
-                    horizon_us(state, at_us),
-                    place,
-                    self.zone,
-                    revision.coverage,
-                )
-                for take in takers:
-                    if completions := take(seen):
-                        self._pending += completions
-                if seen.timed:
-                    self.timers_changed = True
+            latest_us = state.latest_us
+            horizon = (at_us if at_us > latest_us else latest_us) - _LATE_US  # noqa: FURB136 - for speed
+            roles = part.patterns
+            if cell_id and plan.stays:
+                roles = roles.at(revision.rulebase.tables.cells.get(cell_id), plan.stays)
+            completions, timed = take(revision.machines, roles, state, facts, digest, cell_id, horizon)
+            if completions:
+                self._pending += completions
+            if timed:
+                self.timers_changed = True
+            if part.changes:
+                self._change(part.changes, facts, digest, attributes, cell_id, horizon)
             if plan.triggers:
                 # What `where` filters computed came before the fold; campaigns see the event included.
                 facts.memo.clear()
                 matched = revision.engine.match(facts)
         if matched or prompts:
             self._note(matched, facts, prompts or {})
+
+    def _change(
+        self,
+        changes: Iterable[Taker],
+        facts: _Seen,
+        digest: int,
+        attributes: Attributes,
+        cell_id: str,
+        horizon: int,
+    ) -> None:
+        """Let an event take part in changes."""
+        seen = Sighting(
+            *(self.state, facts, facts.now_us, digest, attributes, cell_id, horizon),
+            *(self.zone, self.revision.coverage),
+        )
+        for change in changes:
+            self._pending += change(seen)
+        if seen.timed:
+            self.timers_changed = True
 
     def _note(self, matched: Iterable[Campaign], facts: _Seen, prompts: Mapping[str, str]) -> None:
         campaigns = self.revision.rulebase.campaigns
@@ -233,7 +281,7 @@ class Chain:
             if reply.kind is not None:
                 self.responses += (Response(self.subscriber_id, at_us, reply.kind, reply.channel),)
         if told.orders:
-            facts = _Seen(self, type_, at_us, attributes, cell_id, self._imei)
+            facts = _Seen(self).see(self, type_, at_us, attributes, cell_id, self._imei)
             tests = self.revision.tests
             campaigns = {
                 campaign.name: conversion.within_us
@@ -286,15 +334,18 @@ class Chain:
         """What is known at an instant, of an event that happened where and when it did, or of none."""
         self._at_us = now_us
         if trigger is None:
-            return _Seen(self, "", now_us, {}, "", "")
-        facts = _Seen(self, trigger.type, now_us, trigger.attributes, trigger.cell_id, "")
+            return _Seen(self).see(self, "", now_us, {}, "", "")
+        facts = _Seen(self).see(self, trigger.type, now_us, trigger.attributes, trigger.cell_id, "")
         event_type = self.revision.rulebase.vocabulary.events.get(trigger.type)
         if event_type is not None and event_type.peer:
             facts.peer = self._peer(trigger.attributes.get(event_type.peer))
         return facts
 
-    def finish(self) -> None:
-        """Take in what was derived, and what is derived of that, to the end."""
+    def finish(self) -> bool:
+        """Take in what was derived, and what is derived of that, to the end; whether there is any, of a
+        timer or a trigger too."""
+        if not self._pending:
+            return bool(self.derived)
         for each in self._pending:  # grows meanwhile; ends, for patterns do not go in circles
             self.derived += ((each.name, each.at_us),)
             plan = self.revision.plans.get(each.name)
@@ -303,12 +354,11 @@ class Chain:
                     self.hear(plan.told, each.name, each.at_us, each.attributes, each.cell_id)
                 self.take(each.name, each.at_us, each.digest, each.attributes, each.cell_id, plan, None)
         self._pending.clear()
+        return True
 
     def metric(self, name: str) -> tuple[object, bool]:
         """What rules ask of metrics, as of the event that is taken."""
-        revision = self.revision
-        key, read = revision.readers[name]
-        return read(self.state, self._at_us, self.zone, revision.coverage.get(key))
+        return self.revision.readers[name](self.state, self._at_us, self.zone)
 
     def fact(self, name: str) -> Truth:
         """The same of remembered facts."""

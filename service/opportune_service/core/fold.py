@@ -73,37 +73,63 @@ def fold_metric(
 
 
 def _fold_of_instants(metric: Metric) -> Fold:
-    key, name, different = metric.key, metric.value, metric.kind is _DISTINCT
+    key, name, value_of = metric.key, metric.value, _value_of(metric)
     # Of what lies before everything that may still be asked for, the newest may be.
     spare, kept_us = (1, HORIZON_US) if metric.kind is _LATEST else (0, (metric.last_us or 0) + HORIZON_US)
 
-    def fold(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
-        value: Any = None
-        if name is not None:
-            value = attributes.get(name)
-            if value is None:
-                return
-            if different:
-                value = _token(value)
-            elif isinstance(value, float):
-                value += 0.0  # -0.0 is 0.0: which of them came first must not show
+    def count(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
         series = state.series.get(key)
         if series is None:
             series = state.series[key] = Series()
         at = series.at
         if not at or at_us > at[-1]:  # in order, as most come
             at.append(at_us)
-            if value is not None:
-                series.amount.append(value)
+            if at[0] > at_us - kept_us and len(at) <= MAX_RETAINED:
+                return
+        else:
+            insort_right(at, at_us)
+        _drop(series, at[-1] - kept_us)
+
+    if name is None:
+        return count
+
+    def fold(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
+        value: Any = attributes.get(name)
+        if value is None:
+            return
+        if value_of is not None:
+            value = value_of(value)
+        series = state.series.get(key)
+        if series is None:
+            series = state.series[key] = Series()
+        at = series.at
+        if not at or at_us > at[-1]:
+            at.append(at_us)
+            series.amount.append(value)
+            horizon = at_us - kept_us
+            if len(at) <= MAX_RETAINED:
+                if len(at) <= spare or at[spare] > horizon:
+                    return
+                if at[spare + 1] > horizon:  # most: one goes
+                    del at[0], series.amount[0]
+                    return
         else:
             _insert(series, at_us, value)
-        if len(at) > spare and (at[spare] <= (horizon := at[-1] - kept_us) or len(at) > MAX_RETAINED):
-            if at[spare + 1] > horizon and len(at) <= MAX_RETAINED:  # most: one goes
-                del at[0], series.amount[:1]
-            else:
-                _drop(series, horizon, spare)
+        _drop(series, at[-1] - kept_us, spare)
 
     return fold
+
+
+def _value_of(metric: Metric) -> Callable[[Any], Any] | None:
+    """What is kept of a value; None: the value itself."""
+    if metric.kind is _DISTINCT:
+        return _token
+    # -0.0 is 0.0: which of them came first must not show.
+    return _without_sign if metric.type == "double" else None
+
+
+def _without_sign(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def _fold_of_days(metric: Metric) -> Fold:
@@ -227,27 +253,27 @@ def seedable(metric: Metric) -> bool:
     return metric.days is not None and metric.kind in (_COUNT, _SUM)
 
 
-Read = Callable[[SubscriberState, int, tzinfo, int | None], tuple[object, bool]]
-"""Reads a metric: (state, as of when, the subscriber's zone, since when it has been folded)."""
+Read = Callable[[SubscriberState, int, tzinfo], tuple[object, bool]]
+"""Reads a metric: (state, as of when, the subscriber's zone)."""
 
 
-def metric_read(metric: Metric) -> Read:
-    """How the metric is read, made once: nearly every event asks. `read_metric` says what is read."""
+def metric_read(metric: Metric, since_us: int | None) -> Read:
+    """How the metric is read that has been folded since then, made once: nearly every event asks.
+    `read_metric` says what is read."""
     key, last_us = metric.key, metric.last_us
 
-    def read(state: SubscriberState, at_us: int, zone: tzinfo, since_us: int | None) -> tuple[object, bool]:
+    def read(state: SubscriberState, at_us: int, zone: tzinfo) -> tuple[object, bool]:
         return _read(metric, since_us, state, at_us, zone)
 
-    if metric.kind is not _LATEST or last_us is None:
+    if metric.kind is not _LATEST or last_us is None or since_us is None:
         return read
+    first_us = since_us - MAX_SKEW_US
 
-    def read_latest(
-        state: SubscriberState, at_us: int, zone: tzinfo, since_us: int | None
-    ) -> tuple[object, bool]:
+    def read_latest(state: SubscriberState, at_us: int, zone: tzinfo) -> tuple[object, bool]:
         series = state.series.get(key)
-        if series is not None and since_us is not None and series.at:
+        if series is not None and series.at:
             newest_us = series.at[-1]
-            if at_us - last_us < newest_us <= at_us and newest_us >= since_us - MAX_SKEW_US:
+            if at_us - last_us < newest_us <= at_us and newest_us >= first_us:
                 return series.amount[-1], True  # most: nothing newer than what is asked for
         return _read(metric, since_us, state, at_us, zone)
 
@@ -266,7 +292,7 @@ def read_metric(
     Up to the day on which folding began, a day that an import seeded counts as that says, and whatever was
     folded of it does not count: the window is covered if all such days in it were seeded.
     """
-    return metric_read(metric)(state, at_us, zone, since_us)
+    return metric_read(metric, since_us)(state, at_us, zone)
 
 
 def _read(

@@ -23,7 +23,6 @@ from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Eve
 from opportune_service.core.forgetting import forget_unread
 from opportune_service.core.join import preferred, profile_of
 from opportune_service.core.patterns import forget_idle, horizon_us
-from opportune_service.core.patterns.sighting import ranked
 from opportune_service.core.responses import touches_of
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
@@ -33,10 +32,10 @@ MAX_SEEN = 20_000
 """Hashes of events that are kept of one subscriber. Whoever sends more in an hour is no person; the oldest
 are then forgotten, and a repetition of those would be taken for new."""
 
-_HOUR_US = 3_600_000_000
-_FORGET_EVERY_US = 6 * _HOUR_US
-"""Forget what is old only now and then: hashes every hour, all else less often, for it takes as long as two
-events. States that go to rest are relieved of it as well (`forget`)."""
+_TIDY_EVERY_US = 2 * 3_600_000_000
+_FORGET_EVERY_US = 24 * 3_600_000_000
+"""Forget what is old only now and then: hashes every two hours, all else once a day, for it takes
+as long as several events. States that go to rest are relieved of it as well (`forget`)."""
 
 CLOCK = "clock"
 """The source of derived events that a timer or a trigger made: the service itself."""
@@ -110,21 +109,23 @@ def observe(
     again_us = lateness_us + MAX_SKEW_US
     definitions = len(revision.keys)
     plans = revision.slow_plans if slow else revision.plans
+    chain = Chain(revision, peers)
     for event, attributes in admitted:
-        state = states[event.subscriber_id]
+        subscriber_id = event.subscriber_id
+        state = states[subscriber_id]
         at_us = event.occurred_at_us
         digest = xxh3_64_intdigest(event.id.encode(), seed)
-        if digest in state.seen:
+        seen = state.seen
+        if digest in seen:
             observed.duplicates += 1
             continue
-        state.seen[digest] = at_us + again_us
+        seen[digest] = at_us + again_us
         state.position = position
-        if at_us > state.latest_us:
-            before_us, state.latest_us = state.latest_us, at_us
-            if at_us // _HOUR_US > before_us // _HOUR_US:
-                _forget_hashes(state)
-                if at_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
-                    forget(state, revision)
+        before_us = state.latest_us
+        if at_us > before_us:
+            state.latest_us = at_us
+            if at_us // _TIDY_EVERY_US > before_us // _TIDY_EVERY_US:
+                _tidy(state, revision, before_us)
         if len(state.series) + len(state.patterns) > definitions:
             _forget_undefined(state, revision)
         observed.events.append(event)
@@ -136,18 +137,18 @@ def observe(
         tells_imei = event.imei and not slow
         if plan is None and not tells_imei and not prompts:
             continue
-        chain = Chain(revision, event.subscriber_id, state, peers)
-        ordering = ranked(digest, 0)
+        chain.begin(subscriber_id, state)
+        ordering = digest >> 2  # as `ranked`; every event asks
         if tells_imei:
             chain.see_handset(event, ordering)
         if plan is not None and plan.told:
             chain.hear(plan.told, event.type, at_us, attributes, event.cell_id)
             observed.touches += touches_of(plan.told, source, event, attributes)
         chain.take(event.type, at_us, ordering, attributes, event.cell_id, plan, prompts)
-        chain.finish()
-        observed.note(chain)
+        if chain.finish() or chain.timers_changed or chain.responses:
+            observed.note(chain)
         if chain.candidates:
-            key = EventKey(event.subscriber_id, source, event.id)
+            key = EventKey(subscriber_id, source, event.id)
             observed.steps.append(_moment(chain, key, event.type, at_us, now_us, touch_point, deferred))
     return observed
 
@@ -169,9 +170,10 @@ def observe_due(
     answer stay empty. The moments' keys have CLOCK for a source.
     """
     observed = Observed()
+    chain = Chain(revision, peers)
     for due in dues:
         state = states[due.subscriber_id]
-        chain = Chain(revision, due.subscriber_id, state, peers)
+        chain.begin(due.subscriber_id, state)
         derived = chain.settle(due)
         if due.name in revision.patterns_by_key:
             state.position = position
@@ -203,7 +205,7 @@ def observe_deferred(
     first = min(deferrals, key=lambda each: (each.trigger.at_us, each.decision_id))
     parts = sorted(f"{each.decision_id}/{each.attempt}" for each in deferrals)
     event_id = blake2b("\n".join(parts).encode(), digest_size=12, person=b"opp-deferral").hexdigest()
-    chain = Chain(revision, first.subscriber_id, state, peers)
+    chain = Chain(revision, peers).begin(first.subscriber_id, state)
     key = EventKey(first.subscriber_id, DEFERRAL, event_id)
     return _moment(chain, key, first.trigger.type, first.trigger.at_us, now_us, "", lambda _, __: deferrals)
 
@@ -223,7 +225,7 @@ def observe_prompts(
     first = prompts[0]
     parts = sorted(f"{each.decision_id}/{now_us}" for each in prompts)
     event_id = blake2b("\n".join(parts).encode(), digest_size=12, person=b"opp-prompt").hexdigest()
-    chain = Chain(revision, first.subscriber_id, state, peers)
+    chain = Chain(revision, peers).begin(first.subscriber_id, state)
     for each in prompts:
         chain.show(each, now_us)
     key = EventKey(first.subscriber_id, PROMPT, event_id)
@@ -292,6 +294,14 @@ def _moment(
     )
 
 
+def _tidy(state: SubscriberState, revision: Revision, before_us: int) -> None:
+    """Forget what is old, if it is time to; `before_us`: the newest event before this one."""
+    if state.latest_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
+        forget(state, revision)
+    else:
+        _forget_hashes(state)
+
+
 def _forget_hashes(state: SubscriberState) -> None:
     """Drop those of events that would be rejected as too late by now."""
     state.seen = {digest: until for digest, until in state.seen.items() if until >= state.latest_us}
@@ -303,7 +313,7 @@ def _forget_hashes(state: SubscriberState) -> None:
 def forget(state: SubscriberState, revision: Revision) -> None:
     """Drop what can make no difference any more: what is outside of every window, patterns that have come
     to nothing. Nobody can tell by any reading or completion that it was done."""
-    forget_idle(revision.patterns_by_key, state)
+    forget_idle(revision.patterns_by_key, revision.machines, state)
     # A timer that is not settled yet will be read as of when it was due.
     due_us = state.due_us or state.latest_us
     read_from_us = min(horizon_us(state, 0), due_us)

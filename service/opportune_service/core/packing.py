@@ -22,13 +22,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import gcd
 from operator import sub
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
 from opportune_service.core.state import (
     Encoded,
+    Noted,
     PatternState,
     Seed,
     Series,
@@ -48,7 +49,8 @@ class _Resting(Encoded, array_like=True, gc=False):
 
 class _Body(msgspec.Struct, array_like=True, gc=False):
     """A state without its head. Keys are numbers, in order. What is `seen`, in columns: digests without the
-    two lowest bits, these bits, and when the events were, if their source may be as late as most."""
+    two lowest bits, these bits, and when the events were, if their source may be as late as most. The
+    journal in columns, marks as numbers."""
 
     latest_us: int
     seen: list[int]
@@ -65,6 +67,11 @@ class _Body(msgspec.Struct, array_like=True, gc=False):
     replaced_us: int
     filled: int
     seeds: dict[str, Seed] | None
+    noted_us: list[int]
+    noted: list[int]
+    marks: list[int]
+    attributes: list[Mapping[str, Any] | None]
+    cell_ids: list[str]
 
 
 class _Parted(msgspec.Struct, array_like=True, gc=False):
@@ -115,6 +122,8 @@ class Packing:
     def __init__(self) -> None:
         self._keys: list[str] = []
         self._numbers: dict[str, int] = {}
+        self._marks: list[tuple[Any, ...]] = []
+        self._numbers_of_marks: dict[tuple[Any, ...], int] = {}
         self._dictionaries: list[bytes] = [b""]
         self._deflate = zlib.compressobj()
 
@@ -174,11 +183,17 @@ class Packing:
             state.replaced_us,
             state.filled,
             state.seeds,
+            [each.at_us for each in state.journal],
+            [each.digest for each in state.journal],
+            [self._number_of(each.marks) for each in state.journal],
+            [each.attributes for each in state.journal],
+            [each.cell_id for each in state.journal],
         )
         return _parted(_encode(body), state.latest_us)
 
     def _state(self, resting: _Resting, body: _Body) -> SubscriberState:
         seen = zip(body.seen, body.lowest, body.seen_us, strict=True)
+        marks = map(self._marks.__getitem__, body.marks)
         return SubscriberState(
             resting.position,
             resting.known,
@@ -194,7 +209,15 @@ class Packing:
             body.replaced_us,
             body.filled,
             body.seeds,
+            list(map(Noted, body.noted_us, body.noted, marks, body.attributes, body.cell_ids)),
         )
+
+    def _number_of(self, marks: tuple[Any, ...]) -> int:
+        number = self._numbers_of_marks.get(marks)
+        if number is None:
+            number = self._numbers_of_marks[marks] = len(self._marks)
+            self._marks.append(marks)
+        return number
 
     def _in_order(self, by_key: Mapping[str, T]) -> tuple[list[int], list[T]]:
         """The numbers of the keys, and what is under these."""

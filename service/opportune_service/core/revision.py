@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from types import MappingProxyType
@@ -30,7 +30,15 @@ from opportune_service.core.events import MAX_LATENESS_US
 from opportune_service.core.fold import Fold, fact_fold, metric_fold, metric_read
 from opportune_service.core.links import compilers
 from opportune_service.core.narrowing import decided, filters, narrowed, told_apart
-from opportune_service.core.patterns import Compilers, Taker, taker
+from opportune_service.core.patterns import (
+    Compilers,
+    Machines,
+    Roles,
+    Stays,
+    Taker,
+    change_taker,
+    no_roles,
+)
 from opportune_service.core.patterns.sighting import Holds
 from opportune_service.core.responses import Told, told_by
 from opportune_service.core.state import SubscriberState
@@ -51,11 +59,25 @@ class Folding(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is left of a plan for events that have told one attribute."""
+    """What events of one type, or those of them that have told one attribute, go through: the metrics and
+    facts that take in all of them (`sure`), those that have to be asked, and patterns; `changes` are those
+    that keep events of their own."""
 
-    metrics: tuple[Folding, ...]
-    facts: tuple[Folding, ...]
-    patterns: tuple[Taker, ...]
+    sure: tuple[Fold, ...]
+    asked: tuple[tuple[Holds, Fold], ...]
+    patterns: Roles
+    changes: tuple[Taker, ...] = ()
+
+
+def part_of(foldings: Iterable[Folding], patterns: Roles, changes: tuple[Taker, ...] = ()) -> Part:
+    """The part with these foldings."""
+    sure, asked = [], []
+    for _, where, fold in foldings:
+        if where is None:
+            sure.append(fold)
+        else:
+            asked.append((where, fold))
+    return Part(tuple(sure), tuple(asked), patterns, changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +85,22 @@ class Plan:
     """What an event of one type goes through. `triggers`: whether it triggers campaigns. `peer`: its
     attribute that names another subscriber. `stays`: patterns that it goes through if it has a cell.
     `told`: what it tells besides. `by` is the attribute of which its filters ask most, `parts` are what is
-    to be looked at by its value; None for any other.
+    to be looked at by its value; None for any other. Without one it is the `whole`: filters then count what
+    they miss.
     """
 
-    metrics: tuple[Folding, ...]
-    facts: tuple[Folding, ...]
-    patterns: tuple[Taker, ...]
-    triggers: bool
-    peer: str | None
-    stays: tuple[Taker, ...] = ()
+    whole: Part
+    triggers: bool = False
+    peer: str | None = None
+    stays: Stays = ()
     told: Told | None = None
     by: str | None = None
     parts: Mapping[object, Part] = field(default_factory=dict)
 
-    def part(self, value: object) -> Plan | Part:
-        """What is to be looked at if the attribute `by` has this value. Without one all is: filters then
-        count what they miss."""
-        return self if value is None else self.parts.get(value) or self.parts[None]
-
-    @property
-    def slow(self) -> Plan:
-        """What is left of it for an event from a slow source: metrics in days, what it tells besides."""
-        metrics = tuple(m for m in self.metrics if isinstance(m.of, Metric) and m.of.days)
-        return Plan(metrics, (), (), False, None, (), self.told)
-
     def __bool__(self) -> bool:
-        return bool(self.metrics or self.facts or self.patterns or self.triggers or self.stays or self.told)
+        sure, asked, patterns, changes = self.whole
+        folds = sure or asked or patterns.marks or patterns.asked or changes
+        return bool(folds or self.triggers or self.stays or self.told)
 
 
 class Revision:
@@ -97,10 +109,10 @@ class Revision:
     `plans` has a plan for each event type that anything looks at, `slow_plans` what is left of it for slow
     sources. `cell_plan` is the plan of an event with a cell that nothing else looks at, if there are stays.
     `tests` gives expressions as functions. `foldings` says by key how each metric and fact takes events in,
-    `readers` by name with what key and how each metric is read. `coverage` maps the key of a metric, fact
+    `readers` by name how each metric is read. `coverage` maps the key of a metric, fact
     or pattern to the instant since when it has been folded, `births` to the last log position before that;
     `keys` are all such keys. `newest_birth` is the greatest of `births`. `patterns_by_key` finds the
-    pattern of a timer.
+    pattern of a timer, `machines` how it gets on.
     `lookback_us` is how far back any contact policy looks. `defers`: whether any policy defers.
     Not thread-safe (the engine is not); close it when it is retired.
     """
@@ -118,11 +130,12 @@ class Revision:
         self.admission = Admission(rulebase.vocabulary, rulebase.metrics)
         self.tests: Mapping[Expression, Holds] = _Tests(engine)
         self.foldings = _foldings(rulebase, self.tests)
-        self.readers = {m.name: (m.key, metric_read(m)) for m in rulebase.metrics.values()}
-        self.plans = _plans(rulebase, self.foldings, compilers(engine))
-        self.slow_plans = {name: plan.slow for name, plan in self.plans.items() if plan.slow}
-        stays = tuple(_takers(rulebase, compilers(engine), None).values())
-        self.cell_plan = Plan((), (), (), False, None, stays) if stays else None
+        compile_ = compilers(engine)
+        self.machines = Machines(rulebase.patterns.values(), _declared(rulebase), compile_)
+        self.plans = _plans(rulebase, self.foldings, self.machines, compile_)
+        self.slow_plans = _slow_plans(rulebase, self.foldings)
+        stays = self.machines.stays
+        self.cell_plan = Plan(part_of((), no_roles()), stays=stays) if stays else None
         self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
         self.keys = frozenset(
             each.key
@@ -138,6 +151,10 @@ class Revision:
     def live_since(self, coverage: Mapping[str, int], births: Mapping[str, int]) -> None:
         """Note since when its definitions have been folded."""
         self.coverage = _whole(self.rulebase, coverage)
+        self.readers = {
+            metric.name: metric_read(metric, self.coverage.get(metric.key))
+            for metric in self.rulebase.metrics.values()
+        }
         self.births = births
         self.newest_birth = max(births.values(), default=-1)
 
@@ -202,53 +219,76 @@ def _foldings(rulebase: Rulebase, tests: Mapping[Expression, Holds]) -> dict[str
     return found
 
 
-def _plans(rulebase: Rulebase, foldings: Mapping[str, Folding], compile_: Compilers) -> dict[str, Plan]:
+def _plans(
+    rulebase: Rulebase, foldings: Mapping[str, Folding], machines: Machines, compile_: Compilers
+) -> dict[str, Plan]:
     triggers = {name for campaign in rulebase.campaigns.values() for name in campaign.on}
-    stays = _takers(rulebase, compile_, None)
     told = told_by(rulebase)
     plans = {}
     for name, event_type in rulebase.vocabulary.events.items():
-        takers = _takers(rulebase, compile_, name)
+        patterns = [each for each in rulebase.patterns.values() if name in types_of(each)]
+        folded = [foldings[m.key] for m in rulebase.metrics.values() if name in m.of]
+        folded += [foldings[f.key] for f in rulebase.facts.values() if name in f.on]
+        roles = machines.roles(patterns, name, frozenset(event_type.attributes))
         plan = Plan(
-            metrics=tuple(foldings[m.key] for m in rulebase.metrics.values() if name in m.of),
-            facts=tuple(foldings[f.key] for f in rulebase.facts.values() if name in f.on),
-            patterns=tuple(takers.values()),
+            part_of(folded, roles, _changes(patterns, name, compile_)),
             triggers=name in triggers,
             peer=event_type.peer,
             # A derived event is where the event is that it was derived of.
-            stays=() if event_type.derived else tuple(stays.values()),
+            stays=() if event_type.derived else machines.stays,
             told=told.get(name),
         )
         if plan:
-            plans[name] = _parted(plan, rulebase, compile_, name, takers)
+            plans[name] = _parted(plan, folded, rulebase, machines, compile_, name, patterns)
     return plans
 
 
+def _slow_plans(rulebase: Rulebase, foldings: Mapping[str, Folding]) -> dict[str, Plan]:
+    """What is left for events from slow sources: metrics in days, and what they tell besides."""
+    told = told_by(rulebase)
+    in_days = [metric for metric in rulebase.metrics.values() if metric.days]
+    plans = {
+        name: Plan(
+            part_of((foldings[m.key] for m in in_days if name in m.of), no_roles()), told=told.get(name)
+        )
+        for name in rulebase.vocabulary.events
+    }
+    return {name: plan for name, plan in plans.items() if plan}
+
+
 def _parted(
-    plan: Plan, rulebase: Rulebase, compile_: Compilers, type_: str, takers: Mapping[str, Taker]
+    plan: Plan,
+    folded: Sequence[Folding],
+    rulebase: Rulebase,
+    machines: Machines,
+    compile_: Compilers,
+    type_: str,
+    patterns: Sequence[Pattern],
 ) -> Plan:
     """The plan with its parts, if any filter asks for a value of an attribute."""
-    patterns = [rulebase.patterns[name] for name in takers]
-    wheres = [where for each in (*plan.metrics, *plan.facts) if (where := _where(each)) is not None]
+    wheres = [where for each in folded if (where := _where(each)) is not None]
     by = told_apart([*wheres, *(where for pattern in patterns for where in filters(pattern, type_))])
     if by is None:
         return plan
     name, values = by
+    attributes = frozenset(rulebase.vocabulary.events[type_].attributes)
     parts: dict[object, Part] = {}
     for value in (*sorted(values), None):
         left = [narrowed(pattern, name, value) for pattern in patterns]
-        parts[value] = Part(
-            _left(plan.metrics, name, value),
-            _left(plan.facts, name, value),
-            tuple(
-                takers[pattern.name]
-                if pattern is before
-                else taker(pattern, type_, _carried(rulebase, pattern, type_), compile_)
-                for pattern, before in zip(left, patterns, strict=True)
-                if type_ in types_of(pattern)
-            ),
+        parts[value] = part_of(
+            _left(folded, name, value),
+            machines.roles(left, type_, attributes),
+            _changes(left, type_, compile_),
         )
     return replace(plan, by=name, parts=parts)
+
+
+def _changes(patterns: Iterable[Pattern], type_: str, compile_: Compilers) -> tuple[Taker, ...]:
+    return tuple(
+        change_taker(pattern, compile_)
+        for pattern in patterns
+        if isinstance(pattern, ChangePattern) and type_ in pattern.step.of
+    )
 
 
 def _where(folding: Folding) -> Expression | None:
@@ -266,20 +306,10 @@ def _left(foldings: Iterable[Folding], name: str, value: str | None) -> tuple[Fo
     return tuple(left)
 
 
-def _takers(rulebase: Rulebase, compile_: Compilers, type_: str | None) -> dict[str, Taker]:
-    """By name, of the patterns that name an event type; None: of those that look at every event with a
-    cell."""
-    return {
-        pattern.name: taker(pattern, type_ or "", _carried(rulebase, pattern, type_), compile_)
-        for pattern in rulebase.patterns.values()
-        if (isinstance(pattern, DwellPattern) if type_ is None else type_ in types_of(pattern))
-    }
-
-
-def _carried(rulebase: Rulebase, pattern: Pattern, type_: str | None) -> frozenset[str] | None:
+def _declared(rulebase: Rulebase) -> dict[str, frozenset[str]]:
+    """The attributes of patterns' own events."""
     events = rulebase.vocabulary.events
-    declared = frozenset(events[pattern.name].attributes)
-    return None if type_ and events[type_].attributes.keys() <= declared else declared
+    return {name: frozenset(events[name].attributes) for name in rulebase.patterns}
 
 
 def types_of(pattern: Pattern) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -31,8 +32,22 @@ class Seed(msgspec.Struct, array_like=True, gc=False):
     amount: list[int | float]
 
 
+class Noted(msgspec.Struct, array_like=True, gc=False):
+    """One event of the journal. Ordered by `at_us`, then `digest`.
+
+    `marks`: key of a pattern, what the event is to it, the next key, and so on. `attributes` are those that
+    these patterns may need, None for none.
+    """
+
+    at_us: int
+    digest: int
+    marks: tuple[Any, ...]
+    attributes: Mapping[str, Any] | None = None
+    cell_id: str = ""
+
+
 class Entry(msgspec.Struct, array_like=True, gc=False):
-    """One event that took part in a pattern. Ordered by `at_us`, then `digest`.
+    """One event that a change keeps, or the handset. Ordered by `at_us`, then `digest`.
 
     `what` is what the pattern found in it; what that is depends on the kind of pattern. `attributes` are
     those that a completion or a link may need, None for none. `found` is the digest of the completion that
@@ -60,10 +75,11 @@ class Given(msgspec.Struct, array_like=True, gc=False):
 class PatternState(msgspec.Struct, array_like=True, gc=False):
     """What one pattern retains of one subscriber. What is in it by kind: the modules of `core/patterns`.
 
-    `recent`: the events that took part and that a late one may still come before, in order. `base`: what
-    the events before them came to. `tip`: what all came to. `given`: what was given out, for as long as
-    late input may move it. `days`: the figure of each local day, for changes. `due_us`: when its timer is
-    due; 0 for none.
+    `tip`: what all events came to. `base`: what those before `from_us` did; the journal has the others.
+    `last_us`: the newest event that made a difference. No late event comes before what is older than that:
+    then `base` says nothing any more. `given`: what was given out, for as long as late input may move it.
+    `due_us`: when its timer is due; 0 for none. Changes and the handset keep `recent` events of their own,
+    those that a late one may still come before, and changes the figure of each local day, `days`.
     """
 
     base: tuple[Any, ...] = ()
@@ -72,6 +88,8 @@ class PatternState(msgspec.Struct, array_like=True, gc=False):
     given: tuple[Given, ...] = ()
     days: Series | None = None
     due_us: int = 0
+    from_us: int = 0
+    last_us: int = 0
 
 
 class SubscriberState(msgspec.Struct, array_like=True, gc=False):
@@ -81,7 +99,8 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     `context` is the static data with, for each attribute, its as-of time in `as_of_us`.
     `known` says whether any context was ever imported. `seen` maps the hash of (source, event id) to
     the instant until which it may come again, for deduplication. `series` and `patterns` are keyed by the
-    definition's content. `latest_us` is the newest event time seen. `cells` are the cells of the last hour
+    definition's content. `journal` has the events that took part in patterns and that a late one may still
+    come before, in order. `latest_us` is the newest event time seen. `cells` are the cells of the last hour
     and the one before them. `imei` is that of the newest event that told one, `handset` the pattern that
     tells when it changes. `replaced_us` is the as-of time of the newest import that said all there is.
     `filled` is the last backfill it took in. `seeds`: metric key -> what an import says of earlier days.
@@ -101,6 +120,7 @@ class SubscriberState(msgspec.Struct, array_like=True, gc=False):
     replaced_us: int = 0
     filled: int = 0
     seeds: dict[str, Seed] | None = None
+    journal: list[Noted] = msgspec.field(default_factory=list)
 
     @property
     def due_us(self) -> int:
@@ -194,4 +214,7 @@ def _joined(context: dict[str, object], body: Buffer) -> SubscriberState:
     # Interned: the same few keys are in all states.
     state.series = {sys.intern(key): each for key, each in state.series.items()}
     state.patterns = {sys.intern(key): each for key, each in state.patterns.items()}
+    same: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for noted in state.journal:
+        noted.marks = same.setdefault(noted.marks, noted.marks)
     return state

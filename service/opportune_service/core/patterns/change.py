@@ -24,16 +24,14 @@ from opportune_rulebase.model import ChangePattern
 
 from opportune_service.core.calendars import DAY_US, instant_of, local_day
 from opportune_service.core.exact import add, total
+from opportune_service.core.patterns.answers import give, new_among, unanswered
 from opportune_service.core.patterns.history import (
     Tip,
     again,
     comes_last,
-    give,
     insert,
-    new_among,
     prune,
     state_of,
-    unanswered,
 )
 from opportune_service.core.patterns.sighting import (
     Compilers,
@@ -128,7 +126,7 @@ def _rise(
         if each is None:
             return []
         entry.found = each.completion.digest
-        return give(kept, new_among([each], kept))
+        return give(kept, new_among([each], kept, horizon))
     before = Series(days.at[:], days.amount[:])
     for each_recent in kept.recent:
         day, amount = each_recent.what
@@ -136,7 +134,9 @@ def _rise(
     if not insert(kept, entry):
         return []
     kept.days = before
-    return give(kept, unanswered(kept, again(kept, partial(_rise_step, pattern, before, since_day))))
+    return give(
+        kept, unanswered(kept, again(kept, partial(_rise_step, pattern, before, since_day)), horizon)
+    )
 
 
 def _summed_up(base: Tip, entry: Entry) -> tuple[Tip, None]:

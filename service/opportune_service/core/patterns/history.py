@@ -1,13 +1,8 @@
-"""What all patterns have in common: entries in order of time, taken in by steps, late ones included.
+"""What is not in the journal: the few events that changes and the handset keep of their own, in order.
 
-A pattern says how to get from what the entries so far came to (a tuple; neither it nor what is in it is
-ever changed) to what they come to with one entry more, and what that completes. Here is who calls it: once
-for an entry that comes in order, for all that are recent again when one comes late.
-
-Nothing that was given out is taken back. When late input moves completions about, one that was given out
-answers for one that is not, if the times that they speak of overlap: the customer has heard of it already.
-So at least as many are given out as sorted input would have given, and more only where late input undid
-one.
+As there, a step leads from what the entries so far came to, to what they come to with one entry more, and
+what that completes: one for an entry that comes in order, those of all that are recent again when one comes
+late.
 """
 
 from __future__ import annotations
@@ -17,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US
+from opportune_service.core.patterns.answers import give, let_go, new_among, unanswered
 from opportune_service.core.patterns.sighting import Completion, Found
-from opportune_service.core.state import Entry, Given, PatternState, SubscriberState
+from opportune_service.core.state import Entry, PatternState, SubscriberState
 
 MAX_RECENT = 2_000
 """Entries that a pattern keeps of one subscriber for late ones to come before. Whoever does more in an
@@ -58,13 +54,13 @@ def advance(
             if last_us >= entry.at_us and recent and not comes_last(kept, entry):
                 if not insert(kept, entry):
                     return ()
-                return give(kept, unanswered(kept, again(kept, step)))
+                return give(kept, unanswered(kept, again(kept, step), horizon))
     recent.append(entry)
     kept.tip, each = step(kept.tip, entry)
     if each is None:
         return ()
     entry.found = each.completion.digest
-    return give(kept, new_among([each], kept))
+    return give(kept, new_among([each], kept, horizon))
 
 
 def prune(kept: PatternState, horizon: int, step: Step, most: int = MAX_RECENT) -> None:
@@ -88,7 +84,7 @@ def prune(kept: PatternState, horizon: int, step: Step, most: int = MAX_RECENT) 
         for entry in recent[:end]:
             kept.base, _ = step(kept.base, entry)
     if kept.given:
-        _prune_given(kept, [entry.found for entry in recent[:end] if entry.found], horizon)
+        let_go(kept, [entry.found for entry in recent[:end] if entry.found], horizon)
     del recent[:end]
 
 
@@ -101,19 +97,8 @@ def settle(kept: PatternState, horizon: int) -> None:
     if recent and recent[-1].at_us <= horizon:
         kept.base = kept.tip
         if kept.given:
-            _prune_given(kept, [entry.found for entry in recent if entry.found], horizon)
+            let_go(kept, [entry.found for entry in recent if entry.found], horizon)
         recent.clear()
-
-
-def _prune_given(kept: PatternState, left: list[int], horizon: int) -> None:
-    """Let go what answers for a completion that has left, and what answers for none and is old."""
-    if left or kept.given[0].at_us <= horizon:
-        staying = [
-            each
-            for each in kept.given
-            if (each.stands_for not in left if each.stands_for else each.at_us > horizon)
-        ]
-        kept.given = tuple(staying[-MAX_RECENT:])
 
 
 def comes_last(kept: PatternState, entry: Entry) -> bool:
@@ -151,43 +136,6 @@ def again(kept: PatternState, step: Step) -> list[Found]:
             founds.append(each)
     kept.tip = tip
     return founds
-
-
-def unanswered(kept: PatternState, founds: list[Found]) -> list[Found]:
-    """Those of all completions there are now that none which was given out answers for."""
-    if not kept.given:
-        return founds
-    there = {each.completion.digest for each in founds}
-    for each in kept.given:
-        each.stands_for = each.digest if each.digest in there else 0
-    answered = {each.digest for each in kept.given}
-    return new_among([each for each in founds if each.completion.digest not in answered], kept)
-
-
-def new_among(founds: list[Found], kept: PatternState) -> list[Found]:
-    """Those of new completions that no idle one answers for: each for one, the earliest first."""
-    idle = [each for each in kept.given if not each.stands_for]
-    left = []
-    for each in founds:
-        at_us, since_us = each.completion.at_us, each.since_us
-        for given in idle:
-            if given.since_us <= at_us and since_us <= given.at_us:
-                given.stands_for = each.completion.digest
-                idle.remove(given)
-                break
-        else:
-            left.append(each)
-    return left
-
-
-def give(kept: PatternState, founds: list[Found]) -> list[Completion]:
-    """Remember what is given out."""
-    if founds:
-        kept.given += tuple(
-            Given(each.completion.at_us, each.completion.digest, each.since_us, each.completion.digest)
-            for each in founds
-        )
-    return [each.completion for each in founds]
 
 
 def _order(entry: Entry) -> tuple[int, int]:

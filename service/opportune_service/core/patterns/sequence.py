@@ -13,18 +13,9 @@ from typing import Any
 
 from opportune_rulebase.model import SequencePattern
 
-from opportune_service.core.patterns.history import MAX_RECENT, Step, Tip, advance, state_of
-from opportune_service.core.patterns.sighting import (
-    Compilers,
-    Completion,
-    Found,
-    Link,
-    Sighting,
-    Taker,
-    carry,
-    found,
-)
-from opportune_service.core.state import Entry
+from opportune_service.core.patterns.journal import MAX_JOURNAL, Machine, Step, Tip
+from opportune_service.core.patterns.sighting import Compilers, Found, Link, carry, found
+from opportune_service.core.state import Noted
 
 MAX_RUNS = 50
 """Runs that a sequence with links keeps of one subscriber; the newest stay. Without links there is never
@@ -32,71 +23,40 @@ more than one a step: of two that have come equally far the one that began later
 other does."""
 
 MAX_LINKED = 200
-"""Entries that a sequence with links keeps, for the same end as `MAX_RECENT`: a late event has every link
-of every run evaluated again."""
+"""Events that a sequence with links goes through again, for the same end as `MAX_JOURNAL`: a late one has
+every link of every run evaluated again."""
 
 
-def sequence_taker(
-    pattern: SequencePattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
-) -> Taker:
-    """For events of one type: which steps they may be is known before they come."""
-    key, last = pattern.key, 1 << (len(pattern.steps) - 1)
-    if carried is not None:
-        carried |= pattern.kept
-    roles = [(1 << n, step) for n, step in enumerate(pattern.steps)]
-    if pattern.without is not None:
-        roles.append((last << 1, pattern.without))
-    always, asked = 0, []
-    for bit, wanted in roles:
-        if type_ in wanted.of:
-            if wanted.where is None:
-                always |= bit
-            else:
-                asked.append((bit, compile_.test(wanted.where)))
+def sequence_machine(pattern: SequencePattern, declared: frozenset[str], compile_: Compilers) -> Machine:
+    """The bits of what an event is: 1 for the first step, 2 for the second, and so on; the last for what is
+    forbidden between."""
     links = [compile_.link(each.link) if each.link else None for each in pattern.steps]
-    step = _step_of(pattern, links)
-    linked, most = bool(pattern.kept), MAX_LINKED if pattern.kept else MAX_RECENT
-
-    def take(seen: Sighting) -> Sequence[Completion]:
-        what = always
-        for bit, where in asked:
-            if where(seen.facts):
-                what |= bit
-        if not what:
-            return ()
-        # No other attributes are asked for.
-        attributes = None
-        if what & last:
-            attributes = seen.attributes or None if carried is None else carry(seen.attributes, carried)
-        elif linked:
-            attributes = _linked(pattern, seen.attributes)
-        entry = Entry(seen.at_us, seen.digest, what, attributes, seen.cell_id)
-        kept = seen.state.patterns.get(key) or state_of(seen.state, key)
-        return advance(kept, entry, seen.horizon_us, step, most)
-
-    return take
+    within_us = pattern.within_us
+    most = MAX_LINKED if pattern.kept else MAX_JOURNAL
+    return Machine(
+        pattern.key, 1, _step_of(pattern, declared, links), lambda tip: tip[-1][0] + within_us, most
+    )
 
 
-def _step_of(pattern: SequencePattern, links: Sequence[Link | None]) -> Step:
+def _step_of(pattern: SequencePattern, declared: frozenset[str], links: Sequence[Link | None]) -> Step:
     linked, forbidden = bool(pattern.kept), 1 << len(pattern.steps)
 
-    def step(runs: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-        what = entry.what
+    def step(runs: Tip, noted: Noted, what: int) -> tuple[Tip, Found | None]:
         if runs:
-            runs, done = _move(pattern, links, runs, entry) if what < forbidden else ((), None)
+            runs, done = _move(pattern, links, runs, noted, what) if what < forbidden else ((), None)
             if done is not None:
                 return (), found(
                     pattern.name,
                     pattern.key,
-                    [*done[2], entry.digest],
-                    entry.at_us,
+                    [*done[2], noted.digest],
+                    noted.at_us,
                     done[0],
-                    entry.attributes,
-                    entry.cell_id,
+                    carry(noted.attributes, declared),
+                    noted.cell_id,
                 )
         if what & 1:
-            told = _linked(pattern, entry.attributes) if linked else None
-            runs += ([entry.at_us, 1, [entry.digest], told, told],)
+            told = _linked(pattern, noted.attributes) if linked else None
+            runs += ([noted.at_us, 1, [noted.digest], told, told],)
             if len(runs) > 1:
                 runs = _newest(pattern, runs)
         return runs, None
@@ -105,27 +65,32 @@ def _step_of(pattern: SequencePattern, links: Sequence[Link | None]) -> Step:
 
 
 def _move(
-    pattern: SequencePattern, links: Sequence[Link | None], runs: Tip, entry: Entry
+    pattern: SequencePattern, links: Sequence[Link | None], runs: Tip, noted: Noted, what: int
 ) -> tuple[Tip, Any]:
-    """The runs after this event, those that are too old left out, and the newest that it completes."""
-    oldest_us = entry.at_us - pattern.within_us
+    """The runs after this event, those that are too old left out, and the newest that it completes. The
+    same runs if there is no difference."""
+    oldest_us = noted.at_us - pattern.within_us
     moved = []
     done = None
+    differs = False
     for run in runs:
         start_us, made, digests, first, previous = run
         if start_us < oldest_us:
+            differs = True
             continue
         link = links[made]
-        if not (entry.what >> made) & 1 or (
-            link is not None and not link(entry.attributes or {}, first or {}, previous or {})
+        if not (what >> made) & 1 or (
+            link is not None and not link(noted.attributes or {}, first or {}, previous or {})
         ):
             moved.append(run)
-        elif made + 1 == len(pattern.steps):
+            continue
+        differs = True
+        if made + 1 == len(pattern.steps):
             done = run
         else:
-            told = _linked(pattern, entry.attributes)
-            moved.append([start_us, made + 1, [*digests, entry.digest], first, told])
-    return tuple(moved), done
+            told = _linked(pattern, noted.attributes)
+            moved.append([start_us, made + 1, [*digests, noted.digest], first, told])
+    return tuple(moved) if differs else runs, done
 
 
 def _newest(pattern: SequencePattern, runs: Tip) -> Tip:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import msgspec
 from opportune_rulebase.engine import Facts
 from opportune_rulebase.expressions import Expression
-from opportune_rulebase.model import Place
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from opportune_service.core.admit import Attributes
@@ -35,10 +34,10 @@ class Compilers(NamedTuple):
 
 
 class Sighting(msgspec.Struct, gc=False):
-    """One event as patterns see it.
+    """One event as changes see it.
 
     `facts` are what a `where` is asked of. `digest`: the `ranked` hash of (source, event id). `cell_id` is
-    the event's own, empty without one; `place` is where that is, None off the map. No event before
+    the event's own, empty without one. No event before
     `horizon_us` comes any more. `coverage`: pattern key -> since when it has been folded. `timed` becomes
     true when a pattern that waits for something took part.
     """
@@ -50,14 +49,13 @@ class Sighting(msgspec.Struct, gc=False):
     attributes: Attributes
     cell_id: str
     horizon_us: int
-    place: Place | None
     zone: tzinfo
     coverage: Mapping[str, int]
     timed: bool = False
 
 
 Taker = Callable[[Sighting], "Sequence[Completion]"]
-"""Lets an event of one type take part in one pattern; the completions to give out now, in order of time."""
+"""Lets an event of one type take part in one change; the completions to give out now, in order of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +111,11 @@ def ranked(digest: int, rank: int) -> int:
     return (digest >> 2) | (min(rank, _MAX_RANK) << _RANK_BITS)
 
 
-def carry(attributes: Attributes, carried: frozenset[str] | None) -> Attributes | None:
-    """What a derived event has of the event that it was derived of (`carried` None: all); None for
-    nothing."""
-    if carried is None:
-        return attributes or None
-    return {name: value for name, value in attributes.items() if name in carried} or None
+def carry(attributes: Told | None, names: frozenset[str]) -> Attributes | None:
+    """The attributes of an event that have these names; None for nothing."""
+    if not attributes or not names:
+        return None
+    return {name: value for name, value in attributes.items() if name in names} or None
 
 
 @lru_cache(maxsize=4096, typed=True)

@@ -1,214 +1,93 @@
 """Absences and stays: something began, and nothing has ended it for a time.
 
-The tip: () if nothing is waited for; (opening,) during the wait, the opening event as [time, digest,
-attributes]; for a stay that has completed and goes on, (opening, True). An entry after the due time ends
-the wait: it has completed. That is given out by the timer alone, and not before; until then a late event
-may still cancel it. What happens at the due time itself counts as within.
+An event after the due time ends the wait: it has completed. That is given out by the timer alone, and not
+before; until then a late event may still cancel it. What happens at the due time itself counts as within.
+See `journal.py` for what the tip is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
 
 from opportune_rulebase.model import AbsencePattern, DwellPattern
-from xxhash import xxh3_64_intdigest
 
-from opportune_service.core.patterns.history import (
-    MAX_RECENT,
-    Step,
-    Tip,
-    again,
-    comes_last,
-    give,
-    insert,
-    prune,
-    state_of,
-    unanswered,
-)
-from opportune_service.core.patterns.sighting import (
-    Compilers,
-    Completion,
-    Found,
-    Sighting,
-    Taker,
-    carry,
-    found,
-    ranked,
-)
-from opportune_service.core.state import Entry, PatternState, SubscriberState
+from opportune_service.core.patterns.answers import give
+from opportune_service.core.patterns.history import horizon_us
+from opportune_service.core.patterns.journal import Machine, Opening, Step, Tip, set_timer, unsettled
+from opportune_service.core.patterns.sighting import Completion, Found, carry, found
+from opportune_service.core.state import Noted, SubscriberState
 
 Timed = AbsencePattern | DwellPattern
 
-_AFTER, _ABSENT = 1, 2
+AFTER, ABSENT = 1, 2
+"""What an event is to an absence."""
+INSIDE, ELSEWHERE = 1, 2
+"""What an event with a cell is to a stay."""
+
+_NEVER_US = 2**63
 
 
-def absence_taker(
-    pattern: AbsencePattern, type_: str, carried: frozenset[str] | None, compile_: Compilers
-) -> Taker:
+def absence_machine(pattern: AbsencePattern, declared: frozenset[str]) -> Machine:
     """An event may be awaited and begin the next wait at once: it ends the one, then begins the other. One
     at the time of the opening event does not end the wait."""
-    key = pattern.key
-    always, asked = 0, []
-    for bit, wanted in ((_AFTER, pattern.after), (_ABSENT, pattern.absent)):
-        if type_ in wanted.of:
-            if wanted.where is None:
-                always |= bit
-            else:
-                asked.append((bit, compile_.test(wanted.where)))
-    step = _step_of(pattern)
+    for_us = pattern.for_us
 
-    def take(seen: Sighting) -> Sequence[Completion]:
-        what = always
-        for bit, where in asked:
-            if where(seen.facts):
-                what |= bit
-        if what:
-            attributes = carry(seen.attributes, carried) if what & _AFTER else None
-            entry = Entry(seen.at_us, seen.digest, what, attributes)
-            kept = state_of(seen.state, key)
-            _advance(pattern, step, kept, entry, seen.horizon_us)
-            if kept.due_us:
-                seen.timed = True
-        return ()
+    def step(tip: Tip, noted: Noted, what: int) -> tuple[Tip, Found | None]:
+        opening, at_us = tip[0] if tip else None, noted.at_us
+        if opening is not None:
+            if at_us > opening[0] + for_us:
+                tip, opening = (None, False, *tip[2:], opening), None
+            elif what & ABSENT and at_us > opening[0]:
+                tip, opening = (None, False, *tip[2:]) if len(tip) > 2 else (), None
+        if opening is None and what & AFTER:
+            tip = ([at_us, noted.digest, carry(noted.attributes, declared)], False, *tip[2:])
+        return tip, None
 
-    return take
+    def idle(tip: Tip) -> int:
+        return tip[0][0] + for_us if tip[0] else 0
+
+    return _machine(pattern, step, idle)
 
 
-def dwell_taker(pattern: DwellPattern) -> Taker:
-    """Entries are told apart by time and cell: two events at one cell at one instant say the same."""
-    key, category = pattern.key, pattern.category
-    step = _step_of(pattern)
+def dwell_machine(pattern: DwellPattern) -> Machine:
+    """A stay that has completed goes on, and does not complete again."""
+    for_us = pattern.for_us
 
-    def take(seen: Sighting) -> Sequence[Completion]:
-        if not seen.cell_id:
-            return ()
-        state, place = seen.state, seen.place
-        inside = place is not None and category in place.categories
-        kept = state.patterns.get(key)
-        if kept is None:
-            if not inside:
-                return ()  # as long as nothing is kept the subscriber was elsewhere, or not seen at all
-            kept = state.patterns[key] = PatternState(recent=_elsewhere(state, seen))
-        entry = Entry(seen.at_us, _cell_digest(seen.cell_id), inside)
-        _advance(pattern, step, kept, entry, seen.horizon_us)
-        if not (kept.tip or kept.base or kept.given or any(entry.what for entry in kept.recent)):
-            del state.patterns[key]
-        if kept.due_us:
-            seen.timed = True
-        return ()
+    def step(tip: Tip, noted: Noted, what: int) -> tuple[Tip, Found | None]:
+        opening, done = tip[:2] if tip else (None, False)
+        if opening is not None and not done and noted.at_us > opening[0] + for_us:
+            tip = (opening, True, *tip[2:], opening)
+        if what & ELSEWHERE:
+            if opening is not None:
+                tip = (None, False, *tip[2:]) if len(tip) > 2 else ()
+        elif opening is None:
+            tip = ([noted.at_us, noted.digest, None], False, *tip[2:])
+        return tip, None
 
-    return take
+    def idle(tip: Tip) -> int:
+        return _NEVER_US if tip[0] else 0  # a stay goes on until the subscriber is seen elsewhere
+
+    return _machine(pattern, step, idle)
 
 
-def _elsewhere(state: SubscriberState, seen: Sighting) -> list[Entry]:
-    """Where the subscriber was before and after the first event inside, if that comes late."""
-    if state.cells is None:
-        return []
-    cells = dict.fromkeys(zip(state.cells.at, map(_cell_digest, state.cells.amount), strict=True))
-    cells.pop((seen.at_us, _cell_digest(seen.cell_id)), None)
-    return [Entry(at_us, digest, False) for at_us, digest in sorted(cells)]
-
-
-@lru_cache(maxsize=65_536)
-def _cell_digest(cell_id: str) -> int:
-    return ranked(xxh3_64_intdigest(cell_id.encode()), 0)
-
-
-def resolve_timed(pattern: Timed, state: SubscriberState, due_us: int, fired: bool) -> Completion | None:
-    kept = state.patterns.get(pattern.key)
+def resolve_timed(machine: Machine, state: SubscriberState, due_us: int, fired: bool) -> Completion | None:
+    kept = state.patterns.get(machine.key)
     if kept is None:
         return None
-    waits = _unsettled(pattern, kept, _step_of(pattern))
-    due = [each for each in waits if each.completion.at_us == due_us]
+    horizon = horizon_us(state, 0)
+    due = [each for each in unsettled(machine, kept, horizon) if each.completion.at_us == due_us]
     # One that is dropped is settled as well: nobody will ask again.
     completions = give(kept, due)
-    kept.due_us = min((each.completion.at_us for each in waits if each not in due), default=0)
+    set_timer(machine, kept, horizon)
     return completions[0] if completions and fired else None
 
 
-def _advance(pattern: Timed, step: Step, kept: PatternState, entry: Entry, horizon: int) -> None:
-    recent = kept.recent
-    if recent:
-        last_us = recent[-1].at_us
-        if last_us <= horizon and not kept.given and (not kept.due_us or last_us <= kept.due_us):
-            kept.base = kept.tip  # most: all that went before is long ago
-            recent.clear()
-        else:
-            if recent[0].at_us <= horizon or len(recent) >= MAX_RECENT:
-                prune(kept, horizon, step)
-            if last_us >= entry.at_us and recent and not comes_last(kept, entry):
-                if insert(kept, entry):
-                    _set_timer(pattern, kept, step)
-                return
-    recent.append(entry)
-    if kept.given:
-        _set_timer(pattern, kept, step)
-        return
-    # Nothing was given out of late, so all that has completed and the wait that goes on have timers.
-    before = kept.tip
-    kept.tip, fell = step(before, entry)
-    if fell is not None:
-        entry.found = fell.completion.digest
-    if kept.tip is before:
-        return
-    if fell is None and len(before) == 1 and kept.due_us == before[0][0] + pattern.for_us:
-        kept.due_us = 0
-    if len(kept.tip) == 1 and not kept.due_us:
-        kept.due_us = kept.tip[0][0] + pattern.for_us
+def _machine(pattern: Timed, step: Step, idle: Callable[[Tip], int]) -> Machine:
+    name, key, for_us = pattern.name, pattern.key, pattern.for_us
 
+    def wait(opening: Opening) -> Found:
+        at_us, digest, attributes = opening
+        due_us = at_us + for_us
+        return found(name, key, [digest], due_us, at_us, attributes, due_us=due_us)
 
-def _set_timer(pattern: Timed, kept: PatternState, step: Step) -> None:
-    waits = _unsettled(pattern, kept, step)
-    kept.due_us = min((each.completion.at_us for each in waits), default=0)
-
-
-def _unsettled(pattern: Timed, kept: PatternState, step: Step) -> list[Found]:
-    """All waits that have completed, or will unless something comes, and were not given out."""
-    waits = again(kept, step)
-    if len(kept.tip) == 1:
-        waits.append(_wait(pattern, kept.tip[0]))
-    return unanswered(kept, waits)
-
-
-def _wait(pattern: Timed, opening: list[Any]) -> Found:
-    at_us, digest, attributes = opening
-    due_us = at_us + pattern.for_us
-    return found(pattern.name, pattern.key, [digest], due_us, at_us, attributes, due_us=due_us)
-
-
-def _step_of(pattern: Timed) -> Step:
-    return _absence_step(pattern) if isinstance(pattern, AbsencePattern) else _dwell_step(pattern)
-
-
-def _absence_step(pattern: AbsencePattern) -> Step:
-    for_us = pattern.for_us
-
-    def step(tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-        fell = None
-        if tip:
-            at_us, opened_us = entry.at_us, tip[0][0]
-            if at_us > opened_us + for_us:
-                fell, tip = _wait(pattern, tip[0]), ()
-            elif entry.what & _ABSENT and at_us > opened_us:
-                tip = ()
-        if not tip and entry.what & _AFTER:
-            tip = ([entry.at_us, entry.digest, entry.attributes],)
-        return tip, fell
-
-    return step
-
-
-def _dwell_step(pattern: DwellPattern) -> Step:
-    for_us = pattern.for_us
-
-    def step(tip: Tip, entry: Entry) -> tuple[Tip, Found | None]:
-        fell = None
-        if len(tip) == 1 and entry.at_us > tip[0][0] + for_us:
-            fell, tip = _wait(pattern, tip[0]), (tip[0], True)
-        if not entry.what:
-            return (), fell
-        return tip or ([entry.at_us, entry.digest, None],), fell
-
-    return step
+    return Machine(key, AFTER, step, idle, wait=wait, for_us=for_us)
