@@ -40,7 +40,7 @@ TEXT = st.text(max_size=5)
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.floats(allow_nan=False), TEXT)
 ATTRIBUTES = st.none() | st.dictionaries(TEXT, SCALARS, min_size=1, max_size=3)
 NESTED = st.recursive(SCALARS | ATTRIBUTES, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
-TIPS = st.lists(NESTED, max_size=3).map(tuple)
+TIPS = st.lists(SCALARS | st.lists(NESTED, max_size=3).map(tuple), max_size=3).map(tuple)
 AMOUNTS = st.one_of(
     st.lists(NUMBERS, max_size=4),
     st.lists(st.floats(allow_nan=False), max_size=4),

@@ -282,7 +282,7 @@ def test_control_late_events_taken_as_they_come_are_noticed(monkeypatch: pytest.
     pattern = sequence(A, B, minutes=10)
     as_it_comes(pattern, LATE_PAIR)
     ready = machines(pattern)
-    monkeypatch.setitem(ready, "key", ready["key"]._replace(most=0))
+    monkeypatch.setitem(ready, "key", replace(ready["key"], most=0))
     with pytest.raises(AssertionError):
         as_it_comes(pattern, LATE_PAIR)
 

@@ -14,7 +14,7 @@ from opportune_rulebase.policies import OutcomeKind
 from xxhash import xxh3_64_intdigest
 
 from opportune_service.core.admit import Attributes
-from opportune_service.core.calendars import local_day
+from opportune_service.core.calendars import local_day, local_day_around
 from opportune_service.core.cells import cell_at
 from opportune_service.core.context import refuse_channel
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Event
@@ -53,7 +53,7 @@ class _Seen(Facts):
     A chain has one for all that it takes, one after another: to make one for each event is dear.
     """
 
-    __slots__ = ("_cell_id", "_imei", "_revision", "_state")
+    __slots__ = ("_cell_id", "_expires", "_imei", "_revision", "_state")
 
     def __init__(self, chain: Chain) -> None:
         # What `Facts` sets, but for what is looked up. The rest `see` sets.
@@ -63,6 +63,7 @@ class _Seen(Facts):
         self.others = _NOTHING
         self.memo = {}
         self._revision = chain.revision
+        self._expires = bool(chain.revision.rulebase.imported)
 
     def see(
         self, chain: Chain, type_: str, at_us: int, attributes: Attributes, cell_id: str, imei: str
@@ -71,8 +72,7 @@ class _Seen(Facts):
         self.type = type_
         self.event = attributes
         state = self._state = chain.state
-        imported = self._revision.rulebase.imported
-        self.sub = self._revision.valid_context(state, at_us) if imported else state.context
+        self.sub = self._revision.valid_context(state, at_us) if self._expires else state.context
         self.now_us = at_us
         self.zone = chain.zone
         self.peer = _NOTHING
@@ -112,6 +112,10 @@ class Chain:
 
     __slots__ = (
         "_at_us",
+        "_day",
+        "_day_from_us",
+        "_day_until_us",
+        "_day_zone",
         "_facts",
         "_imei",
         "_own_type",
@@ -135,6 +139,8 @@ class Chain:
         self._imei = ""
         self._own_type = ""
         self._pending: list[Completion] = []
+        self._day = self._day_from_us = self._day_until_us = 0
+        self._day_zone: tzinfo | None = None
         self.candidates: dict[str, Candidate] = {}
         self.timers_changed = False
         self.responses: tuple[Response, ...] = ()
@@ -212,7 +218,7 @@ class Chain:
             part = plan.whole
             if plan.by is not None and (value := attributes.get(plan.by)) is not None:
                 part = plan.parts.get(value) or plan.parts[None]
-            day = local_day(at_us, self.zone)
+            day = self._local_day(at_us)
             for fold in part.sure:
                 fold(state, at_us, day, attributes)
             for where, fold in part.asked:
@@ -236,6 +242,13 @@ class Chain:
                 matched = revision.engine.match(facts)
         if matched or prompts:
             self._note(matched, facts, prompts or {})
+
+    def _local_day(self, at_us: int) -> int:
+        """As `local_day`; nearly every event is of the same day as the one before."""
+        if not self._day_from_us <= at_us < self._day_until_us or self.zone is not self._day_zone:
+            self._day_zone = self.zone
+            self._day, self._day_from_us, self._day_until_us = local_day_around(at_us, self.zone)
+        return self._day
 
     def _change(
         self,

@@ -78,17 +78,17 @@ def _fold_of_instants(metric: Metric) -> Fold:
     spare, kept_us = (1, HORIZON_US) if metric.kind is _LATEST else (0, (metric.last_us or 0) + HORIZON_US)
 
     def count(state: SubscriberState, at_us: int, _: int, attributes: Mapping[str, object]) -> None:
-        series = state.series.get(key)
-        if series is None:
-            series = state.series[key] = Series()
-        at = series.at
+        try:
+            at = state.series[key].at
+        except KeyError:  # the first one
+            at = _new_series(state, key).at
         if not at or at_us > at[-1]:  # in order, as most come
             at.append(at_us)
             if at[0] > at_us - kept_us and len(at) <= MAX_RETAINED:
                 return
         else:
             insort_right(at, at_us)
-        _drop(series, at[-1] - kept_us)
+        _drop(state.series[key], at[-1] - kept_us)
 
     if name is None:
         return count
@@ -99,16 +99,20 @@ def _fold_of_instants(metric: Metric) -> Fold:
             return
         if value_of is not None:
             value = value_of(value)
-        series = state.series.get(key)
-        if series is None:
-            series = state.series[key] = Series()
+        try:
+            series = state.series[key]
+        except KeyError:
+            series = _new_series(state, key)
         at = series.at
         if not at or at_us > at[-1]:
+            size = len(at)
             at.append(at_us)
             series.amount.append(value)
-            horizon = at_us - kept_us
-            if len(at) <= MAX_RETAINED:
-                if len(at) <= spare or at[spare] > horizon:
+            if size < spare:
+                return
+            if size < MAX_RETAINED:
+                horizon = at_us - kept_us
+                if at[spare] > horizon:
                     return
                 if at[spare + 1] > horizon:  # most: one goes
                     del at[0], series.amount[0]
@@ -118,6 +122,11 @@ def _fold_of_instants(metric: Metric) -> Fold:
         _drop(series, at[-1] - kept_us, spare)
 
     return fold
+
+
+def _new_series(state: SubscriberState, key: str) -> Series:
+    series = state.series[key] = Series()
+    return series
 
 
 def _value_of(metric: Metric) -> Callable[[Any], Any] | None:
@@ -134,6 +143,7 @@ def _without_sign(value: Any) -> Any:
 
 def _fold_of_days(metric: Metric) -> Fold:
     key, name, counts = metric.key, metric.value or "", metric.kind is _COUNT
+    plain = metric.type != "double"
     exact = _is_expansion(metric)
     joins = {_COUNT: operator.add, _SUM: add if exact else _sum, _MIN: min, _MAX: max}
     joined: Callable[[Any, Any], Any] = joins[metric.kind]
@@ -145,11 +155,12 @@ def _fold_of_days(metric: Metric) -> Fold:
             value = attributes.get(name)
             if value is None:
                 return
-            if isinstance(value, float):
-                value += 0.0  # as above
-        series = state.series.get(key)
-        if series is None:
-            series = state.series[key] = Series()
+            if not plain:
+                value = _without_sign(value)
+        try:
+            series = state.series[key]
+        except KeyError:
+            series = _new_series(state, key)
         at, amount = series.at, series.amount
         if at and at[-1] == day:  # most: the day is there, nothing to drop
             amount[-1] = joined(amount[-1], value)
@@ -173,9 +184,10 @@ def _fold_of_different(metric: Metric) -> Fold:
         if value is None:
             return
         token = _token(value)
-        series = state.series.get(key)
-        if series is None:
-            series = state.series[key] = Series()
+        try:
+            series = state.series[key]
+        except KeyError:
+            series = _new_series(state, key)
         at, amount = series.at, series.amount
         place = bisect_left(at, day)
         end = len(at) if at and at[-1] == day else bisect_right(at, day, place)
@@ -189,7 +201,8 @@ def _fold_of_different(metric: Metric) -> Fold:
 
 
 def _sum(amount: Any, value: Any) -> Any:
-    return bounded(amount + value)
+    figure = amount + value
+    return figure if -_MAX_INT <= figure <= _MAX_INT else bounded(figure)
 
 
 def _is_expansion(metric: Metric) -> bool:
@@ -270,10 +283,13 @@ def metric_read(metric: Metric, since_us: int | None) -> Read:
     first_us = since_us - MAX_SKEW_US
 
     def read_latest(state: SubscriberState, at_us: int, zone: tzinfo) -> tuple[object, bool]:
-        series = state.series.get(key)
-        if series is not None and series.at:
-            newest_us = series.at[-1]
-            if at_us - last_us < newest_us <= at_us and newest_us >= first_us:
+        try:
+            series = state.series[key]
+        except KeyError:
+            return _read(metric, since_us, state, at_us, zone)
+        if at := series.at:
+            newest_us = at[-1]
+            if newest_us <= at_us < newest_us + last_us and newest_us >= first_us:
                 return series.amount[-1], True  # most: nothing newer than what is asked for
         return _read(metric, since_us, state, at_us, zone)
 

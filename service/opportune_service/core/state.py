@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -72,6 +72,13 @@ class Given(msgspec.Struct, array_like=True, gc=False):
     stands_for: int
 
 
+if TYPE_CHECKING:
+    Held = Any  # by kind of pattern
+else:
+    # Read back as tuples, not as lists: these take less, and nobody changes them.
+    Held = tuple[Any, ...] | str | float | int | bool | None
+
+
 class PatternState(msgspec.Struct, array_like=True, gc=False):
     """What one pattern retains of one subscriber. What is in it by kind: the modules of `core/patterns`.
 
@@ -82,8 +89,8 @@ class PatternState(msgspec.Struct, array_like=True, gc=False):
     those that a late one may still come before, and changes the figure of each local day, `days`.
     """
 
-    base: tuple[Any, ...] = ()
-    tip: tuple[Any, ...] = ()
+    base: tuple[Held, ...] = ()
+    tip: tuple[Held, ...] = ()
     recent: list[Entry] = msgspec.field(default_factory=list)
     given: tuple[Given, ...] = ()
     days: Series | None = None

@@ -165,9 +165,9 @@ def _rise_step(
         and total(this) >= (pattern.rises_to or 0) * before
     )
     if not rises:
-        return (rested, day, before, this), None
+        return (rested, day, before, tuple(this)), None
     began_us = entry.at_us - length * DAY_US
-    return (day, day, before, this), found(
+    return (day, day, before, tuple(this)), found(
         pattern.name, pattern.key, [entry.digest], entry.at_us, began_us, cell_id=entry.cell_id
     )
 

@@ -1,6 +1,6 @@
 """Repetitions: so many events, or so many different values, within a time.
 
-The tip: the events since the last completion that are still inside the window, as [time, digest, value]. Of
+The tip: the events since the last completion that are still inside the window, as (time, digest, value). Of
 equal values the newest only, so that there are never more than the pattern needs.
 """
 
@@ -26,19 +26,24 @@ def _step_of(pattern: CountPattern, declared: frozenset[str]) -> Step:
 
     def step(pending: Tip, noted: Noted, _: int) -> tuple[Tip, Found | None]:
         at_us = noted.at_us
-        after_us = at_us - within_us
         value: object = 0
         if distinct is not None:
-            told = (noted.attributes or {}).get(distinct)
+            attributes = noted.attributes
+            told = attributes.get(distinct) if attributes else None
             if told is None:
                 return pending, None
             # Short text as it is: it stands in many other places of the state, and is packed well.
             value = told if isinstance(told, str) and len(told) <= _SHORT else digest_of(told)
-            if pending:
-                pending = tuple([each for each in pending if each[0] > after_us and each[2] != value])
-        elif pending and pending[0][0] <= after_us:
-            pending = tuple([each for each in pending if each[0] > after_us])
-        pending += ([at_us, noted.digest, value],)
+        if pending:
+            after_us = at_us - within_us
+            if distinct is not None:
+                for each in pending:  # most: nothing has to go
+                    if each[2] == value or each[0] <= after_us:
+                        pending = tuple([one for one in pending if one[0] > after_us and one[2] != value])
+                        break
+            elif pending[0][0] <= after_us:
+                pending = tuple([each for each in pending if each[0] > after_us])
+        pending += ((at_us, noted.digest, value),)
         if len(pending) < at_least:
             return pending, None
         digests = [each[1] for each in pending]

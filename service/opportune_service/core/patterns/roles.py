@@ -165,6 +165,7 @@ class Machines(dict[str, Machine]):
             if isinstance(pattern, DwellPattern):
                 stays.append((pattern.category, machine))
         self.stays: Stays = stays
+        self._known: dict[tuple[Marks, frozenset[str] | None], Roles] = {}
 
     def roles(self, patterns: Iterable[Pattern], type_: str, attributes: frozenset[str]) -> Roles:
         """What events of a type that has these attributes are to patterns, which may be narrowed."""
@@ -185,6 +186,11 @@ class Machines(dict[str, Machine]):
             elif always:
                 known.append((self[pattern.key], always))
         kept = None if attributes <= names else frozenset(names)
+        if not asked:  # the same ones for all to whom it comes to the same
+            marks = _marks(known)
+            if (marks, kept) not in self._known:
+                self._known[marks, kept] = Roles(marks, _going(known), (), kept, {}, {})
+            return self._known[marks, kept]
         return Roles(_marks(known), _going(known), tuple(asked), kept, {}, {})
 
 

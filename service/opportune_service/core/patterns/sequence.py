@@ -1,7 +1,7 @@
 """Sequences: steps in order, other events between allowed, forbidden ones not.
 
-The tip: the runs, in order of their start, as [start, steps made, their digests, what links read of the
-first step, and of the last]. One event does, in this order: one that is forbidden between ends every run;
+The tip: the runs, in order of their start, as (start, steps made, their digests, what links read of the
+first step, and of the last). One event does, in this order: one that is forbidden between ends every run;
 every run whose next step it is moves on; if that completes any, the run that began last is the completion
 and all runs end; else, if it is a first step, it begins a run.
 """
@@ -56,7 +56,7 @@ def _step_of(pattern: SequencePattern, declared: frozenset[str], links: Sequence
                 )
         if what & 1:
             told = _linked(pattern, noted.attributes) if linked else None
-            runs += ([noted.at_us, 1, [noted.digest], told, told],)
+            runs += ((noted.at_us, 1, [noted.digest], told, told),)
             if len(runs) > 1:
                 runs = _newest(pattern, runs)
         return runs, None
@@ -89,7 +89,7 @@ def _move(
             done = run
         else:
             told = _linked(pattern, noted.attributes)
-            moved.append([start_us, made + 1, [*digests, noted.digest], first, told])
+            moved.append((start_us, made + 1, [*digests, noted.digest], first, told))
     return tuple(moved) if differs else runs, done
 
 

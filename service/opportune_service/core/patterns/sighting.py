@@ -115,6 +115,8 @@ def carry(attributes: Told | None, names: frozenset[str]) -> Attributes | None:
     """The attributes of an event that have these names; None for nothing."""
     if not attributes or not names:
         return None
+    if isinstance(attributes, dict) and attributes.keys() <= names:  # most
+        return attributes
     return {name: value for name, value in attributes.items() if name in names} or None
 
 

@@ -40,7 +40,7 @@ def absence_machine(pattern: AbsencePattern, declared: frozenset[str]) -> Machin
             elif what & ABSENT and at_us > opening[0]:
                 tip, opening = (None, False, *tip[2:]) if len(tip) > 2 else (), None
         if opening is None and what & AFTER:
-            tip = ([at_us, noted.digest, carry(noted.attributes, declared)], False, *tip[2:])
+            tip = ((at_us, noted.digest, carry(noted.attributes, declared)), False, *tip[2:])
         return tip, None
 
     def idle(tip: Tip) -> int:
@@ -61,7 +61,7 @@ def dwell_machine(pattern: DwellPattern) -> Machine:
             if opening is not None:
                 tip = (None, False, *tip[2:]) if len(tip) > 2 else ()
         elif opening is None:
-            tip = ([noted.at_us, noted.digest, None], False, *tip[2:])
+            tip = ((noted.at_us, noted.digest, None), False, *tip[2:])
         return tip, None
 
     def idle(tip: Tip) -> int:
