@@ -1,9 +1,9 @@
 """Ingest of service processes that share PostgreSQL and Redis, on the loopback, with durable commits.
 
-The traffic of `ingest/embedded`, against the same ceiling. Three installations, each new, in turn: one process;
-two, whose collectors shard by subscriber; two, whose collectors do not. Of each a round to warm up, then three;
-the median counts. What a second process costs is counted in processor time of the service processes, not
-of the stores: the machine may have no more processors than one process and its stores need.
+The traffic of `ingest/embedded`, against the same ceiling. Three installations, each new, in turn: one
+process; two, whose collectors shard by subscriber; two, whose collectors do not. Of each a round to warm
+up, then three; the median counts. What a second process costs is counted in processor time of the service
+processes, not of the stores: the machine may have no more processors than one process and its stores need.
 Checked in the same run: every event is accepted once, and as many have a verdict as must have.
 """
 
@@ -157,10 +157,7 @@ def _report(found: dict[str, Measured], ceiling: Measured) -> list[Row]:
     one = found["one process"]
     made = [
         Row(f"{PREFIX}/1", one.rate, "events/s", "ingest/ceiling", one.rate / ceiling.rate),
-        Row(
-            f"{PREFIX}/cpu_1",
-            *(one.cpu, "us/event", "ingest/ceiling_cpu", ceiling.cpu / one.cpu),
-        ),
+        Row(f"{PREFIX}/cpu_1", one.cpu, "us/event", "ingest/ceiling_cpu", ceiling.cpu / one.cpu),
     ]
     for name, key in (("two, sharded", "cpu_ratio_2"), ("two, not sharded", "cpu_ratio_2_unsharded")):
         if name in found:

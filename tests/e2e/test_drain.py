@@ -42,14 +42,16 @@ def run(name: str, directory: Path, without: str = "") -> int:
     ):
         know(service.target, PEOPLE)
 
+        told = threading.Event()
+
         def end(acknowledged: int) -> None:
-            if acknowledged >= BATCHES // 8:
+            if acknowledged >= BATCHES // 8 and not told.is_set():
+                told.set()
                 service.process.send_signal(signal.SIGTERM)
 
         def stream(source: int) -> None:
             batches = sent[source][acked[source] :]
-            told = end if source == 0 and not acked[0] else lambda _: None
-            taken, known[source] = publish(service.target, f"collector-{source}", batches, told)
+            taken, known[source] = publish(service.target, f"collector-{source}", batches, end)
             acked[source] += taken
 
         together(stream, range(len(sent)))

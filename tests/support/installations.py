@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from opportune_service.settings import Settings
 from support.proxy import Proxy, proxy
 from support.servers import Server, postgres, redis
 
-NAMES = ("embedded", "shared") if "live_state" in Settings.model_fields else ("embedded",)
+NAMES = ("embedded", "shared")
 """`embedded` is one process on SQLite, `shared` any number of them on PostgreSQL and Redis."""
 
 

@@ -48,15 +48,6 @@ def without_locks() -> None:
     SqlTransaction.lock = lock  # type: ignore[method-assign]
 
 
-def without_guards() -> None:
-    """Members commit whether they were expelled or not, and under whichever generation."""
-    from opportune_service.adapters.sql.transaction import SqlTransaction
-
-    def guard(*_: object) -> None: ...
-
-    SqlTransaction.guard = guard  # type: ignore[method-assign]
-
-
 def without_drain() -> None:
     """Calls under way are cut off when the service is told to end."""
     from opportune_service.adapters.grpc.server import Server
@@ -87,7 +78,6 @@ SAFETIES: dict[str, Callable[[], None]] = {
     "caps": without_caps,
     "log": without_log,
     "locks": without_locks,
-    "guards": without_guards,
     "drain": without_drain,
     "life": without_life,
 }
