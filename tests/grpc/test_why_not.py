@@ -266,7 +266,8 @@ async def content(service: Service) -> tuple[list[object], dict[str, bytes], set
     """All that the service holds: the whole database, every live state, and who is to be saved."""
     database = await service.app.thread.run(tables, service.app.ledger)
     states: Any = service.app.states
-    live = {id_: encode_state(state) for id_, state in states._decoded.items()} | states._encoded
+    ready = states._decoded | states._unused
+    live = {id_: encode_state(state) for id_, state in ready.items()} | states._encoded
     return database, live, set(states.dirty())
 
 

@@ -131,6 +131,7 @@ def live_state(kind: str, url: str) -> Iterator[Live]:
 KINDS: dict[str, Callable[[str, Snapshots], LiveState]] = {
     "memory": lambda _, __: MemoryLiveState(),
     "memory, short of room": lambda _, __: MemoryLiveState(max_decoded=1),
+    "memory, with room for some": lambda _, __: MemoryLiveState(max_decoded=10),
     "redis": lambda url, snapshots: RedisLiveState(url, snapshots.fetch, member=1),
     "redis, short of room": lambda url, snapshots: RedisLiveState(
         url, snapshots.fetch, member=1, max_decoded=1

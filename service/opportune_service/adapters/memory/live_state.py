@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 from opportune_service.core.packing import Packing
 from opportune_service.core.state import SubscriberState, encode_state, head_of
@@ -41,7 +40,12 @@ class MemoryLiveState:
         `tidy`: takes out of a state what is not worth keeping, before it is turned into bytes."""
         self._tidy = tidy
         self._max_decoded = max_decoded
-        self._decoded: OrderedDict[str, SubscriberState] = OrderedDict()  # the longest unused come first
+        # Those used since the last turn, and those not used since: these go when room is needed, and when
+        # there are none left, it is the next turn. To keep all in the order of their last use would cost
+        # every event more than finding its state does.
+        self._decoded: dict[str, SubscriberState] = {}
+        self._unused: dict[str, SubscriberState] = {}
+        self._unused_ids: Iterator[str] = iter(())
         self._encoded: dict[str, bytes] = {}
         self._packing = Packing()
         self._rested = 0
@@ -56,24 +60,30 @@ class MemoryLiveState:
         self, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> Mapping[str, SubscriberState]:
         """Nobody is missing: there are no other members, and `peek` knows everybody."""
-        decoded = self._decoded
         found: dict[str, SubscriberState] = {}
-        missing: dict[str, None] = {}
+        others: dict[str, None] = {}
+        ready = self._decoded.get
         for subscriber_id in subscriber_ids:
-            state = decoded.get(subscriber_id)
+            state = ready(subscriber_id)
             if state is None:
-                missing[subscriber_id] = None
+                others[subscriber_id] = None
             else:
-                decoded.move_to_end(subscriber_id)
                 found[subscriber_id] = state
-        # Before the new ones come in, and after those asked for have moved to the end: none of them must
-        # go.
-        self._make_room(len(missing), keep=len(found))
-        for subscriber_id in missing:
+        if others:
+            self._make_ready(others, found)
+        return found
+
+    def _make_ready(self, others: dict[str, None], found: dict[str, SubscriberState]) -> None:
+        """Put these into `found`, which holds all else that was asked for, and among those in use."""
+        for subscriber_id in others.keys() & self._unused.keys():
+            del others[subscriber_id]
+            found[subscriber_id] = self._decoded[subscriber_id] = self._unused.pop(subscriber_id)
+        # Before the new ones come in: none of those asked for must go.
+        self._make_room(len(others), found)
+        for subscriber_id in others:
             data = self._encoded.pop(subscriber_id, None)
             state = SubscriberState() if data is None else self._packing.decode(data)
-            found[subscriber_id] = decoded[subscriber_id] = state
-        return found
+            found[subscriber_id] = self._decoded[subscriber_id] = state
 
     async def save(self, subscriber_ids: Collection[str]) -> None:
         self._dirty.update(dict.fromkeys(subscriber_ids))
@@ -104,15 +114,17 @@ class MemoryLiveState:
         """Whoever was dirty and is recovered stays dirty: what was saved earlier is not snapshotted yet."""
         for subscriber_id in subscriber_ids:
             self._decoded.pop(subscriber_id, None)
+            self._unused.pop(subscriber_id, None)
             self._encoded.pop(subscriber_id, None)
             if subscriber_id not in recovered:
                 self._dirty.pop(subscriber_id, None)
         for subscriber_id, state in recovered.items():
+            self._unused.pop(subscriber_id, None)
             self._encoded.pop(subscriber_id, None)
             self._decoded[subscriber_id] = state
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
-        state = self._decoded.get(subscriber_id)
+        state = self._ready(subscriber_id)
         if state is not None:
             return state.context if state.known or state.context else None
         data = self._encoded.get(subscriber_id)
@@ -122,7 +134,7 @@ class MemoryLiveState:
         return head.context if head.known or head.context else None
 
     async def view(self, subscriber_id: str, peers: Collection[str] = ()) -> SubscriberState:
-        state = self._decoded.get(subscriber_id)
+        state = self._ready(subscriber_id)
         if state is not None:
             return state
         data = self._encoded.get(subscriber_id)
@@ -133,7 +145,7 @@ class MemoryLiveState:
         return len(self._decoded), len(self._encoded)
 
     async def subscribers(self) -> list[str]:
-        return [*self._decoded, *self._encoded]
+        return [*self._decoded, *self._unused, *self._encoded]
 
     async def contexts(self, subscriber_ids: Collection[str]) -> dict[str, Mapping[str, object]]:
         peeked = ((subscriber_id, self.peek(subscriber_id)) for subscriber_id in subscriber_ids)
@@ -153,21 +165,32 @@ class MemoryLiveState:
         taken: list[tuple[str, int, bytes]] = []
         for subscriber_id in subscriber_ids:
             self._dirty.pop(subscriber_id, None)
-            state = self._decoded.get(subscriber_id)
+            state = self._ready(subscriber_id)
             if state is not None:
                 taken.append((subscriber_id, state.position, encode_state(state)))
             elif (data := self._encoded.get(subscriber_id)) is not None:
                 taken.append((subscriber_id, head_of(data).position, self._packing.plain(data)))
         return taken
 
-    def _make_room(self, coming: int, keep: int) -> None:
-        """Turn the longest unused into bytes; the last `keep` stay, whatever the bound says."""
-        too_many = len(self._decoded) + coming - self._max_decoded
-        for _ in range(min(too_many, len(self._decoded) - keep)):
-            subscriber_id, state = self._decoded.popitem(last=False)
+    def _ready(self, subscriber_id: str) -> SubscriberState | None:
+        state = self._decoded.get(subscriber_id)
+        return self._unused.get(subscriber_id) if state is None else state
+
+    def _make_room(self, coming: int, kept: Mapping[str, SubscriberState]) -> None:
+        """Turn those unused for long into bytes; those `kept` stay, whatever the bound says."""
+        most = max(self._max_decoded - coming, len(kept))
+        while len(self._decoded) + len(self._unused) > most:
+            if not self._unused:
+                self._unused, self._decoded = self._decoded, dict(kept)
+                for subscriber_id in kept:
+                    del self._unused[subscriber_id]
+                self._unused_ids = iter(list(self._unused))
+            subscriber_id = next(self._unused_ids)
+            state = self._unused.pop(subscriber_id, _STRANGER)  # it may have been used since
             if state != _STRANGER:
                 self._rested += 1
                 if self._rested in _PRIME_AT:
-                    self._packing.prime([state, *islice(self._decoded.values(), _EXAMPLES)])
+                    others = chain(self._unused.values(), self._decoded.values())
+                    self._packing.prime([state, *islice(others, _EXAMPLES)])
                 self._tidy(state)
                 self._encoded[subscriber_id] = self._packing.encode(state)
