@@ -139,12 +139,14 @@ class AttributeReader:
         is_json = encoding is Encoding.JSON
         try:
             attributes: Attributes = self._read_json(data) if is_json else self._read_msgpack(data)
-            names = _names_json(data) if is_json else _names_msgpack(data)
+            # No more colons than attributes, as nearly always: there are no other names.
+            if not (is_json and data.count(b":") == len(attributes)):
+                names = _names_json(data) if is_json else _names_msgpack(data)
+                if len(names) != len(attributes):
+                    self._ignored.add(self._name, names.keys() - self._declared)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Perhaps a null only; the slow way tells, and says what is wrong otherwise.
             return self.check(decode_attributes(data, encoding))
-        if len(names) != len(attributes):
-            self._ignored.add(self._name, names.keys() - self._declared)
         return self._special_checked(attributes) if self._special else attributes
 
     def check(self, raw: Mapping[str, object], *, keep_null: bool = False) -> Attributes:
