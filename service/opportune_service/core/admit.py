@@ -50,6 +50,7 @@ _ATTRIBUTE_TYPES: Mapping[ValueType, object] = {
     ValueType.INTS: list[Annotated[int, _INT64]],
     ValueType.FLAGS: dict[str, bool],
 }
+_JSON = Encoding.JSON  # looked up once: of an enumeration it takes as long as to read an attribute
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_msgpack = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _names_json = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -136,7 +137,7 @@ class AttributeReader:
         """The declared attributes. Raises `AttributesError` on garbage or a value of another type."""
         if not data:
             return {}
-        is_json = encoding is Encoding.JSON
+        is_json = encoding is _JSON
         try:
             attributes: Attributes = self._read_json(data) if is_json else self._read_msgpack(data)
             # No more colons than attributes, as nearly always: there are no other names.
@@ -198,7 +199,7 @@ _CHECKS: Mapping[ValueType, Callable[[str, Any], object]] = {
 def decode_attributes(data: bytes, encoding: Encoding) -> dict[str, Any]:
     """Any map of attributes. Raises `AttributesError` on garbage."""
     try:
-        return _decode_json(data) if encoding is Encoding.JSON else _decode_msgpack(data)
+        return _decode_json(data) if encoding is _JSON else _decode_msgpack(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AttributesError(mask(str(error))) from None
 
