@@ -79,9 +79,14 @@ def _counts(group: Group) -> Mapping[tuple[str, int], int]:
     counts = Counter(group.derived)
     for batch in group.batches:
         if batch.kind is LogKind.EVENTS:
-            counts.update(
-                [(each.type, each.occurred_at_us // HOUR_US) for each in batch.items if type(each) is Event]
-            )
+            events = [each for each in batch.items if type(each) is Event]
+            hours = {event.occurred_at_us // HOUR_US for event in events}
+            if len(hours) == 1:  # nearly always it is so, and pairs take much longer to count
+                (hour,) = hours
+                for name, count in Counter([event.type for event in events]).items():
+                    counts[name, hour] += count
+            else:
+                counts.update([(event.type, event.occurred_at_us // HOUR_US) for event in events])
     return counts
 
 
