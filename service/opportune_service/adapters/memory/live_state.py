@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from opportune_service.core.packing import Packing
-from opportune_service.core.state import SubscriberState, encode_state, head_of
+from opportune_service.core.state import SubscriberState, encode_plain, head_of, pack_plain
 
 _PRIME_AT = frozenset((100, 10_000, 1_000_000))
 """After so many went to rest the packing takes a fresh look at what states are like by then: in the first
@@ -162,15 +163,17 @@ class MemoryLiveState:
 
     async def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
         """Those that were discarded meanwhile are left out."""
-        taken: list[tuple[str, int, bytes]] = []
+        ready: list[tuple[str, int, tuple[bytes, bytes]]] = []
+        at_rest: list[tuple[str, int, bytes]] = []
         for subscriber_id in subscriber_ids:
             self._dirty.pop(subscriber_id, None)
             state = self._ready(subscriber_id)
             if state is not None:
-                taken.append((subscriber_id, state.position, encode_state(state)))
+                ready.append((subscriber_id, state.position, encode_plain(state, state.due_us)))
             elif (data := self._encoded.get(subscriber_id)) is not None:
-                taken.append((subscriber_id, head_of(data).position, self._packing.plain(data)))
-        return taken
+                at_rest.append((subscriber_id, head_of(data).position, self._packing.plain(data)))
+        # Packing takes longer than all else; in a thread it keeps nobody waiting.
+        return at_rest + await asyncio.to_thread(_packed, ready)
 
     def _ready(self, subscriber_id: str) -> SubscriberState | None:
         state = self._decoded.get(subscriber_id)
@@ -194,3 +197,7 @@ class MemoryLiveState:
                     self._packing.prime([state, *islice(others, _EXAMPLES)])
                 self._tidy(state)
                 self._encoded[subscriber_id] = self._packing.encode(state)
+
+
+def _packed(plain: Iterable[tuple[str, int, tuple[bytes, bytes]]]) -> list[tuple[str, int, bytes]]:
+    return [(subscriber_id, position, pack_plain(*parts)) for subscriber_id, position, parts in plain]
