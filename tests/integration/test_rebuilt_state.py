@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from opportune_service.app import checkpoint as checkpoint_module
 from opportune_service.app import rulebases as rulebases_module
 from opportune_service.app.checkpoint import CHUNK
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
@@ -98,6 +99,26 @@ def test_a_round_of_snapshots_lets_others_have_their_turn() -> None:
                 turns += 1
                 await asyncio.sleep(0)
             assert turns >= 3, "all of the round was encoded in one go"
+
+    in_loop(body)
+
+
+def test_the_end_does_not_wait_for_a_round_that_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MOST_REST_S", "ROUND_S"):
+        monkeypatch.setattr(checkpoint_module, name, 1e9)
+    people = subscribers(3 * CHUNK)
+
+    async def body() -> None:
+        async with running(people=()) as app:
+            await know(app, people)
+            checkpoints = app.ingest._checkpoints
+            app.ingest.request_checkpoint()
+            while not checkpoints.resting:  # noqa: ASYNC110 - nothing tells when it begins
+                await asyncio.sleep(0)
+            await know(app, people[:1])
+            assert checkpoints.resting, "others have their turn, the round has not"
+            assert len(app.states.dirty()) > CHUNK
+        assert not app.states.dirty(), "not all was saved at the end"
 
     in_loop(body)
 
