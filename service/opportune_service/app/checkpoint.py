@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 CHUNK = 200
 """Subscribers that are encoded at a time: about 10 ms, as a batch takes, between two commit groups."""
 
+ROUND_S = 20
+MOST_REST_S = 0.1
+"""A round of many chunks is spread over so many seconds, by rests of at most a tenth: who waits for an
+answer meanwhile should not notice. Where it takes longer anyway, there are none."""
+
 
 Heartbeat = tuple[int, Mapping[str, SourceMark]]
 """Now, and how far the sources have come."""
@@ -29,10 +34,10 @@ Heartbeat = tuple[int, Mapping[str, SourceMark]]
 
 class Checkpoints:
     """Rounds of snapshots. `refused` tells, in the ledger's thread, that live state is not to be trusted:
-    a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not.
-    `heartbeat` gives what the end of a round puts down besides, also of one with nothing to save. `member`
-    tells whose checkpoint it is; 0 where there are no others. `ended_us`: when the last round was
-    completed, at first when this was made."""
+    a commit that it rests on has failed. `on_saved` is called when a `step` has ended, well or not, and
+    it is time for the next. `heartbeat` gives what the end of a round puts down besides, also of one with
+    nothing to save. `member` tells whose checkpoint it is; 0 where there are no others. `ended_us`: when
+    the last round was completed, at first when this was made."""
 
     def __init__(
         self,
@@ -54,8 +59,10 @@ class Checkpoints:
         self._left: list[str] = []
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
+        self._every_s = 0.0
         self.due = False
         self.ended_us = heartbeat()[0]
+        self.resting = False
 
     async def step(self, position: int) -> None:
         """Snapshot some of the round's subscribers; `due` stays set until the round is through.
@@ -64,10 +71,12 @@ class Checkpoints:
         more: the write is queued behind the commits that it rests on. To begin a round, all of that must
         be saved (`LiveState.save`) too. Never call it while one is `saving`: were a later one to end the
         round, replay would begin after what an earlier one failed to save. Raises `StoreUnavailableError`
-        when live state cannot be read: the round is abandoned.
+        when live state cannot be read: the round is abandoned. While it is `resting`, better wait.
         """
         if not self._left:
             self._left, self._position = list(self._states.dirty()), position
+            self._every_s = min(MOST_REST_S, ROUND_S * CHUNK / max(1, len(self._left)))
+        next_at = asyncio.get_running_loop().time() + self._every_s
         chunk, self._left = self._left[:CHUNK], self._left[CHUNK:]
         self.due = bool(self._left)
         end = None if self.due else (self._position, self._heartbeat())
@@ -78,7 +87,7 @@ class Checkpoints:
             self.abandon()
             raise
         saved = self._thread.submit(self._save, rows, end)
-        self._saving = asyncio.create_task(self._finish(saved, chunk))
+        self._saving = asyncio.create_task(self._finish(saved, chunk, next_at))
 
     @property
     def begun(self) -> bool:
@@ -100,7 +109,7 @@ class Checkpoints:
         if self._saving is not None:
             await self._saving
 
-    async def _finish(self, saved: asyncio.Future[None], chunk: Sequence[str]) -> None:
+    async def _finish(self, saved: asyncio.Future[None], chunk: Sequence[str], next_at: float) -> None:
         """A snapshot that was not saved leaves its subscribers to the next round."""
         try:
             await saved
@@ -108,6 +117,14 @@ class Checkpoints:
             log.warning("a snapshot was not saved; the log still has everything", exc_info=True)
             self._states.still_dirty(chunk)
             self.abandon()
+        if self.begun:
+            self.resting = True
+            asyncio.get_running_loop().call_at(next_at, self._rested)
+        else:
+            self._on_saved()
+
+    def _rested(self) -> None:
+        self.resting = False
         self._on_saved()
 
     def _save(self, rows: Sequence[tuple[str, int, bytes]], end: tuple[int, Heartbeat] | None) -> None:

@@ -288,7 +288,7 @@ class Ingest:
         await self._finish()
 
     async def _checkpoint_step(self) -> None:
-        if self._checkpoints.saving:
+        if self._checkpoints.saving or (self._checkpoints.resting and not self._closing):
             return  # its end wakes the loop
         if not self._checkpoints.begun and self._committing is not None:
             await self._committing
