@@ -1,4 +1,4 @@
-"""Ingest end to end over gRPC with durable commits, against the ceiling; and the latency of one event.
+"""Ingest end to end over gRPC with durable commits, against the ceiling.
 
 Both servers run as processes of their own and get the same bytes, made beforehand, over one stream each.
 Three rounds, in turn; the median counts. Checked in the same run: every event is accepted, and the service
@@ -28,7 +28,6 @@ import traffic
 from google.protobuf.timestamp_pb2 import Timestamp
 from harness import Row, console
 from opportune.v1 import event_service_pb2 as pb
-from opportune.v1 import event_service_pb2_grpc as stubs
 from opportune.v1 import insight_service_pb2 as insight
 from opportune.v1 import insight_service_pb2_grpc as insight_stubs
 from opportune.v1 import subscriber_service_pb2 as context_pb
@@ -39,7 +38,6 @@ from rich.table import Table
 BATCH = 500
 EVENTS = 100_000
 ROUNDS = 3
-UNARY_CALLS = 1_000
 HERE = Path(__file__).parent
 
 
@@ -75,6 +73,21 @@ def serving(*command: str, settings: Mapping[str, str] | None = None) -> Iterato
         process.communicate(timeout=60)
 
 
+@contextmanager
+def embedded_service(folder: str) -> Iterator[Server]:
+    """The service on SQLite in `folder`, with the workload's rulebase and customers."""
+    rulebase = Path(folder, "rulebase")
+    for name, content in traffic.rulebase_files().items():
+        path = rulebase / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    database = f"sqlite:///{folder}/opportune.db"
+    serve = ("-m", "opportune_service.cli", "serve", "--listen", "127.0.0.1:0")
+    with serving(*serve, "--database", database, "--rulebase", str(rulebase)) as service:
+        import_contexts(service.target)
+        yield service
+
+
 def message(event: Event) -> pb.Event:
     return pb.Event(
         id=event.id,
@@ -88,8 +101,8 @@ def message(event: Event) -> pb.Event:
     )
 
 
-def batches(seed: int, prefix: str) -> list[bytes]:
-    return encoded(traffic.events(seed, EVENTS, time.time_ns() // 1_000 - 1_000_000, prefix))
+def batches(seed: int, prefix: str, count: int = EVENTS) -> list[bytes]:
+    return encoded(traffic.events(seed, count, time.time_ns() // 1_000 - 1_000_000, prefix))
 
 
 def encoded(made: Sequence[Event]) -> list[bytes]:
@@ -155,20 +168,6 @@ def import_contexts(target: str) -> None:
     assert done.imported_count == traffic.SUBSCRIBERS, done
 
 
-def unary_latencies_ms(target: str, prefix: str) -> list[float]:
-    """One event a call, one call after the other; every event has a candidate."""
-    found = []
-    with grpc.insecure_channel(target) as channel:
-        publish = stubs.EventServiceStub(channel).PublishEvents
-        for n in range(UNARY_CALLS):
-            event = traffic.matching_event(n, time.time_ns() // 1_000, prefix)
-            request = pb.PublishEventsRequest(source="bench-unary", events=[message(event)])
-            began = time.perf_counter()
-            publish(request)
-            found.append((time.perf_counter() - began) * 1_000)
-    return sorted(found)
-
-
 def count_verdicts(target: str) -> int:
     """Events with a verdict, by paging through the list of decisions."""
     events: set[tuple[str, str]] = set()
@@ -184,46 +183,37 @@ def count_verdicts(target: str) -> int:
 
 
 def rows(only: str) -> list[Row]:
-    """`ingest/...` and `publish/...`; both come from the same servers, so both are always measured."""
+    """`ingest/embedded...` and `ingest/ceiling...`."""
     if only.startswith("ingest/redis_postgres"):
         return []  # see shared.py
     embedded: list[float] = []
     ceiling: list[float] = []
     embedded_cpu: list[float] = []
     ceiling_cpu: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        rulebase = Path(folder, "rulebase")
-        for name, content in traffic.rulebase_files().items():
-            path = rulebase / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        database = f"sqlite:///{folder}/opportune.db"
-        serve = ("-m", "opportune_service.cli", "serve", "--listen", "127.0.0.1:0")
-        with (
-            serving(*serve, "--database", database, "--rulebase", str(rulebase)) as service,
-            serving(str(HERE / "ceiling.py"), f"{folder}/ceiling.db") as bare,
-        ):
-            import_contexts(service.target)
-            for number in range(ROUNDS):
-                for server, rates, cpu in ((bare, ceiling, ceiling_cpu), (service, embedded, embedded_cpu)):
-                    messages = batches(number, f"round{number}")
-                    before = server.cpu_seconds()
-                    seconds, accepted = stream(server.target, messages)
-                    cpu.append((server.cpu_seconds() - before) / EVENTS * 1e6)
-                    rates.append(EVENTS / seconds)
-                    if server is service and accepted != EVENTS:
-                        raise RuntimeError(f"{accepted} of {EVENTS} events were accepted")
-            expected = sum(
-                traffic.matches(event)
-                for number in range(ROUNDS)
-                for event in traffic.events(number, EVENTS, 0, "")
-            )
-            verdicts = count_verdicts(service.target)
-            if verdicts != expected:
-                raise RuntimeError(f"{verdicts} verdicts, but {expected} events have a candidate")
-            latencies = unary_latencies_ms(service.target, "unary")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded_service(folder) as service,
+        serving(str(HERE / "ceiling.py"), f"{folder}/ceiling.db") as bare,
+    ):
+        for number in range(ROUNDS):
+            for server, rates, cpu in ((bare, ceiling, ceiling_cpu), (service, embedded, embedded_cpu)):
+                messages = batches(number, f"round{number}")
+                before = server.cpu_seconds()
+                seconds, accepted = stream(server.target, messages)
+                cpu.append((server.cpu_seconds() - before) / EVENTS * 1e6)
+                rates.append(EVENTS / seconds)
+                if server is service and accepted != EVENTS:
+                    raise RuntimeError(f"{accepted} of {EVENTS} events were accepted")
+        expected = sum(
+            traffic.matches(event)
+            for number in range(ROUNDS)
+            for event in traffic.events(number, EVENTS, 0, "")
+        )
+        verdicts = count_verdicts(service.target)
+        if verdicts != expected:
+            raise RuntimeError(f"{verdicts} verdicts, but {expected} events have a candidate")
     share = expected / (ROUNDS * EVENTS)
-    return _report(embedded, ceiling, embedded_cpu, ceiling_cpu, latencies, share)
+    return _report(embedded, ceiling, embedded_cpu, ceiling_cpu, share)
 
 
 def _report(
@@ -231,11 +221,9 @@ def _report(
     ceiling: list[float],
     embedded_cpu: list[float],
     ceiling_cpu: list[float],
-    latencies: list[float],
     share: float,
 ) -> list[Row]:
     rate, most = statistics.median(embedded), statistics.median(ceiling)
-    p50, p99 = latencies[len(latencies) // 2], latencies[len(latencies) * 99 // 100]
     table = Table(
         title=f"ingest: batches of {BATCH}, {traffic.CAMPAIGNS} campaigns, {share:.1%} with candidates"
     )
@@ -251,7 +239,6 @@ def _report(
             f"{statistics.median(rates) / most:.2f}",
         )
     console.print(table)
-    console.print(f"one event a call, with a decision: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
     return [
         Row("ingest/embedded", rate, "events/s", "ingest/ceiling", rate / most),
         Row("ingest/ceiling", most, "events/s"),
@@ -263,6 +250,4 @@ def _report(
             statistics.median(ceiling_cpu) / statistics.median(embedded_cpu),
         ),
         Row("ingest/ceiling_cpu", statistics.median(ceiling_cpu), "us/event"),
-        Row("publish/unary_p50_ms", p50, "ms"),
-        Row("publish/unary_p99_ms", p99, "ms"),
     ]

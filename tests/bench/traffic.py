@@ -1,4 +1,6 @@
-"""The ingest benchmark's workload: 200 campaigns, 50,000 subscribers, 1 event in 100 with a candidate."""
+"""The ingest benchmarks' workload: 200 campaigns, 50,000 subscribers, 1 event in 100 with a candidate.
+
+One more campaign is for customers at a counter, who are advised."""
 
 from __future__ import annotations
 
@@ -19,6 +21,8 @@ WIDTH = 64
 """Amounts that a campaign wants: with the kind (1 in 4) and the age (5 in 8), 1 event in 100 of its type
 has one of the type's 10 campaigns as a candidate."""
 
+TOUCH_POINT = "counter"
+
 
 def rulebase_files() -> dict[str, bytes]:
     """Each campaign has five conditions: two on an amount, a kind, an age by a behaviour, and a metric."""
@@ -31,14 +35,18 @@ def rulebase_files() -> dict[str, bytes]:
     )
     files = {
         "rulebase.yaml": "rulebase: bench\ntime_zone: Asia/Shanghai\n",
-        "vocabulary.yaml": f"events:\n{events}\nsubscriber: {{age: int, brand: string}}\n"
-        "channels: {sms: {mode: automatic}, mms: {mode: automatic}}\n"
+        "vocabulary.yaml": f"events:\n{events}\n  {TOUCH_POINT}_visit: {{}}\n"
+        "subscriber: {age: int, brand: string}\n"
+        "channels:\n  sms: {mode: automatic}\n  mms: {mode: automatic}\n"
+        f"  {TOUCH_POINT}: {{mode: manual}}\n"
         "products: {p0: {label: P0, category: c0}, p1: {label: P1, category: c1}}\n",
         "behaviours.yaml": f"metrics:\n{metrics}\nbehaviours:\n"
         "  grown: {label: grown, when: sub.age >= 30}\n  busy: {label: busy, when: metric.m0_7d >= 2}\n",
         "policies.yaml": "caps:\n  weekly: {limit: 3, period: {rolling: 7d}}\n"
         "  daily: {limit: 1, period: day}\n"
         "quiet_hours:\n  night: {from: '04:00', to: '04:01'}\n",
+        "campaigns/visit.yaml": f"campaign: visit\nproduct: p0\non: [{TOUCH_POINT}_visit]\nmode: manual\n"
+        f"channels: [{TOUCH_POINT}]\ncontent: {{default: 'Offer {{{{product.label}}}}'}}\n",
     }
     for n in range(CAMPAIGNS):
         low = _low(n)
@@ -55,6 +63,11 @@ def rulebase_files() -> dict[str, bytes]:
 
 def subscriber_id(n: int) -> str:
     return f"8613{n:09d}"
+
+
+def young(n: int) -> str:
+    """A subscriber, another each time, whom only the campaign at the counter wants."""
+    return subscriber_id(8 * n % SUBSCRIBERS)
 
 
 def contexts() -> Iterator[tuple[str, dict[str, object]]]:

@@ -1,0 +1,170 @@
+"""Latency during ingest: `PublishEvents` with one event a call, and `Advise`.
+
+First it is measured how many events a second the service takes in batches. Then a stream sends half as
+many, evenly, and meanwhile calls are made at random instants (Poisson), whether or not earlier ones have
+been answered. A call's latency counts from the instant at which it was due, so that waiting behind other
+calls counts. Every call comes to a decision. Checked in the same run: each call's event is accepted, each
+visit is advised, all events of the stream are accepted, and the service kept up with it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import traffic
+from harness import Row, console
+from ingest import BATCH, EVENTS, ROUNDS, batches, embedded_service, message, stream
+from opportune.v1 import advice_service_pb2 as advice_pb
+from opportune.v1 import advice_service_pb2_grpc as advice_stubs
+from opportune.v1 import event_service_pb2 as pb
+from opportune.v1 import event_service_pb2_grpc as stubs
+from rich.table import Table
+
+__all__ = ["rows"]
+
+SECONDS = 20
+PUBLISHED_A_SECOND = 50
+ADVISED_A_SECOND = 200
+
+
+def rows(only: str) -> list[Row]:
+    """`publish/...` and `advise/...`."""
+    del only
+    with tempfile.TemporaryDirectory() as folder, embedded_service(folder) as service:
+        taken = [stream(service.target, batches(n, f"round{n}"))[0] for n in range(ROUNDS)]
+        half = EVENTS / statistics.median(taken) / 2
+        published = _during_ingest(service.target, half, "publish", _publish)
+        advised = _during_ingest(service.target, half, "advise", _advise)
+    table = Table(title=f"latency in ms, while {half:,.0f} events/s come in batches of {BATCH}")
+    for heading in ("call", "a second", "p50", "p90", "p99", "most"):
+        table.add_column(heading, justify="right")
+    for name, rate, found in (
+        ("PublishEvents, one event", PUBLISHED_A_SECOND, published),
+        ("Advise", ADVISED_A_SECOND, advised),
+    ):
+        table.add_row(name, str(rate), *(f"{_quantile(found, q):.1f}" for q in (0.5, 0.9, 0.99, 1)))
+    console.print(table)
+    return [
+        Row("publish/unary_p50_ms", _quantile(published, 0.5), "ms"),
+        Row("publish/unary_p99_ms", _quantile(published, 0.99), "ms"),
+        Row("advise/p50_ms", _quantile(advised, 0.5), "ms"),
+        Row("advise/p99_ms", _quantile(advised, 0.99), "ms"),
+    ]
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def _during_ingest(
+    target: str, rate: float, name: str, measure: Callable[[grpc.Channel], list[float]]
+) -> list[float]:
+    """What `measure` finds while so many events a second come in batches."""
+    messages = batches(ROUNDS, name, int(rate * SECONDS * 1.5))
+    ending = threading.Event()
+    with grpc.insecure_channel(target) as channel, _streaming(channel, messages, rate, ending):
+        try:
+            return measure(channel)
+        finally:
+            ending.set()
+
+
+@contextmanager
+def _streaming(
+    channel: grpc.Channel, messages: Sequence[bytes], rate: float, ending: threading.Event
+) -> Iterator[None]:
+    """Send the batches evenly until `ending`. Raises `RuntimeError` if there were too few, or if the
+    service did not take all of them, or was more than a second late."""
+    sent = accepted = acked = most_waiting = 0
+
+    def paced() -> Iterator[bytes]:
+        nonlocal sent, most_waiting
+        yield pb.StreamEventsRequest(hello=pb.EventStreamHello(source="load")).SerializeToString()
+        began = time.perf_counter()
+        for data in messages:
+            yield data
+            sent += 1
+            most_waiting = max(most_waiting, sent - acked)
+            if ending.wait(max(0.0, began + sent * BATCH / rate - time.perf_counter())):
+                return
+
+    call: Any = channel.stream_stream(
+        "/opportune.v1.EventService/StreamEvents",
+        request_serializer=lambda data: data,
+        response_deserializer=pb.StreamEventsResponse.FromString,
+    )
+
+    def listen() -> None:
+        nonlocal accepted, acked
+        for answer in call(paced()):
+            acked = answer.ack.acked_number
+            accepted += sum(result.accepted_count for result in answer.ack.results)
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        listening.join()
+    if sent == len(messages) or accepted != sent * BATCH or most_waiting * BATCH > rate:
+        raise RuntimeError(
+            f"of {len(messages)} batches {sent} were sent, with {accepted} events accepted,"
+            f" and {most_waiting} were under way at a time"
+        )
+
+
+def _publish(channel: grpc.Channel) -> list[float]:
+    """One event a call; every event has a candidate."""
+    now_us = time.time_ns() // 1_000
+    requests = [
+        pb.PublishEventsRequest(
+            source="bench-unary", events=[message(traffic.matching_event(n, now_us, "unary"))]
+        )
+        for n in range(PUBLISHED_A_SECOND * SECONDS)
+    ]
+    publish = stubs.EventServiceStub(channel).PublishEvents
+    found, answers = _latencies_ms(publish, requests, PUBLISHED_A_SECOND)
+    if any(answer.accepted_count != 1 for answer in answers):
+        raise RuntimeError("not every published event was accepted")
+    return found
+
+
+def _advise(channel: grpc.Channel) -> list[float]:
+    """Visits of different customers, whom no other campaign wants; each is offered something."""
+    requests = [
+        advice_pb.AdviseRequest(
+            request_id=f"visit-{n}", subscriber_id=traffic.young(n), touch_point=traffic.TOUCH_POINT
+        )
+        for n in range(ADVISED_A_SECOND * SECONDS)
+    ]
+    advise = advice_stubs.AdviceServiceStub(channel).Advise
+    found, answers = _latencies_ms(advise, requests, ADVISED_A_SECOND)
+    if any(len(answer.advices) != 1 for answer in answers):
+        raise RuntimeError("not every visit was advised")
+    return found
+
+
+def _latencies_ms(call: Any, requests: Sequence[Any], rate: float) -> tuple[list[float], list[Any]]:
+    """Latencies of calls at random instants, so many a second, in order of size; and the answers."""
+    rng = random.Random(1)
+    ended: list[float] = []
+    made = []
+    at = time.perf_counter()
+    for request in requests:
+        at += rng.expovariate(rate)
+        time.sleep(max(0.0, at - time.perf_counter()))
+        made.append(call.future(request))
+        made[-1].add_done_callback(lambda _, at=at: ended.append(time.perf_counter() - at))
+    answers = [each.result() for each in made]
+    while len(ended) < len(made):  # the last callback may still be running
+        time.sleep(0.001)
+    return sorted(seconds * 1_000 for seconds in ended), answers
