@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from opportune_service.adapters.sql import sqlite
+from opportune_service.adapters.sql.direct import write
 from opportune_service.app.errors import StoreUnavailableError
 
 Rows = Sequence[Mapping[str, object]]
@@ -47,8 +48,7 @@ def insert_by(connection: sa.Connection, insert: sa.Insert, rows: Rows) -> int:
     """
     statement, names = _text(insert, connection.dialect)
     given: Any = {name: [row[name] for row in rows] for name in names} if names else rows
-    options = {"preserve_rowcount": True}
-    return connection.exec_driver_sql(statement, given, execution_options=options).rowcount
+    return write(connection, statement, given)
 
 
 @lru_cache

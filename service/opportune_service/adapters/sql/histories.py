@@ -10,6 +10,7 @@ from opportune_rulebase.policies import OutcomeKind
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.contacts import contact_of
 from opportune_service.adapters.sql.deferrals import deferral_in
+from opportune_service.adapters.sql.direct import fetch
 from opportune_service.adapters.sql.statements import among_ids, chunks
 from opportune_service.core.verdict import ContactState, History, Outcome, Prompt
 
@@ -62,18 +63,18 @@ def histories_of(
     histories = {subscriber_id: History() for subscriber_id in subscriber_ids}
     for chunk in chunks(histories):
         where = {"ids": chunk, "since_us": since_us, "now_us": now_us}
-        for row in connection.execute(_contacts, where):
+        for row in fetch(connection, _contacts, where):
             histories[row.subscriber_id].contacts.append(contact_of(row))
-        for subscriber_id, decision_id, kind, *about in connection.execute(_outcomes, where):
+        for subscriber_id, decision_id, kind, *about in fetch(connection, _outcomes, where):
             histories[subscriber_id].outcomes.append(Outcome(decision_id, OutcomeKind(kind), *about))
-        for subscriber_id, *prompt in connection.execute(_prompts, {"ids": chunk, "now_us": now_us}):
+        for subscriber_id, *prompt in fetch(connection, _prompts, {"ids": chunk, "now_us": now_us}):
             histories[subscriber_id].prompts.append(Prompt(*prompt))
-        for subscriber_id, body in connection.execute(_deferrals, {"ids": chunk}):
+        for subscriber_id, body in fetch(connection, _deferrals, {"ids": chunk}):
             histories[subscriber_id].deferrals.append(deferral_in(body))
     return histories
 
 
 def prompts_of(connection: sa.Connection, subscriber_id: str, now_us: int) -> Sequence[Prompt]:
     """See `Ledger.prompts`."""
-    rows = connection.execute(_prompts, {"ids": [subscriber_id], "now_us": now_us})
+    rows = fetch(connection, _prompts, {"ids": [subscriber_id], "now_us": now_us})
     return [Prompt(*prompt) for _, *prompt in rows]

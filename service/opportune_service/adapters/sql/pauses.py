@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.audit import note_action
+from opportune_service.adapters.sql.direct import fetch
 from opportune_service.adapters.sql.statements import insert_new
 from opportune_service.app.records import Pause
 
@@ -36,4 +37,4 @@ def resume(connection: sa.Connection, campaign: str, at_us: int, by: str, reason
 
 def pauses(connection: sa.Connection) -> Sequence[Pause]:
     """See `Ledger.pauses`."""
-    return [Pause(*row) for row in connection.execute(_all)]
+    return [Pause(*row) for row in fetch(connection, _all, {})]

@@ -13,6 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from opportune_service.adapters.sql.direct import fetch
 from opportune_service.adapters.sql.engine import Rows, insert_by
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def select_keys(
     if connection.dialect.name == "postgresql":
         lists = {f"k{i}": list(column) for i, column in enumerate(zip(*keys, strict=True))}
         if lists:
-            yield from connection.execute(_by_lists(table, key), lists)
+            yield from fetch(connection, _by_lists(table, key), lists)
         return
     for chunk in chunks(keys):
         # To the next power of two, by keys that nothing has: making a statement costs much more than using
@@ -81,7 +82,7 @@ def select_keys(
         count = 1 << (len(chunk) - 1).bit_length()
         rows = [*chunk, *repeat((None,) * len(key), count - len(chunk))]
         values = {f"k{n}_{i}": value for n, row in enumerate(rows) for i, value in enumerate(row)}
-        yield from connection.execute(_by_key(table, key, count), values)
+        yield from fetch(connection, _by_key(table, key, count), values)
 
 
 @lru_cache
