@@ -57,6 +57,7 @@ _BUSY_SECONDS = 0.002
 """How long to wait when other members hold everybody: a good part of a commit."""
 
 _TIMERS_AT_ONCE = 1_000
+_RECOVER_SECONDS = 0.5
 
 
 class Ingest:
@@ -96,6 +97,7 @@ class Ingest:
         # Subscribers whose last commit is durable but not in live state yet: they were in use again.
         self._carried: set[str] = set()
         self._doubt: BaseException | None = None
+        self._recover_at = 0.0
         self._tending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tending.set_result(None)
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
@@ -458,6 +460,8 @@ class Ingest:
             await self._committing
         if not self.healthy.is_set():
             self._refuse_queued("the store is unavailable; try again")
+        if asyncio.get_running_loop().time() < self._recover_at and not self._closing:
+            return  # only callers came
         astray = set(self._astray)
         try:
             now_us = self._clock.now_us()
@@ -477,7 +481,9 @@ class Ingest:
             if self._closing:
                 raise  # nothing is lost: the log has all that was acknowledged
             log.warning("the store is still unavailable; trying again in half a second", exc_info=True)
-            asyncio.get_running_loop().call_later(0.5, self._wake.set)
+            loop = asyncio.get_running_loop()
+            self._recover_at = loop.time() + _RECOVER_SECONDS
+            loop.call_at(self._recover_at, self._wake.set)
             return
         self._astray -= astray
         self._checkpoints.abandon()

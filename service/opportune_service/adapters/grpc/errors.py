@@ -113,7 +113,7 @@ def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.
         details.append(_bad_request([(str(p.position), f"{p.message}. {p.hint}") for p in errors]))
     elif isinstance(error, StoreUnavailableError):
         # The store's own words name files and drivers; they are for the log.
-        log.warning("%s: %s", method, error)
+        log.warning("%s: %s", method, mask(str(error)))
         info.metadata.update(_trace())
         message = "the store is unavailable and nothing of this was acknowledged; try again"
     if code is grpc.StatusCode.UNAVAILABLE:

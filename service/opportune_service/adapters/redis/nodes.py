@@ -211,6 +211,10 @@ class Nodes:
                     answers.append(await _answer(connection))
             unread = False
             return answers
+        except RuntimeError as error:
+            # uvloop says so where the other side has closed and the connection has not noticed yet.
+            unread = True
+            raise NoConnectionError from error
         finally:
             if unread:
                 await connection.disconnect(nowait=True)
