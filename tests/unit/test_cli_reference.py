@@ -23,7 +23,8 @@ def section(name: str) -> str:
 def options_of(name: str) -> set[str]:
     group = typer.main.get_command(app)
     command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
-    return {each for option in command.params for each in (*option.opts, *option.secondary_opts)}
+    shown = [option for option in command.params if not getattr(option, "hidden", False)]
+    return {each for option in shown for each in (*option.opts, *option.secondary_opts)}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

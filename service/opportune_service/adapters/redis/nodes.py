@@ -210,11 +210,12 @@ class Nodes:
                         await connection.read_response(timeout=inf)
                     answers.append(await _answer(connection))
             unread = False
-            return answers
         except RuntimeError as error:
             # uvloop says so where the other side has closed and the connection has not noticed yet.
             unread = True
             raise NoConnectionError from error
+        else:
+            return answers
         finally:
             if unread:
                 await connection.disconnect(nowait=True)
