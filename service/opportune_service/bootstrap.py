@@ -37,7 +37,7 @@ from opportune_service.app.housekeeping import Housekeeping
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.membership import BEAT_SECONDS, Membership, enter
+from opportune_service.app.membership import BEAT_SECONDS, Membership
 from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import note_listening, recover_all
@@ -45,6 +45,7 @@ from opportune_service.app.retention import Keep
 from opportune_service.app.revisions import LiveRevision, stored_revision
 from opportune_service.app.rulebases import Rulebases
 from opportune_service.app.schedule import Schedule
+from opportune_service.app.takeover import enter
 from opportune_service.core.observe import forget
 from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from opportune_service.adapters.sql import SqlLedger
 from opportune_service.adapters.sql.transaction import SqlTransaction
-from opportune_service.app import membership
+from opportune_service.app import takeover
 from opportune_service.app.context import show_subscriber
 from opportune_service.app.defer import decide_due
 from opportune_service.app.errors import NotFoundError, StoreUnavailableError
@@ -391,7 +391,7 @@ def test_what_a_dead_member_committed_and_did_not_save_is_folded(
 def test_control_without_folding_what_was_not_saved_is_lost(
     stores: Stores, hung_between: Callable[[Application, str], Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(membership, "_fold", lambda *_: 0)
+    monkeypatch.setattr(takeover, "_fold", lambda *_: 0)
 
     async def body() -> None:
         async with members(stores) as (first, second):

@@ -21,9 +21,9 @@ from opportune_service.app.errors import InvalidRequestError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import encoded_items, items_of, log_row
-from opportune_service.app.membership import hold
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import LogRow
+from opportune_service.app.takeover import hold
 from opportune_service.core.erase import STAND_IN_DIGITS, Erasing
 from opportune_service.core.state import SubscriberState, encode_state
 

@@ -35,11 +35,12 @@ from opportune_service.app.errors import (
 )
 from opportune_service.app.figures import PipelineFigures
 from opportune_service.app.ledger_thread import LedgerThread
-from opportune_service.app.membership import SILENT_US, Folding, Membership, Pulse, rebuild, take_over
+from opportune_service.app.membership import SILENT_US, Membership, Pulse
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.recover import Recovered, note_listening, recover_some, recovered_only
 from opportune_service.app.revisions import LiveRevision, stored_revision
+from opportune_service.app.takeover import Folding, rebuild, take_over
 from opportune_service.app.work_queue import WorkQueue
 from opportune_service.app.works import Group, Receipt, Work
 from opportune_service.core.backfill import Fill

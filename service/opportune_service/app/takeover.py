@@ -1,0 +1,179 @@
+"""Finish what others left: members that fell silent, or all of them when shared live state was lost.
+
+In the thread of the pipeline's ledger, while the pipeline waits. Folding is one transaction with its end:
+if this member dies on the way, the next one begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.ledger_thread import LedgerThread
+from opportune_service.app.log import items_of
+from opportune_service.app.membership import Membership, lives, writer_of
+from opportune_service.app.ports import Ledger, LiveState
+from opportune_service.app.recover import Recovered, Refolder, recovered_only
+from opportune_service.core.revision import EngineFactory
+from opportune_service.core.state import SubscriberState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_TAKEOVER = "takeover"
+"""The name that whoever takes over holds: one does at a time."""
+_FOLD_AT_ONCE = 32
+_PATIENCE_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """What taking over needs: the pipeline's ledger, and live state, whose calls are for the event loop."""
+
+    ledger: Ledger
+    states: LiveState
+    make_engine: EngineFactory
+    loop: asyncio.AbstractEventLoop
+
+    def wait(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self.loop).result()
+
+
+async def enter(
+    membership: Membership,
+    ledger: Ledger,
+    thread: LedgerThread,
+    states: LiveState,
+    make_engine: EngineFactory,
+) -> Recovered:
+    """Join for the first time, with the pipeline's ledger and its thread: live state is then the one that
+    goes with the ledger. Raises `StoreUnavailableError`."""
+    await membership.join()
+    folding = Folding(ledger, states, make_engine, asyncio.get_running_loop())
+    await thread.run(rebuild, folding, membership.number)
+    return await thread.run(recovered_only, ledger)
+
+
+def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
+    """Expel those of these members that are still silent, and finish what they left; who they were.
+    Raises `StoreUnavailableError`: then nothing of it has happened as far as anybody can tell."""
+    with with_.ledger.transaction() as tx:
+        dead = _dead(with_.ledger, own, numbers)
+        for number in dead:
+            tx.expel(number)  # for good: it is not to come back in the middle of what follows
+    if not dead:
+        return []
+    with _taking(with_) as take, with_.ledger.transaction() as tx:
+        tx.lock((), [_TAKEOVER])
+        members = {each.number: each for each in with_.ledger.members()}
+        left = [members[number] for number in dead if number in members]  # another may have been quicker
+        if own not in members or not left:
+            raise StoreUnavailableError("others have taken over meanwhile")
+        take(dead)
+        writers = {writer_of(each.number) for each in left}
+        after = min(each.checkpoint for each in left)
+        _fold(with_, after, lambda position: writer_of(position) in writers)
+        # What they touched is snapshotted by this member now.
+        tx.save_checkpoint(min(after, members[own].checkpoint), own)
+        for each in left:
+            tx.leave(each.number)
+    return dead
+
+
+def _dead(ledger: Ledger, own: int, numbers: Collection[int]) -> list[int]:
+    members = {each.number: each for each in ledger.members()}
+    if own not in members:
+        return []
+    return [number for number in numbers if number in members and not lives(members[number])]
+
+
+@contextmanager
+def _taking(with_: Folding) -> Iterator[Callable[[Collection[int]], None]]:
+    """Gives what frees those whom members hold: for the block, and from then on if it succeeds."""
+    taken: list[int] = []
+
+    def take(numbers: Collection[int]) -> None:
+        for number in numbers:
+            taken.append(number)
+            with_.wait(with_.states.take_over(number))
+
+    try:
+        yield take
+    except BaseException:
+        for number in taken:
+            with_.wait(with_.states.leave_be(number))
+        raise
+
+
+def rebuild(with_: Folding, own: int) -> bool:
+    """Make live state what the record says, if its store is not the one that goes with the ledger any more:
+    it is new, or was restarted and may have lost something. All other members are expelled, and join anew.
+    False: there was nothing to do. Raises `ExpelledError`, `StoreUnavailableError`."""
+    with _taking(with_) as take, with_.ledger.transaction() as tx:
+        tx.guard(own, with_.ledger.generation())
+        tx.lock((), [_TAKEOVER])
+        identity, before = with_.wait(with_.states.identity()), with_.ledger.live_state_id()
+        if before == identity:
+            return False
+        after = with_.ledger.checkpoint()
+        others = [each.number for each in with_.ledger.members() if each.number != own]
+        with_.wait(_forget_all(with_.states, own))
+        for number in others:
+            tx.expel(number)
+        take(others)
+        rows = _fold(with_, after, lambda _: True)
+        tx.save_live_state_id(identity)
+        tx.save_checkpoint(after, own)
+        for number in others:
+            tx.leave(number)
+    if before:
+        log.warning("the store of live state is not the one before: rebuilt it from %d log rows", rows)
+    return True
+
+
+async def _forget_all(states: LiveState, own: int) -> None:
+    states.become(own)
+
+
+def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
+    """Fold the rows after a position into the states that lack them; how many rows there were. Whoever is
+    held by a member that lives lacks nothing of one that is expelled: it gave them away when they were
+    saved."""
+    refolder = Refolder(with_.ledger, with_.make_engine)
+    rows = (row for row in with_.ledger.read_log(after) if wanted(row.position))
+    count = 0
+    try:
+        while some := list(islice(rows, _FOLD_AT_ONCE)):
+            count += len(some)
+            told = [(row, items_of(row)) for row in some]
+            named = {item.subscriber_id for _, items in told for item in items}
+            states = dict(with_.wait(with_.states.load(named)))
+            for row, items in told:
+                refolder.fold(row, items, states)
+            with_.wait(with_.states.save(states.keys()))
+    finally:
+        refolder.close()
+    return count
+
+
+async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, SubscriberState]:
+    """The states of all of these, as soon as no other member holds any of them. The caller must hold nobody
+    else, or two members could wait for each other. Raises `StoreUnavailableError` if it takes too long."""
+    held = dict(await states.load(subscriber_ids))
+    waited = 0.0
+    while missing := set(subscriber_ids) - held.keys():
+        if waited >= _PATIENCE_SECONDS:
+            await states.release(held)
+            raise StoreUnavailableError("others are at work on these subscribers; try again")
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        waited += _LOOK_AGAIN_SECONDS
+        held.update(await states.load(missing))
+    return held
