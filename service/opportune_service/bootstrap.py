@@ -322,10 +322,18 @@ async def _running(app: Application) -> AsyncIterator[None]:
         if app.membership is not None and beating is not None:
             beating.cancel()  # not before: the others would take this member for dead
             await asyncio.gather(beating, return_exceptions=True)
-            try:
-                await app.membership.leave()
-            except StoreUnavailableError as error:
-                log.warning("could not take leave, so others will take over: %s", error)  # nothing is lost
+            await _leave(app.ingest, app.membership)
+
+
+async def _leave(ingest: Ingest, membership: Membership) -> None:
+    """Nothing is lost where it does not succeed: the others take over what is left."""
+    if not ingest.drained:
+        log.warning("not everything is in the snapshots: other processes will take over what is left")
+        return
+    try:
+        await membership.leave()
+    except StoreUnavailableError as error:
+        log.warning("could not take leave, so others will take over: %s", error)
 
 
 def _end_process_on_failure(pipeline: asyncio.Task[None]) -> None:
@@ -354,14 +362,15 @@ async def activate_directory(app: Application, directory: Path) -> None:
 
 
 async def _beat(app: Application, membership: Membership) -> None:
-    """Say that this member lives; and when it begins to lead, finish what the one before left."""
-    led = False
+    """Say that this member lives; and when it begins to lead or has taken over, go on with a backfill that
+    another may have left."""
+    led, taken_over = False, 0
     while True:
         await asyncio.sleep(BEAT_SECONDS)
         await app.ingest.beat(membership)  # raises nothing that a later one would not mend
-        if membership.leads and not led:
-            app.backfill.start()
-        led = membership.leads
+        if membership.leads and (not led or app.ingest.taken_over > taken_over):
+            app.backfill.resume()
+        led, taken_over = membership.leads, app.ingest.taken_over
 
 
 async def _checkpoint_now_and_then(app: Application) -> None:

@@ -119,7 +119,8 @@ def test_discard_puts_the_recovered_state_in_place(live: Live) -> None:
     live.change(WHO, 5)
     live.load(WHO).position = 6
     live.load(OTHER).position = 6
-    live.run(live.store.discard({WHO: SubscriberState(position=5)}, [WHO, OTHER]))
+    held = live.run(live.store.discard({WHO: SubscriberState(position=5)}, [WHO, OTHER]))
+    assert set(held) == {WHO}
     assert live.load(WHO).position == 5
     assert live.load(OTHER) == SubscriberState()
     assert list(live.store.dirty()) == [WHO], "what was saved before has no snapshot yet"
@@ -211,7 +212,8 @@ def test_nobody_is_fine(live: Live) -> None:
     assert live.run(live.store.load([])) == {}
     live.run(live.store.save([]))
     live.run(live.store.release([]))
-    live.run(live.store.discard({}, []))
+    live.run(live.store.note_due([]))
+    assert not live.run(live.store.discard({}, []))
     assert live.run(live.store.snapshot([])) == []
     assert live.run(live.store.contexts([])) == {}
     assert live.run(live.store.subscribers()) == []

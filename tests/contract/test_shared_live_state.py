@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
+from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.layout import SHARDS, shard_of
+from opportune_service.adapters.redis.nodes import Call
 from opportune_service.app.errors import ExpelledError, StoreConflictError, StoreUnavailableError
 from opportune_service.core.state import PatternState, SubscriberState, decode_state
 from support.live_states import Members, members
@@ -177,14 +180,74 @@ def test_discard_is_for_those_whom_nobody_else_holds(shared: Members) -> None:
     a, b, _ = shared
     shared.change(a, WHO, 1)
     shared.load(a, WHO)
+    shared.change(b, OTHER, 1)
     with pytest.raises(StoreConflictError, match="try again"):
-        shared.run(b.discard({}, [WHO]))
+        shared.run(b.discard({}, [WHO, OTHER]))
+    assert OTHER not in shared.run(b.subscribers()), "done all the same"
+    nine = {WHO: SubscriberState(position=9), OTHER: SubscriberState(position=9)}
+    assert set(shared.run(b.discard(nine, [WHO, OTHER]))) == {OTHER}
     assert shared.load(a, WHO)[WHO].position == 1
     shared.run(a.release([WHO]))
-    shared.run(b.discard({WHO: SubscriberState(position=9)}, [WHO]))
-    assert shared.load(a, WHO) == {}, "whoever is recovered is held"
+    assert set(shared.run(b.discard({WHO: nine[WHO]}, [WHO]))) == {WHO}
+    assert shared.load(a, WHO, OTHER) == {}, "whoever is recovered is held"
     shared.run(b.release([WHO]))
     assert shared.load(a, WHO)[WHO].position == 9
+
+
+async def unheard(member: RedisLiveState, call: Coroutine[Any, Any, object]) -> None:
+    """Redis does what it is asked, and the answer is lost."""
+    whole = member._store.nodes.run
+
+    async def asked(calls: Sequence[Call]) -> list[object]:
+        await whole(calls)
+        raise StoreUnavailableError("nobody heard the answer")
+
+    member._store.nodes.run = asked  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError):
+        await call
+    member._store.nodes.run = whole  # type: ignore[method-assign]
+
+
+def test_what_others_saved_since_the_record_was_read_is_kept(shared: Members) -> None:
+    a, b, _ = shared
+    shared.load(a, WHO)[WHO].position = 10
+    shared.run(unheard(a, a.save([WHO])))
+    record = {WHO: SubscriberState(position=10)}
+    shared.change(b, WHO, 20)
+    assert set(shared.run(a.discard(record, [WHO]))) == {WHO}
+    assert shared.load(a, WHO)[WHO].position == 20, "held, as it is"
+    shared.save(a, WHO)
+    assert list(a.dirty()) == [WHO]
+    assert shared.load(b, WHO)[WHO].position == 20
+
+
+def test_what_was_saved_and_is_held_by_others_meanwhile_is_for_both_to_snapshot(shared: Members) -> None:
+    """The other one need not change it: then only this one knows that it has no snapshot yet."""
+    a, b, _ = shared
+    shared.load(a, WHO)[WHO].position = 10
+    shared.run(unheard(a, a.save([WHO])))
+    assert shared.load(b, WHO)[WHO].position == 10
+    assert not shared.run(a.discard({WHO: SubscriberState(position=10)}, [WHO]))
+    shared.run(b.release([WHO]))
+    assert list(a.dirty()) == [WHO]
+    assert [position for _, position, _ in shared.run(a.snapshot([WHO]))] == [10]
+    shared.load(a, WHO)
+    assert shared.run(a.take_back([WHO])), "it is not in doubt any more"
+
+
+def test_two_who_recover_the_same_subscribers_do_not_wait_for_each_other(shared: Members) -> None:
+    """Both asked for both, and either got one, but does not know which."""
+    a, b, c = shared
+    shared.run(unheard(a, a.load([WHO])))
+    shared.run(unheard(b, b.load([OTHER])))
+    both = {each: SubscriberState() for each in (WHO, OTHER)}
+    recovered = []
+    for member in (a, b):
+        held = shared.run(member.discard(both, [*both]))
+        recovered += held
+        shared.save(member, *held)
+    assert set(recovered) == {WHO, OTHER}
+    assert shared.load(c, WHO, OTHER).keys() == {WHO, OTHER}
 
 
 def test_save_is_for_those_who_are_held(shared: Members) -> None:
@@ -237,7 +300,8 @@ def test_due_are_those_whose_first_timer_is_before(shared: Members) -> None:
     expected = [(who, 10 * n) for n, who in enumerate(MANY)][1:]
     assert shared.run(b.due(1_000, 1_000)) == expected[:99]
     assert shared.run(b.due(1_000, 10)) == expected[:10]
-    assert shared.run(b.due(1_000_001, 1_000)) == [*expected, (MANY[0], 1_000_000)]
+    everybody = [*expected, (MANY[0], 1_000_000)]
+    assert shared.run(b.due(1_000_001, 1_000)) == [*everybody[10:], *everybody[:10]]
     states = shared.load(b, *MANY[:3])
     states[MANY[0]].patterns = {}
     states[MANY[1]].patterns["p"].due_us = 5_000
@@ -246,6 +310,43 @@ def test_due_are_those_whose_first_timer_is_before(shared: Members) -> None:
     assert shared.run(a.due(1_000_001, 1_000)) == sorted(
         [*expected[2:], (MANY[1], 5_000)], key=lambda each: each[1]
     )
+
+
+def wait_until(shared: Members, due_us: Mapping[str, int]) -> None:
+    for who, state in shared.load(shared.all[0], *due_us).items():
+        state.patterns = {"p": PatternState(due_us=due_us[who])}
+    shared.save(shared.all[0], *due_us)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_due_come_to_everybody_though_nobody_settles_the_first(shared: Members, at_once: bool) -> None:
+    due_us = {who: 500 if at_once else 100 + n // 3 for n, who in enumerate(MANY)}
+    wait_until(shared, due_us)
+    b = shared.all[1]
+    for _ in range(2):
+        turns = [shared.run(b.due(1_000, 70)) for _ in range(5)]
+        assert [len(turn) for turn in turns] == [70] * 5
+        assert dict(each for turn in turns for each in turn) == due_us
+    assert len(shared.run(b.due(1_000, 1_000))) == len(MANY), "once each"
+
+
+def test_due_begin_again_with_those_that_came_in_before(shared: Members) -> None:
+    wait_until(shared, {who: 100 + n for n, who in enumerate(MANY)})
+    b = shared.all[1]
+    shared.run(b.due(1_000, 299))
+    wait_until(shared, {WHO: 50})
+    assert shared.run(b.due(1_000, 2)) == [(MANY[-1], 399), (WHO, 50)]
+
+
+def test_timers_that_snapshots_have_are_due(shared: Members) -> None:
+    a, b, _ = shared
+    wait_until(shared, {MANY[0]: 10, MANY[1]: 30})
+    shared.run(a.note_due([(who, 20) for who in MANY]))
+    shared.run(a.note_due([]))
+    expected = [(MANY[0], 10), *((who, 20) for who in MANY[1:])]
+    assert shared.run(b.due(1_000, 1_000)) == expected, "never later than is known"
+    wait_until(shared, {MANY[1]: 40})
+    assert (MANY[1], 40) in shared.run(b.due(1_000, 1_000)), "until its first timer is another one"
 
 
 def test_a_timer_that_was_dropped_when_it_was_loaded_is_not_due_any_more(shared: Members) -> None:

@@ -62,7 +62,8 @@ def killed_run(
     """Stream everything while these are killed one after the other, with batches in flight, and send up to
     `REPEATS` batches that were acknowledged before again after each. `real`: as for `outcome`."""
     batches, rng = made(), random.Random(5)
-    at = sorted(rng.sample(range(5, len(batches) - 5), len(victims)))
+    # Well before the end: else all that is left may be acknowledged before the kill has come about.
+    at = sorted(rng.sample(range(5, len(batches) // 2), len(victims)))
     crashes = list(zip(at, victims, strict=True))
     environment = {**place.environment, "OPPORTUNE_CHECKPOINT_SECONDS": "0.2"}
     with serving_with(environment, "--rulebase", str(rulebase)) as service:

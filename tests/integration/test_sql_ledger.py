@@ -36,6 +36,7 @@ from opportune_service.core.verdict import (
     UsageKey,
     UsageKind,
 )
+from sqlalchemy.pool.base import _ConnectionFairy as PoolProxied
 from support.verdicts import HOUR_US, NOON_US, decision, shown, verdict, waiting
 
 NUMBER = "8613800138000"
@@ -298,13 +299,20 @@ def _import(tx: LedgerTransaction, ids: list[str]) -> None:
     ],
 )
 def test_a_call_makes_as_many_statements_however_much_it_is_given(
-    url: str, call: Callable[[LedgerTransaction, list[str]], object]
+    url: str, call: Callable[[LedgerTransaction, list[str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [str(86_138_000 + n) for n in range(MANY + 1)]
     engine = open_engine(url)
     ledger = SqlLedger(engine)
-    made: list[str] = []
-    sa.event.listen(engine, "before_cursor_execute", lambda *args: made.append(args[2]))
+    made: list[object] = []
+    cursor = PoolProxied.cursor
+
+    def counted(self: PoolProxied, *args: object, **kwargs: object) -> object:
+        """Each statement has a cursor of its own, whoever gives it to the driver."""
+        made.append(self)
+        return cursor(self, *args, **kwargs)
+
+    monkeypatch.setattr(PoolProxied, "cursor", counted)
     try:
         with ledger.transaction() as tx:
             open_until_us = NOON_US + HOUR_US

@@ -125,6 +125,19 @@ class Sharing(RuleBasedStateMachine):
         assert self.members.run(self.members.all[which].take_back(mine))
         self.give_up(mine)
 
+    @rule(which=WHICH, some=SOME, ago=st.integers(0, 2))
+    def recover(self, which: int, some: list[str], ago: int) -> None:
+        """From a record that was read some time ago, whoever holds them."""
+        states = {who: state_of(max(self.saved[who] - ago, 0)) for who in some if self.is_kept(who)}
+        held = self.members.run(self.members.all[which].discard(states, states.keys()))
+        mine = {who for who in states if self.holder.get(who, which) == which}
+        assert set(held) == mine
+        self.give_up(mine)
+        self.holder |= dict.fromkeys(mine, which)
+
+    def is_kept(self, who: str) -> bool:
+        return who in self.saved and bool(self.redis.keys(f"opportune:*:s:{who}"))
+
     @rule(which=WHICH, recovered=SOME, gone=SOME)
     def discard(self, which: int, recovered: list[str], gone: list[str]) -> None:
         recovered, gone = (
@@ -235,7 +248,19 @@ class TakesFromEverybody(RedisLiveState):
         self._gone |= {b"%d" % number for number in range(1, 100)}
 
 
-@pytest.mark.parametrize("broken", [IgnoresVersions, TakesFromEverybody])
+class GoesBack(RedisLiveState):
+    """A control: it believes a record that was read before others saved something."""
+
+    async def discard(
+        self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
+    ) -> Collection[str]:
+        held = await super().discard(recovered, subscriber_ids)
+        for who in held:
+            self._held[who].state = recovered[who]
+        return held
+
+
+@pytest.mark.parametrize("broken", [IgnoresVersions, TakesFromEverybody, GoesBack])
 def test_control_broken_stores_are_noticed(redis_server: RedisServer, broken: type[RedisLiveState]) -> None:
     with pytest.raises(AssertionError):
         check(redis_server, broken, 300, [Phase.generate])

@@ -76,7 +76,7 @@ class Server:
         said = threading.Event()
         # A session of its own: an interrupt from the terminal is for the tests, who then end it.
         self._process = subprocess.Popen(
-            self._command,
+            _run_as(self._user, self._command),
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -84,9 +84,6 @@ class Server:
             text=True,
             errors="replace",
             start_new_session=True,
-            user=self._user,
-            group=self._user,
-            extra_groups=None if self._user is None else [],
         )
         self._reader = threading.Thread(target=self._read, args=(said,), daemon=True)
         self._reader.start()
@@ -249,14 +246,11 @@ def postgres(*, fsync: bool = True) -> Iterator[Postgres]:
     with _directory(user) as directory:
         initdb = [str(programs / "initdb"), "-D", str(directory / "data"), "-U", "postgres", "-A", "trust"]
         subprocess.run(
-            [*initdb, "-E", "UTF8", "--locale=C", "--no-sync"],
+            _run_as(user, [*initdb, "-E", "UTF8", "--locale=C", "--no-sync"]),
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             check=True,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
         )
         server = _on_a_free_port(lambda port: Postgres(programs, directory, user, port, fsync))
         try:
@@ -288,6 +282,14 @@ def _postgres_user() -> str | None:
             "PostgreSQL refuses to run as root, and there is no user postgres: make one, or run the tests"
             " as somebody else"
         ) from None
+
+
+def _run_as(user: str | None, command: Sequence[str]) -> Sequence[str]:
+    """By a program that becomes the user: had Python to, it would fork, which hangs now and then in a
+    process with the threads of gRPC."""
+    if user is None:
+        return command
+    return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--", *command]
 
 
 def _on_a_free_port(start: Callable[[int], S]) -> S:

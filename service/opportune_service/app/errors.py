@@ -11,6 +11,7 @@ OpportuneError
 |-- PrunedError              it was there once, and is not kept any more
 |-- NoRulebaseError          nothing is active yet
 `-- StoreUnavailableError    try again; nothing was acknowledged
+    |-- OutdatedError        what the call was made from may not be in the record any more
     |-- SupersededError      between members only: what this one works under is not valid any more
     `-- ExpelledError        between members only: the others took this one for dead
 """
@@ -72,6 +73,10 @@ class NoRulebaseError(OpportuneError):
 
 class StoreUnavailableError(OpportuneError):
     """The ledger cannot be reached or written now. Nothing of this call was acknowledged; retry."""
+
+
+class OutdatedError(StoreUnavailableError):
+    """What the caller read of the record before need not hold any more: read it again."""
 
 
 class SupersededError(StoreUnavailableError):

@@ -30,6 +30,7 @@ from opportune_service.app.deferrals import Deferrals
 from opportune_service.app.errors import (
     ExpelledError,
     NoRulebaseError,
+    OutdatedError,
     StoreUnavailableError,
     SupersededError,
 )
@@ -99,6 +100,10 @@ class Ingest:
         self._carried: set[str] = set()
         self._doubt: BaseException | None = None
         self._recover_at = 0.0
+        self.taken_over = 0
+        """How many members this one has taken over from."""
+        self.drained = False
+        """Whether it has ended with everything in the snapshots: nobody has to finish anything."""
         self._tending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tending.set_result(None)
         # Set and read in the ledger's thread: what was submitted after a failed commit must not be written.
@@ -151,7 +156,9 @@ class Ingest:
 
     async def fill(self, fills: Sequence[Fill]) -> Receipt:
         """Take in what a backfill found, and wait until it is durable. Errors as of `publish`."""
-        return await self._submit(Work(_unanswered(), fills=fills, now_us=self._clock.now_us()))
+        work = Work(_unanswered(), fills=fills, now_us=self._clock.now_us())
+        work.generation = self._live.generation
+        return await self._submit(work)
 
     async def settle_due(self, dues: Sequence[Due], *, at_due_time: bool = False) -> Receipt:
         """Settle what the caller knows to be due, in the order given, and wait until it is durable.
@@ -161,7 +168,8 @@ class Ingest:
         Errors as of `publish`.
         """
         now_us = None if at_due_time else self._clock.now_us()
-        return await self._submit(Work(_unanswered(), dues=dues, now_us=now_us))
+        work = Work(_unanswered(), dues=dues, now_us=now_us, generation=self._live.generation)
+        return await self._submit(work)
 
     async def between(self, call: Callable[[], Awaitable[None]]) -> None:
         """Await `call` when everything observed so far is durable, and before anything else is observed.
@@ -177,8 +185,9 @@ class Ingest:
     async def show(self, channel: str, prompts: Sequence[OpenPrompt]) -> Receipt:
         """Decide these prompts again, to be shown on a bulk channel, and wait until it is durable. Errors
         as of `publish`."""
-        now_us = self._clock.now_us()
-        return await self._submit(Work(_unanswered(), showing=prompts, touch_point=channel, now_us=now_us))
+        work = Work(_unanswered(), showing=prompts, touch_point=channel, now_us=self._clock.now_us())
+        work.generation = self._live.generation
+        return await self._submit(work)
 
     async def settle_timers(self, until_us: int | None = None) -> Receipt:
         """Take one turn at the timers that are due by the clock, and wait until it is durable.
@@ -267,6 +276,7 @@ class Ingest:
             # Nobody may wait for an answer that cannot come any more.
             self._close()
             self.healthy.clear()
+            self._queue.put_back(self._again)
             self._refuse_queued("the service has failed")
             raise
 
@@ -319,6 +329,7 @@ class Ingest:
                 await self._checkpoints.wait()
                 await self._checkpoints.step(self._observed_to())
             await self._checkpoints.wait()
+        self.drained = not self._astray and not self._states.dirty()
 
     async def close(self) -> None:
         """Take no more, finish what is queued, snapshot everything; `run` then returns."""
@@ -341,7 +352,7 @@ class Ingest:
                     continue  # whoever asked has gone, and nothing can be shown to nobody
                 else:
                     await self._observer.observe(work, group)
-            except NoRulebaseError as error:
+            except (NoRulebaseError, OutdatedError) as error:
                 if not work.done.done():  # the caller may have gone
                     work.done.set_exception(error)
             except Exception as error:
@@ -406,7 +417,8 @@ class Ingest:
             return
         seconds = time.perf_counter() - begun
         self.figures.committed(group, fresh, self._live, seconds, self._clock.now_us())
-        await self._give_back(group)
+        if not await self._give_back(group):
+            return
         for work, receipt in group.answers:
             if not work.done.done():
                 work.done.set_result(receipt)
@@ -414,18 +426,21 @@ class Ingest:
         if verdicts:
             self._on_verdicts(verdicts)
 
-    async def _give_back(self, group: Group) -> None:
-        """What is committed is saved, for others to have; but not what the next group changed further."""
+    async def _give_back(self, group: Group) -> bool:
+        """What is committed is saved, for others to have; but not what the next group changed further.
+        False if that failed: others do not know of it yet, so nobody may be told that it holds."""
         needed = self._observing.held
         self._carried = group.touched & needed
         self._observing.touched |= self._carried
         try:
             await self._states.save(group.touched - needed if needed else group.touched)
             if len(group.held) > len(group.touched):
-                await self._states.release(group.held - group.touched - needed)
+                # Those whom the next group holds by now, which may have begun meanwhile.
+                await self._states.release(group.held - group.touched - self._observing.held)
         except StoreUnavailableError as error:
-            # It is durable all the same, so the callers are answered.
-            self._fail([], error, group.held)
+            self._fail(group.works, error, group.held)
+            return False
+        return True
 
     def _heartbeat(self) -> tuple[int, Mapping[str, SourceMark]]:
         """What a round of snapshots puts down of now."""
@@ -447,7 +462,8 @@ class Ingest:
         if self.healthy.is_set():
             log.warning("the store is unavailable: %s", error)
         self.healthy.clear()
-        for work in works:
+        again, self._again = self._again, []
+        for work in [*again, *works]:
             if work.retire is not None:
                 self._retire(work, work.retire)
             elif not work.done.done():
@@ -498,8 +514,7 @@ class Ingest:
     async def _restore(self, subscriber_ids: Collection[str], now_us: int) -> None:
         """Make these states what the record says, and go on from there."""
         states, recovered, since = await self._thread.run(self._read_back, subscriber_ids, now_us)
-        await self._states.discard(states, subscriber_ids)
-        await self._states.save(subscriber_ids)
+        await self._states.save(await self._states.discard(states, subscriber_ids))
         self._observer.resume(recovered, now_us)
         if self._live.id:
             self._live.current.live_since(*since)
@@ -529,9 +544,9 @@ class Ingest:
     async def beat(self, membership: Membership) -> None:
         """Say that this member lives, and look after the others. Call it every BEAT_SECONDS."""
         try:
+            # First: who cannot reach live state is better taken over than thought to live.
+            late = await self._states.due(self._clock.now_us() - SILENT_US, _TIMERS_AT_ONCE)
             pulse = await membership.beat(self._observer.watermarks.marks())
-            late_us = self._clock.now_us() - SILENT_US
-            late = await self._states.due(late_us, _TIMERS_AT_ONCE)
         except StoreUnavailableError as error:
             if self.healthy.is_set():
                 self._fail([], error, ())
@@ -560,6 +575,11 @@ class Ingest:
         self._queue.put_urgent(work)
         await work.done
 
+    def make_good(self, subscriber_ids: Collection[str], error: BaseException) -> None:
+        """Whoever calls has held these and cannot tell what became of them: recovery makes them what the
+        record says, and gives them up."""
+        self._fail([], error, subscriber_ids)
+
     async def _begin(self, membership: Membership) -> None:
         """Nothing is active here: another member may just have activated something."""
         if self._committing is not None:
@@ -580,6 +600,7 @@ class Ingest:
         gone = await self._thread.run(take_over, self._folding(), membership.number, silent)
         self._checkpoints.abandon()  # what they touched is to be in the next round
         if gone:
+            self.taken_over += len(gone)
             log.warning("took over from members that fell silent: %s", ", ".join(map(str, gone)))
 
     async def _rejoin(self, membership: Membership) -> bool:
@@ -590,6 +611,7 @@ class Ingest:
                 forgotten |= await self._thread.run(rebuild, self._folding(), membership.number)
             except ExpelledError:
                 await membership.join()
+                self._observer.position = max(self._observer.position, membership.joined_at)
                 forgotten = True
             else:
                 return forgotten
@@ -614,26 +636,32 @@ class Ingest:
 
     async def _adopt(self, membership: Membership) -> None:
         """Work under the present generation. Between two commit groups."""
-        generation, active, position = await self._thread.run(self._present)
+        generation, active, position, since = await self._thread.run(self._present)
         if active and active != self._live.id:
             revision = await self._thread.run(stored_revision, self._ledger, active, self._make_engine)
             previous = self._live.swap(revision)
             if previous is not None:
                 previous.close()
             log.info("revision %s is active", active[:12])
+        if self._live.id:
+            # Also where it is the same: it may have gone and come back, or a backfill has ended.
+            self._live.current.live_since(*since)
+        self.deferrals.forget()  # what was taken for a commit that failed is still due
         self.begin_generation(generation, position)
 
     def begin_generation(self, generation: int, position: int) -> None:
         """Work under it from now on; all that was logged before it began is up to this position. Call it
         `between`."""
         self._observer.position = max(self._observer.position, position)
+        self._live.generation = generation
         if self._membership is not None:
             self._membership.generation = generation
 
-    def _present(self) -> tuple[int, str, int]:
+    def _present(self) -> tuple[int, str, int, tuple[Mapping[str, int], Mapping[str, int]]]:
         """In the ledger's thread. The generation first: if another begins meanwhile, guards will tell."""
-        generation = self._ledger.generation()
-        return generation, self._ledger.active_revision(), self._ledger.last_position()
+        generation, active = self._ledger.generation(), self._ledger.active_revision()
+        since = self._ledger.coverage(), self._ledger.births()
+        return generation, active, self._ledger.last_position(), since
 
 
 def _unanswered() -> asyncio.Future[Receipt]:

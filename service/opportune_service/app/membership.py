@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import Member
+from opportune_service.core.stable import digest
 from opportune_service.core.watermarks import SourceMark
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ BEAT_SECONDS = 1.0
 
 _SETTLED = 3
 """So many beats after it has joined, all others know of a member, and it of them."""
+
+_TURN_US = 5_000_000
+_PAUSE_US = 1_000_000
+"""So long into a turn, what whoever had the one before did in it still counts."""
+_TURNS = b"opp-turn"
 
 _MEMBER_BITS = 10
 
@@ -53,8 +59,9 @@ class Pulse:
 
 class Membership:
     """`number` tells this member from all others that there ever were; `generation` is that of what it
-    works under. `ledger` and `thread` are a connection of its own, so that no long work keeps it from
-    saying that it lives; what it writes with the pipeline goes by the pipeline's.
+    works under; all that it logs is to be above the position `joined_at`. `ledger` and `thread` are a
+    connection of its own, so that no long work keeps it from saying that it lives; what it writes with the
+    pipeline goes by the pipeline's.
 
     Use: `join` before anything is loaded; `beat` every BEAT_SECONDS; `guard` in every commit.
     """
@@ -69,6 +76,7 @@ class Membership:
         self._living: tuple[int, ...] = ()
         self._silent: frozenset[int] = frozenset()
         self._beats = 0
+        self.joined_at = 0
         self.number = 0
         self.generation = 0
 
@@ -94,6 +102,7 @@ class Membership:
     async def join(self) -> None:
         """Become a member, for the first time or anew: nothing that was loaded before is known any more.
         Raises `StoreUnavailableError`."""
+        self.joined_at = self.now_position()
         self.number, self.generation = await self._thread.run(self._join)
         self._states.become(self.number)
         self._present, self._living, self._beats = set(), (), 0
@@ -102,7 +111,7 @@ class Membership:
 
     def _join(self) -> tuple[int, int]:
         with self._ledger.transaction() as tx:
-            number = tx.join(self.now_position())
+            number = tx.join(self.joined_at)
         return number, self._ledger.generation()
 
     def guard(self, tx: LedgerTransaction) -> None:
@@ -120,7 +129,8 @@ class Membership:
         present = {each.number for each in pulse.members}
         if present != self._present:
             # Numbers are given in order: those missing among them are of members that are gone.
-            for number in set(range(1, max(present, default=1))) - present - self._gone:
+            known = set(range(1, max(present, default=1))) | self._present
+            for number in known - present - self._gone:
                 self._gone.add(number)
                 await self._states.take_over(number)
         self._present = present
@@ -142,11 +152,18 @@ class Membership:
         return self._beats >= _SETTLED and self._living[:1] == (self.number,)
 
     def share(self, amount: int) -> int:
-        """This member's part of an amount that all of them share; together they are no more than it."""
+        """This member's part now of what all of them may do in a second, whenever that begins; together
+        they are no more than it, as far as their clocks agree. What does not divide goes to one after the
+        other, so that no member is left without for good."""
         if self._beats < _SETTLED or self.number not in self._living:
             return 0
         whole, rest = divmod(amount, len(self._living))
-        return whole + (self._living.index(self.number) < rest)
+        turn, into_us = divmod(self._clock.now_us(), _TURN_US)
+        if into_us < _PAUSE_US:
+            return whole
+        # An order that does not depend on who lives: two that do not agree on that never both have it.
+        order = sorted(self._living, key=lambda number: digest(_TURNS, str(turn), str(number)))
+        return whole + (order.index(self.number) < rest)
 
     async def leave(self) -> None:
         """When all is committed, saved and snapshotted: nobody has to take over. Raises

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from opportune_rulebase.model import AbsencePattern, DwellPattern
 
 from opportune_service.app.deferrals import Deferrals
+from opportune_service.app.errors import OutdatedError
 from opportune_service.app.membership import Membership
 from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
@@ -100,7 +101,9 @@ class Observer:
     def resume(self, recovered: Recovered, listening_us: int) -> None:
         """Go on from what the record says; the service listens (again) since `listening_us`."""
         self.deferrals.forget()
-        self.position = recovered.position
+        # Among members positions never go back: this one's checkpoint may lie above the last row.
+        least = self.position if self._membership else 0
+        self.position = max(recovered.position, least)
         self.watermarks = recovered.watermarks
         self.watermarks.listening_us = listening_us
         for subscriber_id, due_us in recovered.due_us.items():
@@ -113,8 +116,10 @@ class Observer:
         self.deferrals.forget()
 
     async def observe(self, work: Work, group: Group) -> None:
-        """Raises `NoRulebaseError` before anything has changed; any other error leaves states half changed,
-        of the subscribers in `group.held`."""
+        """Raises `NoRulebaseError`, `OutdatedError` before anything has changed; any other error leaves
+        states half changed, of the subscribers in `group.held`."""
+        if self._membership is not None and work.generation not in (None, self._live.generation):
+            raise OutdatedError("another generation has begun; make it again of what the record says now")
         following = self._membership.positions() if self._membership else one_more
         draft = Draft(work, group, self._live.current, self.position, following)
         if work.run_to_us is not None:

@@ -94,6 +94,10 @@ class LedgerTransaction(Protocol):
         of the ledger."""
         ...
 
+    def outlast(self, member: int) -> None:
+        """Wait until no guarded transaction of this member is under way, also none that it has given up."""
+        ...
+
     def guard(self, member: int, generation: int) -> None:
         """Until this transaction ends, the member is not expelled and no other generation begins.
 
@@ -576,9 +580,11 @@ class LiveState(Protocol):
 
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
-    ) -> None:
-        """Forget these subscribers' states, held by this member or by nobody, and put the recovered ones in
-        their place, which are held; those of whom nothing was recovered are strangers again."""
+    ) -> Collection[str]:
+        """Forget what this member has of these subscribers, saved or not, and put the recovered states in
+        their place; those of whom nothing was recovered are strangers again. Gives who of the recovered is
+        held now: all but those whom another member holds, which has what was saved of them. A state that
+        others have saved since the record was read, as its position shows, stays as it is."""
         ...
 
     async def take_back(self, subscriber_ids: Collection[str]) -> bool:
@@ -592,7 +598,13 @@ class LiveState(Protocol):
 
     async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
         """(subscriber id, when its first timer is due) of some of those due before then, whoever loaded
-        them; none where this process is the only one, which knows them all."""
+        them; none where this process is the only one, which knows them all. Everybody has a turn, however
+        many of those that were given before are still due."""
+        ...
+
+    async def note_due(self, due: Sequence[tuple[str, int]]) -> None:
+        """(subscriber id, when its first timer is due) as snapshots have it, some thousands at most: they
+        are `due` then, or before if that is known, until their first timer is another one."""
         ...
 
     async def take_over(self, member: int) -> None:

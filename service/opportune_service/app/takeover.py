@@ -20,6 +20,7 @@ from opportune_service.app.log import items_of
 from opportune_service.app.membership import Membership, lives, writer_of
 from opportune_service.app.ports import Ledger, LiveState
 from opportune_service.app.recover import Recovered, Refolder, recovered_only
+from opportune_service.app.timers import due_in
 from opportune_service.core.revision import EngineFactory
 from opportune_service.core.state import SubscriberState
 
@@ -29,7 +30,9 @@ T = TypeVar("T")
 
 _TAKEOVER = "takeover"
 """The name that whoever takes over holds: one does at a time."""
-_FOLD_AT_ONCE = 32
+_FOLD_AT_ONCE = 4
+"""Rows of the log. In between the store hears of this transaction, which it would end if it were idle."""
+_SNAPSHOTS_AT_ONCE = 2_000
 _PATIENCE_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.01
 
@@ -59,7 +62,9 @@ async def enter(
     await membership.join()
     folding = Folding(ledger, states, make_engine, asyncio.get_running_loop())
     await thread.run(rebuild, folding, membership.number)
-    return await thread.run(recovered_only, ledger)
+    recovered = await thread.run(recovered_only, ledger)
+    recovered.position = max(recovered.position, membership.joined_at)
+    return recovered
 
 
 def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
@@ -78,10 +83,11 @@ def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
         if own not in members or not left:
             raise StoreUnavailableError("others have taken over meanwhile")
         take(dead)
-        writers = {writer_of(each.number) for each in left}
+        living = {writer_of(number) for number in members if number not in dead}
         after = min(each.checkpoint for each in left)
-        _fold(with_, after, lambda position: writer_of(position) in writers)
-        # What they touched is snapshotted by this member now.
+        # Not only what they wrote: also what they had taken over, and not snapshotted yet.
+        _fold(with_, after, lambda position: writer_of(position) not in living)
+        # What is folded is snapshotted by this member now.
         tx.save_checkpoint(min(after, members[own].checkpoint), own)
         for each in left:
             tx.leave(each.number)
@@ -118,6 +124,7 @@ def rebuild(with_: Folding, own: int) -> bool:
     it is new, or was restarted and may have lost something. All other members are expelled, and join anew.
     False: there was nothing to do. Raises `ExpelledError`, `StoreUnavailableError`."""
     with _taking(with_) as take, with_.ledger.transaction() as tx:
+        tx.outlast(own)  # what this member was committing when it lost the connection may still come in
         tx.guard(own, with_.ledger.generation())
         tx.lock((), [_TAKEOVER])
         identity, before = with_.wait(with_.states.identity()), with_.ledger.live_state_id()
@@ -129,6 +136,7 @@ def rebuild(with_: Folding, own: int) -> bool:
         for number in others:
             tx.expel(number)
         take(others)
+        _note_timers(with_)  # before what is folded is saved, with newer ones
         rows = _fold(with_, after, lambda _: True)
         tx.save_live_state_id(identity)
         tx.save_checkpoint(after, own)
@@ -137,6 +145,15 @@ def rebuild(with_: Folding, own: int) -> bool:
     if before:
         log.warning("the store of live state is not the one before: rebuilt it from %d log rows", rows)
     return True
+
+
+def _note_timers(with_: Folding) -> None:
+    """Those of subscribers who are not in the log since the checkpoint: nobody would look at them."""
+    rows = with_.ledger.load_states()
+    while some := list(islice(rows, _SNAPSHOTS_AT_ONCE)):
+        due = [(subscriber_id, at_us) for subscriber_id, _, body in some if (at_us := due_in(body))]
+        if due:
+            with_.wait(with_.states.note_due(due))
 
 
 async def _forget_all(states: LiveState, own: int) -> None:
@@ -159,6 +176,9 @@ def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
             for row, items in told:
                 refolder.fold(row, items, states)
             with_.wait(with_.states.save(states.keys()))
+            # Also those whom a member holds that lives: perhaps it only reads.
+            with_.states.still_dirty(named)
+            with_.ledger.generation()
     finally:
         refolder.close()
     return count
@@ -166,14 +186,18 @@ def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
 
 async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, SubscriberState]:
     """The states of all of these, as soon as no other member holds any of them. The caller must hold nobody
-    else, or two members could wait for each other. Raises `StoreUnavailableError` if it takes too long."""
+    else, or two members could wait for each other. Raises `StoreUnavailableError`, also if it takes too
+    long: then none is held."""
     held = dict(await states.load(subscriber_ids))
-    waited = 0.0
-    while missing := set(subscriber_ids) - held.keys():
-        if waited >= _PATIENCE_SECONDS:
-            await states.release(held)
-            raise StoreUnavailableError("others are at work on these subscribers; try again")
-        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        waited += _LOOK_AGAIN_SECONDS
-        held.update(await states.load(missing))
-    return held
+    try:
+        for _ in range(int(_PATIENCE_SECONDS / _LOOK_AGAIN_SECONDS)):
+            missing = set(subscriber_ids) - held.keys()
+            if not missing:
+                return held
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            held.update(await states.load(missing))
+    except BaseException:
+        await states.release(held)
+        raise
+    await states.release(held)
+    raise StoreUnavailableError("others are at work on these subscribers; try again")

@@ -53,10 +53,7 @@ class WorkQueue:
             self._wake()
 
     def put_urgent(self, work: Work) -> None:
-        """Put a work before all others: they may wait for what it does. Raises `StoreUnavailableError` when
-        it is closed."""
-        if self._closed:
-            raise StoreUnavailableError(_CLOSED)
+        """Put a work before all others, also when it is closed: they may wait for what it does."""
         self._urgent.append(work)
         self._wake()
 

@@ -44,7 +44,8 @@ class Work:
     `indexes`: of a part of a work, where its events stood in what the caller sent; see `split`.
     `run_to_us`: settle timers that are due up to then; with a `now_us`, only a turn's worth, by watermarks.
     `deferred_to_us`: decide again a turn's worth of what was deferred and is due by then. `showing`:
-    prompts to decide again because the service itself shows them at the touch point.
+    prompts to decide again because the service itself shows them at the touch point. `generation`: of the
+    record from which it was made (`LiveRevision.generation`); under another one it is refused.
     """
 
     done: asyncio.Future[Receipt]
@@ -60,6 +61,7 @@ class Work:
     prompts: Mapping[str, str] = field(default_factory=dict)
     showing: Sequence[OpenPrompt] = ()
     indexes: Sequence[int] = ()
+    generation: int | None = None
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
 
@@ -72,7 +74,7 @@ class Work:
         became of both, or with the error of one, though the other may count already."""
         parts = (Work(_future(self)), Work(_future(self)))
         for part, rest in zip(parts, (False, True), strict=True):
-            part.source, part.now_us = self.source, self.now_us
+            part.source, part.now_us, part.generation = self.source, self.now_us, self.generation
             part.touch_point, part.prompts = self.touch_point, self.prompts
             indexes = self.indexes or range(len(self.events))
             chosen = [

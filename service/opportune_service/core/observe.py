@@ -296,10 +296,9 @@ def _moment(
 
 def _tidy(state: SubscriberState, revision: Revision, before_us: int) -> None:
     """Forget what is old, if it is time to; `before_us`: the newest event before this one."""
+    _forget_hashes(state)
     if state.latest_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
         forget(state, revision)
-    else:
-        _forget_hashes(state)
 
 
 def _forget_hashes(state: SubscriberState) -> None:

@@ -109,9 +109,12 @@ class MemoryLiveState:
         """Who loaded them is this process, which knows."""
         return ()
 
+    async def note_due(self, due: Sequence[tuple[str, int]]) -> None:
+        """As `due`."""
+
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
-    ) -> None:
+    ) -> Collection[str]:
         """Whoever was dirty and is recovered stays dirty: what was saved earlier is not snapshotted yet."""
         for subscriber_id in subscriber_ids:
             self._decoded.pop(subscriber_id, None)
@@ -123,6 +126,7 @@ class MemoryLiveState:
             self._unused.pop(subscriber_id, None)
             self._encoded.pop(subscriber_id, None)
             self._decoded[subscriber_id] = state
+        return recovered.keys()
 
     def peek(self, subscriber_id: str) -> Mapping[str, object] | None:
         state = self._ready(subscriber_id)

@@ -235,34 +235,43 @@ class RedisLiveState:
 
     async def discard(
         self, recovered: Mapping[str, SubscriberState], subscriber_ids: Collection[str]
-    ) -> None:
-        """Whoever was dirty and is recovered stays dirty. Raises `StoreConflictError` if another member
-        holds one of them."""
-        entries = [entry_of(each, state) for each, state in recovered.items()]
-        gone = [entry_of(each) for each in dict.fromkeys(subscriber_ids) if each not in recovered]
-        everybody = [each.subscriber_id for each in (*entries, *gone)]
+    ) -> Collection[str]:
+        """Whoever was dirty and is recovered stays dirty, and so becomes whoever another member holds: what
+        this one made durable of them may have no snapshot yet. Raises `StoreConflictError` if another one
+        holds somebody of whom nothing was recovered; the others are done all the same."""
+        strangers = [each for each in dict.fromkeys(subscriber_ids) if each not in recovered]
+        everybody = [*recovered, *strangers]
         for each in everybody:
             self._held.pop(each, None)
         self._doubtful.update(everybody)
         async with self._changing():
             missing: list[Entry] = []
             await self._hold_all(map(entry_of, everybody), missing)
-            found = [each for each in everybody if self._held.pop(each, None) is not None]
+            found = {each: self._held.pop(each) for each in everybody if each in self._held}
+            found |= {each.subscriber_id: each for each in missing}
             for each in everybody:
                 self._cache.pop(each, None)
-            if len(found) + len(missing) < len(everybody):
-                raise StoreConflictError(
-                    "another member holds a subscriber who is to be recovered; try again"
-                )
-            for some in in_parts(entries):
+            # Whoever is newer than the record that was read: others had them meanwhile.
+            held = {
+                each: found[each] if found[each].state.position > state.position else entry_of(each, state)
+                for each, state in recovered.items()
+                if each in found
+            }
+            for some in in_parts(held[each] for each in held if held[each] is not found[each]):
                 await self._store.write(some, give_up=False)
-            for some in in_parts(gone):
+            gone = [each for each in strangers if each in found]
+            for some in in_parts(map(entry_of, gone)):
                 await self._store.write((), some, give_up=False)
+        # Those whom a living member holds it got after they were saved: nobody has to do anything.
         self._doubtful.difference_update(everybody)
-        for entry in entries:
-            self._held[entry.subscriber_id] = self._cache[entry.subscriber_id] = entry
-        for entry in gone:
-            self._dirty.pop(entry.subscriber_id, None)
+        self._held.update(held)
+        self._cache.update(held)
+        for each in gone:
+            self._dirty.pop(each, None)
+        self._dirty.update(dict.fromkeys(each for each in recovered if each not in held))
+        if len(gone) < len(strangers):
+            raise StoreConflictError("another member holds a subscriber who is to be forgotten; try again")
+        return held.keys()
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
@@ -347,9 +356,14 @@ class RedisLiveState:
         return seen
 
     async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
-        """The earliest; with those whose state is not kept any more."""
+        """Call after call goes on where the one before ended, and begins again at the end. With those whose
+        state is not kept any more."""
         await self._store.meet()
         return await self._store.due(until_us, limit)
+
+    async def note_due(self, due: Sequence[tuple[str, int]]) -> None:
+        await self._store.meet()
+        await self._store.note_due(due)
 
     async def subscribers(self) -> list[str]:
         """Those whose state Redis keeps, and those who did nothing for so long that it does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -40,6 +41,7 @@ _AT_ONCE = 2_000
 """Subscribers of one round trip: some milliseconds of one node."""
 
 _UNKNOWN_US = -1
+_NOBODY_YET: tuple[int, Counter[int]] = (0, Counter())
 _VERSION_BITS = 40
 _NOTHING = arg(b"")
 
@@ -85,6 +87,8 @@ class Store:
         self._writes = 0
         self._fences = 0
         self._fence = _NOTHING
+        # When those were due whom `due` gave last, and how many of each shard were due at that instant.
+        self._given = _NOBODY_YET
         self.become(0)
 
     def become(self, member: int) -> None:
@@ -182,16 +186,48 @@ class Store:
         await self._run(calls)
 
     async def due(self, until_us: int, limit: int) -> list[tuple[str, int]]:
-        """The earliest of those before then, over all shards."""
-        options = (b"BYSCORE", b"LIMIT", b"0", b"%d" % limit, b"WITHSCORES")
-        found = await self._run(
+        """Some of those before then, over all shards: the earliest that come after those given last; after
+        the latest, the earliest of all."""
+        begun_at = self._given
+        due = await self._next_due(until_us, limit)
+        if len(due) < limit:
+            self._given = _NOBODY_YET
+            if begun_at != _NOBODY_YET:
+                due |= await self._next_due(until_us, limit - len(due))
+        return list(due.items())
+
+    async def _next_due(self, until_us: int, limit: int) -> dict[str, int]:
+        from_us, given = self._given
+        ends = (b"%d" % from_us, b"(%d" % until_us, b"BYSCORE")
+        most = (b"%d" % limit, b"WITHSCORES")
+        calls = [
+            call(shard, b"ZRANGE", prefix + b"due", *ends, b"LIMIT", b"%d" % given[shard], *most)
+            for shard, prefix in enumerate(PREFIXES)
+        ]
+        # Of one instant, a shard has its subscribers by name.
+        found = sorted(
+            (int(score), name, shard)
+            for shard, part in enumerate(await self._run(calls))
+            for name, score in part
+        )[:limit]
+        if found:
+            last_us = found[-1][0]
+            at_last = Counter(shard for due_us, _, shard in found if due_us == last_us)
+            self._given = last_us, at_last + given if last_us == from_us else at_last
+        return {name.decode(): due_us for due_us, name, _ in found}
+
+    async def note_due(self, due: Iterable[tuple[str, int]]) -> None:
+        """Nobody becomes due later than is known."""
+        by_shard: defaultdict[int, list[bytes]] = defaultdict(list)
+        for subscriber_id, due_us in due:
+            name = subscriber_id.encode()
+            by_shard[shard_of(name)] += (b"%d" % due_us, name)
+        await self._run(
             [
-                call(shard, b"ZRANGE", prefix + b"due", b"-inf", b"(%d" % until_us, *options)
-                for shard, prefix in enumerate(PREFIXES)
+                call(shard, b"ZADD", PREFIXES[shard] + b"due", b"LT", *scored)
+                for shard, scored in by_shard.items()
             ]
         )
-        due = [(int(score), subscriber_id.decode()) for part in found for subscriber_id, score in part]
-        return [(subscriber_id, due_us) for due_us, subscriber_id in sorted(due)[:limit]]
 
     async def subscribers(self) -> set[str]:
         return set(map(subscriber_in, await self.nodes.keys(STATES_LIKE)))

@@ -62,6 +62,11 @@ def leave(connection: sa.Connection, member: int) -> None:
         connection.execute(_save_ledgers_checkpoint, {"value": position})
 
 
+def outlast(connection: sa.Connection, member: int) -> None:
+    """See `LedgerTransaction.outlast`."""
+    hold_alone(connection, Space.MEMBER, member)
+
+
 def guard(connection: sa.Connection, member: int, generation: int) -> None:
     """See `LedgerTransaction.guard`."""
     hold_commit(connection, member)

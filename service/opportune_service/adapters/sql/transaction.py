@@ -82,6 +82,9 @@ class SqlTransaction:
     def leave(self, member: int) -> None:
         members.leave(self._connection, member)
 
+    def outlast(self, member: int) -> None:
+        members.outlast(self._connection, member)
+
     def guard(self, member: int, generation: int) -> None:
         members.guard(self._connection, member, generation)
 

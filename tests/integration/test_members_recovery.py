@@ -1,0 +1,73 @@
+"""A member recovers from the record what Redis may or may not have, while others are at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from opportune_service.adapters.redis import RedisLiveState
+from opportune_service.adapters.redis.store import Entry
+from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.bootstrap import Application
+from support.applications import in_loop
+from support.members import Gate, Stores, known, members, publish, until
+from support.rulebases import NOON_US
+from support.small_rulebase import mms, subscribers
+
+ANNE = subscribers(5)[0]
+
+
+def save_unheard_once(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis does what it is asked, and the answer is lost."""
+    assert isinstance(app.states, RedisLiveState)
+    store = app.states._store
+    write = store.write
+
+    async def unheard(entries: Iterable[Entry], *, give_up: bool) -> None:
+        monkeypatch.setattr(store, "write", write)
+        await write(entries, give_up=give_up)
+        raise StoreUnavailableError("Redis does not answer in time")
+
+    monkeypatch.setattr(store, "write", unheard)
+
+
+def test_what_others_saved_while_the_record_was_read_is_kept(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with members(Stores(postgres_url, redis_url)) as (first, second):
+            save_unheard_once(first, monkeypatch)
+            recovering = Gate(first.states, "discard", monkeypatch)
+            recovering.shut()
+            call = asyncio.create_task(publish(first, [mms(ANNE, "e1", NOON_US)], "first"))
+            await recovering.waiting.wait()
+            assert (await publish(second, [mms(ANNE, "e2", NOON_US + 1)], "second")).accepted == 1
+            recovering.open()
+            await until(first.ingest.healthy.is_set, "it has recovered")
+            await call
+            again = await publish(first, [mms(ANNE, "e2", NOON_US + 1)], "second")
+            assert (again.accepted, again.duplicates) == (0, 1)
+            assert await known(first, [ANNE]) == await known(second, [ANNE])
+
+    in_loop(body)
+
+
+def test_a_member_recovers_though_another_one_holds_somebody(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with members(Stores(postgres_url, redis_url)) as (first, second):
+            save_unheard_once(first, monkeypatch)
+            recovering = Gate(first.states, "discard", monkeypatch)
+            recovering.shut()
+            call = asyncio.create_task(publish(first, [mms(ANNE, "e1", NOON_US)]))
+            await recovering.waiting.wait()
+            assert (await second.states.load([ANNE])).keys() == {ANNE}
+            recovering.open()
+            await until(first.ingest.healthy.is_set, "it has recovered")
+            await second.states.release([ANNE])
+            await call
+            assert (await publish(second, [mms(ANNE, "e1", NOON_US)])).duplicates == 1
+
+    in_loop(body)
