@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -274,6 +274,12 @@ class Halting:
             self._left -= 1
             self.passed += 1
             await self._app.ingest.fill([each])
+
+    async def between(self, call: Callable[[], Awaitable[None]]) -> None:
+        await self._app.ingest.between(call)
+
+    def begin_generation(self, generation: int, position: int) -> None:
+        self._app.ingest.begin_generation(generation, position)
 
     def backfill(self) -> Backfill:
         app = self._app

@@ -23,7 +23,7 @@ from opportune_rulebase import from_archive, load
 from opportune_rulebase.errors import RulebaseError
 from opportune_rulebase.model import Metric, Vocabulary
 
-from opportune_service.app.errors import NoRulebaseError, OpportuneError
+from opportune_service.app.errors import NoRulebaseError, OpportuneError, OutdatedError, SupersededError
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import events_of
@@ -95,6 +95,11 @@ class Backfill:
             self._task.cancel()
         self._task = asyncio.create_task(self._run())
 
+    def resume(self) -> None:
+        """The same where whoever was at it may have died. A run under way goes on."""
+        if self._task is None or self._task.done():
+            self.start()
+
     async def wait(self) -> None:
         """Until nothing waits."""
         if self._task is not None:
@@ -139,14 +144,15 @@ class Backfill:
             if metric.key in keys and fillable(metric, rulebase.vocabulary)
         ]
         since_us: Mapping[str, int] = {}
+        generation = self._live.generation
         if metrics:
             names = tuple(metric.name for metric in metrics)
             log.info("backfilling %s from the log up to position %d", ", ".join(names), boundary)
             self.status = BackfillStatus(names, 0, boundary)
             with _Worker(revision, metrics, self._make_engine) as worker:
                 since_us = await self._read(worker, metrics, revision, boundary, self.status)
-                await self._bring(worker, boundary, self.status)
-        revision.live_since(*await self._thread.run(self._finish, keys, since_us))
+                await self._bring(worker, boundary, generation, self.status)
+        await self._ingest.between(lambda: self._finish(revision, boundary, keys, since_us))
         if metrics:
             log.info("backfilled %s", ", ".join(metric.name for metric in metrics))
 
@@ -198,23 +204,42 @@ class Backfill:
         except RulebaseError:
             return None
 
-    async def _bring(self, worker: _Worker, boundary: int, status: BackfillStatus) -> None:
+    async def _bring(self, worker: _Worker, boundary: int, generation: int, status: BackfillStatus) -> None:
         """What was found, to the subscribers, some at a time."""
         status.subscribers = len(worker.aside.states)
         while worker.aside.states:
             fills = worker.aside.fills(boundary, _FILLS)
+            if self._live.generation != generation:
+                raise OutdatedError("what was read of the log need not be in it any more")
             if fills:
                 await self._ingest.fill(fills)
             status.filled = status.subscribers - len(worker.aside.states)
 
-    def _finish(
-        self, keys: Collection[str], since_us: Mapping[str, int]
-    ) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Coverage and births as they are then. In the ledger's thread."""
+    async def _finish(
+        self, revision: Revision, boundary: int, keys: Collection[str], since_us: Mapping[str, int]
+    ) -> None:
+        """Between two commit groups: whatever is committed later, by any member, knows what is covered."""
+        if self._live.current is not revision:
+            raise SupersededError("another revision has become live meanwhile")
+        finished = await self._thread.run(self._set_back, revision.id, boundary, keys, since_us)
+        generation, position, coverage, births = finished
+        revision.live_since(coverage, births)
+        self._ingest.begin_generation(generation, position)
+
+    def _set_back(
+        self, revision: str, boundary: int, keys: Collection[str], since_us: Mapping[str, int]
+    ) -> tuple[int, int, Mapping[str, int], Mapping[str, int]]:
+        """In the ledger's thread; the generation that begins with it, the position of the last that was
+        logged before, coverage and births as they are then."""
         with self._ledger.transaction() as tx:
+            generation, births = tx.advance(), self._ledger.births()
+            if self._ledger.active_revision() != revision or any(
+                births.get(key, boundary) != boundary for key in keys
+            ):
+                raise SupersededError("another member has activated a revision meanwhile")
             whole_us = self._ledger.coverage().get(LOG_KEY, 0)
             tx.finish_backfill(keys, {key: max(each, whole_us) for key, each in since_us.items()})
-            return self._ledger.coverage(), self._ledger.births()
+            return generation, self._ledger.last_position(), self._ledger.coverage(), births
 
 
 class _Worker:

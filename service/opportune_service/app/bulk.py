@@ -56,7 +56,7 @@ class BulkPrompts:
         declared = self._live.current.rulebase.vocabulary.channels.get(channel)
         if most <= 0 or declared is None or not declared.bulk or declared.mode is not Mode.MANUAL:
             return
-        now_us, page = self._clock.now_us(), max(most, _PAGE)
+        now_us, page, generation = self._clock.now_us(), max(most, _PAGE), self._live.generation
         found = await self._thread.run(self._ledger.prompts_on, channel, now_us, self._after[channel], page)
         contexts = await self._states.contexts({prompt.subscriber_id for prompt in found})
         ripe = [
@@ -66,12 +66,14 @@ class BulkPrompts:
         ][:most]
         last = ripe[-1] if len(ripe) == most else found[-1] if len(found) == page else None
         self._after[channel] = (last.decided_at_us, last.decision_id) if last else (0, "")
-        if not ripe:
-            return
+        if not ripe or self._live.generation != generation:
+            return  # none is to be shown, or what was read need not hold any more: the next call reads anew
         receipt = await self._ingest.show(channel, ripe)
         self._not_before_us = {id_: at_us for id_, at_us in self._not_before_us.items() if at_us > now_us}
+        decided = {verdict.key.subscriber_id for verdict in receipt.verdicts}
         for prompt in ripe:
-            self._not_before_us[prompt.decision_id] = now_us + _AGAIN_AFTER_US
+            if prompt.subscriber_id in decided:  # another member may have been at work on the others
+                self._not_before_us[prompt.decision_id] = now_us + _AGAIN_AFTER_US
         for verdict in receipt.verdicts:
             for decision in verdict.decisions:
                 clear_us = max((each.clear_us for each in decision.checks if not each.passed), default=0)
@@ -81,7 +83,7 @@ class BulkPrompts:
     def _ripe(self, prompt: OpenPrompt, context: Mapping[str, object], channel: str, now_us: int) -> bool:
         revision = self._live.current
         campaign = revision.rulebase.campaigns.get(prompt.campaign)
-        if campaign is None or prompt.trigger is None:
+        if campaign is None or prompt.trigger is None or not revision.shows(prompt.campaign, channel):
             return False
         if now_us < self._not_before_us.get(prompt.decision_id, 0):
             return False

@@ -1,8 +1,8 @@
 """Hand contacts to channel clients: leases out, settlements and outcomes in.
 
-Every lease is checked anew (`clearance.py`), on the event loop, where the live state is; the lease is then
-queued for the ledger's thread with nothing awaited in between. So what was acknowledged before, such as a
-consent withdrawn, is always seen.
+Every lease is checked anew (`clearance.py`), and once more when it is durable, just before it is handed
+out: the ledger takes its time, and meanwhile another call, or another process, may have acknowledged that a
+consent is withdrawn. Nothing goes out after that.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ class Deliveries:
         lets go out now.
         """
         leases: list[Lease] = []
+        looked_at: dict[str, Waiting] = {}
         async with self._turns[channel]:
             await self._prompts.show(channel, min(limit, self._free(channel, self._clock.now_us())))
             page = max(limit, _PAGE)
@@ -164,17 +165,40 @@ class Deliveries:
                 contexts = await self._states.contexts({waiting.subscriber_id for waiting in found})
                 now_us = self._clock.now_us()
                 revision, free = self._live.current, self._free(channel, now_us)
-                # Nothing is awaited from here until the lease is queued: see above.
                 steps = self._steps(revision, found, contexts, now_us, min(limit - len(leases), free))
                 given, moved = await self._thread.run(self._take, revision, channel, page, steps, now_us)
                 # They go out now: the disk may have been slow.
                 self._paces[channel].take(len(given), self._clock.now_us())
                 leases += given
+                looked_at |= {waiting.decision_id: waiting for waiting in steps}
                 if len(found) < page or not moved:
                     break
         if len(leases) == limit:
             self._news[channel].set()  # there may be more for another client
-        return leases
+        return await self._still_clear([(looked_at[lease.decision_id], lease) for lease in leases])
+
+    async def _still_clear(self, given: Sequence[tuple[Waiting, Lease]]) -> list[Lease]:
+        """Those of these, just made durable, that may be handed out at this moment; the others are taken
+        back, as if they had never been given."""
+        while given:
+            self._check_sound()
+            contexts = await self._states.contexts({lease.subscriber_id for _, lease in given})
+            revision, now_us = self._live.current, self._clock.now_us()
+            clear: list[tuple[Waiting, Lease]] = []
+            refused: list[tuple[Lease, Step]] = []
+            for waiting, lease in given:
+                context = contexts.get(waiting.subscriber_id)
+                step = next_step(revision, waiting, context, now_us, self._lease_for_us)
+                if isinstance(step, Lease):
+                    clear.append((waiting, lease))
+                else:
+                    refused.append((lease, step))
+            given = clear
+            if not refused:
+                break
+            # It takes its time too, so the others are asked about again.
+            await self._thread.run(self._take_back, refused, now_us)
+        return [lease for _, lease in given]
 
     def _free(self, channel: str, now_us: int) -> int:
         """How many the channel's pace leaves room for."""
@@ -243,6 +267,19 @@ class Deliveries:
             for end, decision_ids in ended.items():
                 tx.end_deliveries(dict.fromkeys(decision_ids, end.state), now_us, end.detail)
         return leases, bool(still)
+
+    def _take_back(self, refused: Sequence[tuple[Lease, Step]], now_us: int) -> None:
+        """Nothing of these leases went out, so nothing of them is uncertain."""
+        with self._ledger.transaction() as tx:
+            tx.lock((), (), [lease.decision_id for lease, _ in refused])
+            for lease, step in refused:
+                again_us = step.until_us if isinstance(step, Postponed) else now_us
+                try:
+                    own = tx.settle(lease.decision_id, lease.token, Settlement.RETRY, now_us, again_us)
+                except UnknownDecisionError:
+                    continue  # the subscriber was erased meanwhile
+                if own and isinstance(step, Ended):
+                    tx.end_deliveries({lease.decision_id: step.state}, now_us, step.detail)
 
     async def run(self, leads: Callable[[], bool]) -> None:
         """While this process leads, end what has expired every now and then, also where no client is

@@ -5,6 +5,8 @@ place without it, together with the snapshots of others whose state named it, be
 The last step does the same for what has come in meanwhile, and takes the subscriber out of live state and
 out of all tables, in one transaction. So whatever was sent before the erasure is erased, whatever is sent
 after it is new, and an erasure that a crash cut off is made whole by making it again.
+
+At the end a generation begins: what other members have read of the record and wait to do comes to nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -31,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _PAGE = 64
 """Rows of the log that are looked at in one go: commits wait for some milliseconds at most."""
+
+_NEVER = 2**63 - 1
+"""A position after all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,15 @@ class Erasures:
 
     async def _erase(self, erasing: Erasing, by: str, reason: str) -> Erased:
         async with self._turn:
-            after, named = 0, False
-            while page := await self._thread.run(self._page, after):
+            after = complete = 0
+            named = False
+            while True:
+                complete_to, page = await self._thread.run(self._page, after)
+                if not page:
+                    break
                 found = await asyncio.to_thread(_rewritten, page, erasing)
+                if complete == after:
+                    complete = min(found.last, complete_to)
                 after = found.last
                 if found.rows:
                     named = True
@@ -108,26 +120,42 @@ class Erasures:
             done: list[Erased] = []
 
             async def finish() -> None:
-                done.append(await self._finish(erasing, after, by, reason))
+                done.append(await self._finish(erasing, complete, by, reason))
 
             await self._ingest.between(finish)
             return Erased(done[0].existed or named, done[0].at_us)
 
-    def _page(self, after: int) -> list[LogRow]:
-        return list(islice(self._ledger.read_log(after), _PAGE))
+    def _page(self, after: int) -> tuple[int, list[LogRow]]:
+        """Up to where no row will come in any more, and rows as they are then. Only of one member alone is
+        a row that comes in later the last one."""
+        complete_to = min((each.checkpoint for each in self._ledger.members()), default=_NEVER)
+        return complete_to, list(islice(self._ledger.read_log(after), _PAGE))
+
+    @asynccontextmanager
+    async def _holding(self, subscriber_ids: Collection[str]) -> AsyncIterator[dict[str, SubscriberState]]:
+        """The states of these, for the block to save, release or discard; if it fails, they are made
+        good."""
+        held = await hold(self._states, subscriber_ids)
+        try:
+            yield held
+        except BaseException as error:
+            self._ingest.make_good(held.keys(), error)
+            raise
 
     async def _put(self, found: _Rewritten, erasing: Erasing) -> None:
         """Between two commit groups: live state is as the log has it."""
-        states = await self._others(found, erasing)
-        await self._thread.run(self._write, found, states, erasing)
-        await self._replace(states)
+        async with self._holding(found.others) as held:
+            states = await self._without(held, erasing)
+            await self._thread.run(self._write, found, states, erasing)
+            await self._replace(states)
 
-    async def _others(self, found: _Rewritten, erasing: Erasing) -> dict[str, SubscriberState]:
-        """The states of those of the others that name the number, without it."""
-        loaded = await hold(self._states, found.others)
-        without = {each: erasing.state(state) for each, state in loaded.items()}
-        await self._states.release([each for each, state in without.items() if state is None])
-        return {each: state for each, state in without.items() if state is not None}
+    async def _without(
+        self, held: Mapping[str, SubscriberState], erasing: Erasing
+    ) -> dict[str, SubscriberState]:
+        """The states of those of the others that name the number, without it; the rest are given up."""
+        others = {each: erasing.state(state) for each, state in held.items() if each != erasing.number}
+        await self._states.release([each for each, state in others.items() if state is None])
+        return {each: state for each, state in others.items() if state is not None}
 
     def _write(self, found: _Rewritten, states: Mapping[str, SubscriberState], erasing: Erasing) -> None:
         """In the ledger's thread."""
@@ -140,14 +168,35 @@ class Erasures:
         await self._states.save(states.keys())
 
     async def _finish(self, erasing: Erasing, after: int, by: str, reason: str) -> Erased:
-        number = erasing.number
-        # First: from now on nobody takes in anything of the subscriber.
-        known = (await hold(self._states, [number]))[number] != SubscriberState()
+        others: set[str] = set()
+        while True:
+            # From now on nobody takes in anything of the subscriber. All are held at once, or two members
+            # that erase could wait for each other.
+            async with self._holding({erasing.number, *others}) as held:
+                tail = await self._tail(erasing, after)
+                if tail.others <= others:
+                    return await self._end(erasing, tail, held, by, reason)
+                await self._states.release(held)
+            others |= tail.others
+
+    async def _tail(self, erasing: Erasing, after: int) -> _Rewritten:
         tail = _Rewritten([], set(), after)
-        while page := await self._thread.run(self._page, tail.last):
+        while page := (await self._thread.run(self._page, tail.last))[1]:
             found = await asyncio.to_thread(_rewritten, page, erasing)
             tail = _Rewritten(tail.rows + found.rows, tail.others | found.others, found.last)
-        states = await self._others(tail, erasing)
+        return tail
+
+    async def _end(
+        self,
+        erasing: Erasing,
+        tail: _Rewritten,
+        held: Mapping[str, SubscriberState],
+        by: str,
+        reason: str,
+    ) -> Erased:
+        number = erasing.number
+        known = held[number] != SubscriberState()
+        states = await self._without(held, erasing)
         at_us = self._clock.now_us()
 
         def write() -> bool:
@@ -156,11 +205,19 @@ class Erasures:
                 return tx.erase(erasing, at_us, by, reason)
 
         existed = await self._thread.run(write)
+        # In a transaction of its own: the commits of all others wait for it, and while the subscriber is
+        # held none of them is about the number.
+        self._ingest.begin_generation(*await self._thread.run(self._advance))
+        self._ingest.forget(number)
         await self._replace(states)
         await self._states.discard({}, [number])
-        self._ingest.forget(number)
         self._restart_backfill()
         return Erased(existed or known or bool(tail.rows), at_us)
+
+    def _advance(self) -> tuple[int, int]:
+        """In the ledger's thread. The generation that begins, and the last position before it."""
+        with self._ledger.transaction() as tx:
+            return tx.advance(), self._ledger.last_position()
 
 
 def _put_in_place(

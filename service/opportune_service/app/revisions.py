@@ -12,10 +12,14 @@ from opportune_service.core.revision import EngineFactory, Revision
 
 
 class LiveRevision:
-    """The reference that a hot reload swaps. Whoever takes up a batch reads it once."""
+    """The reference that a hot reload swaps. Whoever takes up a batch reads it once.
+
+    `generation`: another one once anything was activated or anybody erased: what was read of the record
+    before need not hold any more."""
 
     def __init__(self) -> None:
         self._revision: Revision | None = None
+        self.generation = 0
 
     @property
     def current(self) -> Revision:

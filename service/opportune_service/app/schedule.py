@@ -148,12 +148,13 @@ class Schedule:
 
     async def _scan(self, revision: Revision, sweeps: Sequence[Sweep]) -> bool:
         """Look at everybody: settle whoever is due in these sweeps, and note which time zones there are.
-        False: another revision became active on the way, and the scan ended."""
+        False: another revision became active on the way, or somebody was erased, and the scan ended."""
         tasks: dict[str, list[tuple[Sweep, Callable[[Mapping[str, object]], bool]]]] = defaultdict(list)
         for sweep in sweeps:
             trigger = revision.rulebase.triggers[sweep.trigger]
             tasks[sweep.zone].append((sweep, due_at(trigger, self._zones[sweep.zone], sweep.due_us)))
         zones: dict[str, tzinfo] = {str(revision.rulebase.time_zone): revision.rulebase.time_zone}
+        generation = self._live.generation
         everybody = await self._states.subscribers()
         dues: list[Due] = []
         for start in range(0, len(everybody), CHUNK):
@@ -171,10 +172,14 @@ class Schedule:
                     if is_due(known)
                 ]
             while len(dues) >= BATCH:
+                if self._live.generation != generation:
+                    return False
                 await self._settle(dues[:BATCH])
                 del dues[:BATCH]
             await asyncio.sleep(0)
         if dues:
+            if self._live.generation != generation:
+                return False
             await self._settle(dues)
         self._zones, self._census_us = zones, self._clock.now_us()
         return True
