@@ -58,13 +58,3 @@ def test_control_without_a_safety_it_is_noticed(without: str, tmp_path: Path) ->
             assert blowing.members[0].stop() == 0
             with pytest.raises(AssertionError, match=r"found, true"):
                 blowing.check_ledger()
-
-
-def test_control_without_locks_members_exceed_a_bound(tmp_path: Path) -> None:
-    with installation("shared", tmp_path) as place:
-        with storm(place, seed=3, members=2, without="locks") as blowing:
-            blowing.blow("storm", 4, 30, lambda _: None, 0)
-            for member in blowing.members:
-                member.stop()
-        with pytest.raises(AssertionError, match=r"the quota|found, true"):
-            blowing.check_ledger()

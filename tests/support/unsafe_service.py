@@ -39,15 +39,6 @@ def without_log() -> None:
     SqlTransaction.append_log = append_log  # type: ignore[method-assign]
 
 
-def without_locks() -> None:
-    """Members decide about the same customer at the same time."""
-    from opportune_service.adapters.sql.transaction import SqlTransaction
-
-    def lock(*_: object) -> None: ...
-
-    SqlTransaction.lock = lock  # type: ignore[method-assign]
-
-
 def without_drain() -> None:
     """Calls under way are cut off when the service is told to end."""
     from opportune_service.adapters.grpc.server import Server
@@ -77,7 +68,6 @@ def without_life() -> None:
 SAFETIES: dict[str, Callable[[], None]] = {
     "caps": without_caps,
     "log": without_log,
-    "locks": without_locks,
     "drain": without_drain,
     "life": without_life,
 }
