@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_no_worker_outlives_a_supervisor_that_is_killed(service: Served) -> None
 
 
 def failing(environment: dict[str, str], *options: str) -> tuple[int, str]:
-    command = ["opportune", "serve", *options]
+    command = [sys.executable, "-m", "opportune_service.cli", "serve", *options]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
     )
