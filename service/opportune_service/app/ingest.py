@@ -324,6 +324,9 @@ class Ingest:
         if self._committing is not None:
             await self._committing
         if not self._astray:
+            # A round that is under way would leave out what was changed since it began.
+            await self._checkpoints.wait()
+            self._checkpoints.abandon()
             self._checkpoints.due = True
             while self._checkpoints.due:
                 await self._checkpoints.wait()
