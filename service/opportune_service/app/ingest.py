@@ -566,11 +566,16 @@ class Ingest:
 
     async def _tend(self, membership: Membership, pulse: Pulse) -> None:
         """What a pulse calls for; it may take longer than until the next one."""
-        with contextlib.suppress(StoreUnavailableError):  # the next pulse calls for it again
+        try:
             if pulse.generation != membership.generation:
                 await self._at_once(lambda: self._adopt(membership))
             if pulse.silent and membership.leads:
                 await self._at_once(lambda: self._take_over(membership, pulse.silent))
+        except StoreUnavailableError as error:
+            log.info("looking after the other members was cut off, the next pulse calls for it: %s", error)
+        except Exception:
+            # Nobody waits for this task: without a word, a revision that does not load here went unnoticed.
+            log.exception("looking after the other members failed, the next pulse tries again")
 
     async def _at_once(self, call: Callable[[], Awaitable[None]]) -> None:
         """As `between`, before all that waits: it may wait for just this."""
