@@ -20,6 +20,7 @@ from opportune_service.adapters.files.archive import FileArchive
 from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
 from opportune_service.adapters.memory.live_state import MemoryLiveState
 from opportune_service.adapters.sql.ledger import SqlLedger
+from opportune_service.app.activation import Activations
 from opportune_service.app.backfill import Backfill
 from opportune_service.app.backups import Backups
 from opportune_service.app.bulk import BulkPrompts
@@ -69,6 +70,7 @@ class Application:
     thread: LedgerThread
     ingest: Ingest
     rulebases: Rulebases
+    activations: Activations
     deliveries: Deliveries
     dead_letters: DeadLetters
     insight: Insight
@@ -144,7 +146,7 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         )
         aside_thread, aside = stores.aside
         backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
-        rulebases = Rulebases(live, ingest, ledger, thread, clock, make_engine, backfill.start)
+        activations = Activations(live, ingest, ledger, thread, clock, make_engine, backfill.start)
         erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start)
         thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
@@ -167,7 +169,8 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             ledger=ledger,
             thread=thread,
             ingest=ingest,
-            rulebases=rulebases,
+            rulebases=Rulebases(live, ledger, thread, clock),
+            activations=activations,
             deliveries=deliveries,
             dead_letters=DeadLetters(live, states, ledger, thread, clock, deliveries),
             insight=Insight(ledger, thread),
@@ -357,7 +360,7 @@ async def activate_directory(app: Application, directory: Path) -> None:
         raise RulebaseRefusedError(error.problems) from error
     rulebase, _ = await app.rulebases.upload(files, "local", f"from {directory.name}")
     if rulebase.revision != app.live.id:
-        await app.rulebases.activate(rulebase.revision, None, "local", f"from {directory.name}")
+        await app.activations.activate(rulebase.revision, None, "local", f"from {directory.name}")
         log.info("revision %s is active", rulebase.revision[:12])
 
 

@@ -90,7 +90,7 @@ async def test_what_a_later_rulebase_has_no_more_can_be_resumed() -> None:
         await pause(service)
         without = {name: text for name, text in EAGER.items() if NAME not in name}
         revision, _ = await service.app.rulebases.upload(without, "test", "")
-        await service.app.rulebases.activate(revision.revision, None, "test", "")
+        await service.app.activations.activate(revision.revision, None, "test", "")
         assert await resume(service) == pb.CampaignStatus(campaign=NAME)
         assert (await refused(resume(service))).code is grpc.StatusCode.NOT_FOUND
         assert await service.app.pauses.paused() == {}

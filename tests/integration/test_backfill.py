@@ -184,7 +184,7 @@ def test_who_does_not_ask_for_it_gets_none(asked: bool) -> None:
             await know(app)
             await publish(app, history(0, 50))
             rulebase, _ = await app.rulebases.upload(BOTH, "test", "")
-            await app.rulebases.activate(rulebase.revision, None, "test", "", backfill=asked)
+            await app.activations.activate(rulebase.revision, None, "test", "", backfill=asked)
             await app.backfill.wait()
             assert (await readings(app, NOON_US))[ANNE]["charges_2d"][1] is asked
 

@@ -305,7 +305,7 @@ def test_a_bad_rulebase_changes_nothing_and_the_call_says_so() -> None:
             assert any("mms_sent" in problem.hint for problem in refused.value.problems)
             good, _ = await app.rulebases.upload(small_rulebase(threshold=9), "test", "")
             with pytest.raises(StoreConflictError):
-                await app.rulebases.activate(good.revision, "0" * 64, "test", "")
+                await app.activations.activate(good.revision, "0" * 64, "test", "")
             assert app.live.id == before
 
     in_loop(body)

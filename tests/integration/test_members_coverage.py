@@ -81,7 +81,7 @@ def test_a_revision_that_went_and_came_back_between_two_beats_is_not_taken_for_t
             await activate(first, without_large())
             clock.value_us += HOUR_US
             await publish(first, [mms(ANNE, "e2", clock.value_us, size_kb=200)])
-            await first.rulebases.activate(back, None, "test", "", backfill=False)
+            await first.activations.activate(back, None, "test", "", backfill=False)
             assert known_since(first, "large_24h") > born, "control: it is folded anew"
             assert second.live.id == back
             # It adopts what is new when its commit fails; nobody has told it before.
@@ -136,7 +136,7 @@ def test_a_backfill_that_another_activation_overtakes_says_nothing_of_what_came_
             await until(lambda: second.live.id == again, "the other has it too")
             await activate(second, small_rulebase())
             await publish(second, [mms(ANNE, "e2", clock.value_us)])
-            await second.rulebases.activate(again, None, "test", "", backfill=False)
+            await second.activations.activate(again, None, "test", "", backfill=False)
             finishing.open()
             await first.backfill.wait()
             await publish(first, [mms(ANNE, "e3", clock.value_us)])

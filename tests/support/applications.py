@@ -43,7 +43,7 @@ async def activate(app: Application, files: Mapping[str, bytes]) -> str:
     """Upload and activate; the revision."""
     rulebase, _ = await app.rulebases.upload(files, "test", "")
     if rulebase.revision != app.live.id:
-        await app.rulebases.activate(rulebase.revision, app.live.id, "test", "")
+        await app.activations.activate(rulebase.revision, app.live.id, "test", "")
     return rulebase.revision
 
 

@@ -5,6 +5,10 @@ OpportuneError
 |-- NotFoundError
 |   |-- UnknownDecisionError
 |   `-- UnknownRevisionError
+|-- UnauthenticatedError     nobody knows who calls
+|-- ForbiddenError           the caller is known, and may not do this
+|-- RateLimitedError         the caller calls more often than it may; says when to try again
+|-- NotReadyError            the state of the system does not allow it yet; says what is missing
 |-- RulebaseRefusedError     a rulebase that does not load; carries its problems
 |-- ConflictError            the world is not as the caller expected
 |   `-- StoreConflictError
@@ -43,6 +47,26 @@ class UnknownDecisionError(NotFoundError):
 
 class UnknownRevisionError(NotFoundError):
     """No uploaded rulebase has this revision."""
+
+
+class UnauthenticatedError(OpportuneError):
+    """Whoever calls did not show who it is. The message says what is missing, and never quotes a token."""
+
+
+class ForbiddenError(OpportuneError):
+    """The caller is known, and is not one who may do this."""
+
+
+class RateLimitedError(OpportuneError):
+    """The caller calls more often than it may. After `wait_us` microseconds it may again."""
+
+    def __init__(self, message: str, wait_us: int) -> None:
+        self.wait_us = wait_us
+        super().__init__(message)
+
+
+class NotReadyError(OpportuneError):
+    """The state of the system does not allow it yet; the message says what has to come first."""
 
 
 class RulebaseRefusedError(OpportuneError):

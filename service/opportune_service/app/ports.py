@@ -13,6 +13,7 @@ from typing import Protocol
 from opportune_rulebase.policies import OutcomeKind
 
 from opportune_service.app.records import (
+    ActivationMode,
     Aged,
     Backlog,
     CampaignFigures,
@@ -24,6 +25,7 @@ from opportune_service.app.records import (
     DecisionRow,
     DeliveryState,
     ForeignContact,
+    InForce,
     Kept,
     Lease,
     LogRow,
@@ -35,6 +37,7 @@ from opportune_service.app.records import (
     Redriven,
     RulebaseRow,
     Settlement,
+    Step,
     Sweep,
     TouchRow,
     Waiting,
@@ -283,12 +286,19 @@ class LedgerTransaction(Protocol):
         comment: str,
         coverage: Mapping[str, int],
         backfill: Collection[str] = (),
+        mode: ActivationMode = ActivationMode.FULL,
+        share: int = 0,
     ) -> None:
-        """Make `revision` the active one, if `expected` is what is active now ("" for none). Metric keys
-        that were active already keep the instant since when they are folded, new ones get that of
-        `coverage`, and those not in it are forgotten: what comes back later was not folded in between.
-        New keys in `backfill` wait for their backfill from then on, unless nothing was active before.
-        Raises `StoreConflictError` if another revision is active, `UnknownRevisionError`."""
+        """Let `revision` take part, if `expected` is what is in full force now ("" for none). In full, it
+        takes the place of all that are in force; as canary or shadow, of the one in that mode. Keys that
+        were folded already keep the instant since when they are, new ones get that of `coverage`, and those
+        not in it are forgotten: what comes back later was not folded in between. New keys in `backfill`
+        wait for their backfill from then on, unless nothing was active before.
+        Raises `StoreConflictError` if another revision is in full force, `UnknownRevisionError`."""
+        ...
+
+    def note_step(self, step: Step) -> None:
+        """Add to the history of a revision. Raises `UnknownRevisionError`."""
         ...
 
     def finish_backfill(self, keys: Collection[str], since_us: Mapping[str, int]) -> None:
@@ -472,7 +482,15 @@ class Ledger(Protocol):
     def rulebase_archive(self, revision: str) -> bytes | None: ...
 
     def active_revision(self) -> str:
-        """ "" when none was ever activated."""
+        """The one in full force; "" when none was ever activated."""
+        ...
+
+    def in_force(self) -> Sequence[InForce]:
+        """The revisions that take part: the one in full force first, then canary, then shadow."""
+        ...
+
+    def steps(self, revisions: Collection[str] | None = None) -> Sequence[Step]:
+        """The history of these revisions, or of all, in order of recording."""
         ...
 
     def coverage(self) -> Mapping[str, int]:

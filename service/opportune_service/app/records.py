@@ -258,6 +258,48 @@ class RulebaseRow(msgspec.Struct, frozen=True):
     activated_at_us: int = 0
 
 
+class ActivationMode(StrEnum):
+    """How a revision takes part."""
+
+    FULL = "full"
+    CANARY = "canary"
+    SHADOW = "shadow"
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """A revision that takes part, since when, and who made it so. `share`: how many of a million
+    subscribers a canary decides for; 0 in other modes."""
+
+    revision: str
+    mode: ActivationMode
+    share: int
+    at_us: int
+    by: str
+    comment: str
+
+
+class StepKind(StrEnum):
+    """What brought a revision further."""
+
+    DRAFTED = "drafted"
+    UPLOADED = "uploaded"
+    TESTED = "tested"
+    REHEARSED = "rehearsed"
+    APPROVED = "approved"
+    ACTIVATED = "activated"
+    ROLLED_BACK = "rolled-back"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of a revision: who, when, and why."""
+
+    revision: str
+    at_us: int
+    by: str
+    kind: StepKind
+    comment: str
+
+
 class Sweep(msgspec.Struct, frozen=True):
     """All subscribers of a time zone that a trigger was due for at an instant, as one task."""
 

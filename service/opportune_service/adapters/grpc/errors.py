@@ -21,13 +21,17 @@ from opportune_rulebase.errors import Severity
 from opportune_service.app.calls import current_call
 from opportune_service.app.errors import (
     ConflictError,
+    ForbiddenError,
     InvalidRequestError,
     NoRulebaseError,
     NotFoundError,
+    NotReadyError,
     OpportuneError,
     PrunedError,
+    RateLimitedError,
     RulebaseRefusedError,
     StoreUnavailableError,
+    UnauthenticatedError,
     UnknownDecisionError,
     UnknownRevisionError,
 )
@@ -54,15 +58,18 @@ class UnsupportedError(OpportuneError):
         super().__init__(f"{missing} is not supported yet: it arrives with a later release")
 
 
-class NotReadyError(OpportuneError):
-    """The state of the system does not allow it."""
-
-
 class ShuttingDownError(OpportuneError):
     """This server drains; another one, or this one after its restart, will take the call."""
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down; connect again")
+
+
+class CallerChangedError(OpportuneError):
+    """What the caller of a stream may do was changed while it was open. The same call, made anew, has it."""
+
+    def __init__(self) -> None:
+        super().__init__("what you may do has changed since this stream began; connect again")
 
 
 _CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
@@ -72,12 +79,16 @@ _CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     UnknownDecisionError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_DECISION"),
     UnknownRevisionError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION"),
     NotFoundError: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    ForbiddenError: (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN"),
+    RateLimitedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     ConflictError: (grpc.StatusCode.ABORTED, "CONFLICT"),
     PrunedError: (grpc.StatusCode.OUT_OF_RANGE, "PRUNED"),
     NoRulebaseError: (grpc.StatusCode.FAILED_PRECONDITION, "NO_RULEBASE"),
     NotReadyError: (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY"),
     StoreUnavailableError: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
     ShuttingDownError: (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+    CallerChangedError: (grpc.StatusCode.UNAVAILABLE, "CALLER_CHANGED"),
     UnsupportedError: (grpc.StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED_YET"),
 }
 
@@ -116,9 +127,10 @@ def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.
         log.warning("%s: %s", method, mask(str(error)))
         info.metadata.update(_trace())
         message = "the store is unavailable and nothing of this was acknowledged; try again"
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(RETRY_AFTER_MS)
+        wait_us = error.wait_us if isinstance(error, RateLimitedError) else RETRY_AFTER_MS * 1_000
+        retry.retry_delay.FromMicroseconds(wait_us)
         details.append(retry)
     return code, _packed(code, message, details)
 

@@ -10,7 +10,7 @@ from opportune.v1 import types_pb2 as types
 from opportune_rulebase import Problem, Rulebase, RulebaseError, Severity, from_archive
 from opportune_rulebase.model import Campaign
 
-from opportune_service.adapters.grpc.errors import NotReadyError, UnsupportedError
+from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
 from opportune_service.adapters.grpc.revisions import Revisions
 from opportune_service.adapters.grpc.roles import caller_name
@@ -22,14 +22,15 @@ from opportune_service.adapters.grpc.words import (
     page_size,
     timestamp,
 )
+from opportune_service.app.activation import Attempt
 from opportune_service.app.errors import (
     ConflictError,
     InvalidRequestError,
+    NotReadyError,
     RulebaseRefusedError,
     UnknownRevisionError,
 )
 from opportune_service.app.records import Pause, RulebaseRow
-from opportune_service.app.rulebases import Attempt
 
 MAX_ARCHIVE_BYTES = 16 << 20
 _MAX_COMMENT = 2_000
@@ -84,7 +85,7 @@ class RulebaseService:
         _check_mode(request)
         expected = request.expected_current_revision
         try:
-            previous = await self._rulebases.activate(
+            previous = await self._app.activations.activate(
                 request.revision,
                 expected,
                 caller_name(context),
@@ -125,8 +126,8 @@ class RulebaseService:
             answer.archive.data = archive
         if self._app.live.id:
             answer.activations.append(await self._activation(self._app.live.id))
-        if self._rulebases.last_attempt is not None:
-            answer.last_attempt.CopyFrom(_attempt(self._rulebases.last_attempt))
+        if self._app.activations.last_attempt is not None:
+            answer.last_attempt.CopyFrom(_attempt(self._app.activations.last_attempt))
         return answer
 
     async def ListRulebases(  # noqa: N802

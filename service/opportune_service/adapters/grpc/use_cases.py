@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from opportune_service.app.activation import Activations
 from opportune_service.app.dead_letters import DeadLetters
 from opportune_service.app.deliver import Deliveries
 from opportune_service.app.erase import Erasures
@@ -59,6 +60,8 @@ class UseCases(Protocol):
     def ingest(self) -> Ingest: ...
     @property
     def rulebases(self) -> Rulebases: ...
+    @property
+    def activations(self) -> Activations: ...
     @property
     def deliveries(self) -> Deliveries: ...
     @property

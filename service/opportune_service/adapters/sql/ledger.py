@@ -48,6 +48,7 @@ from opportune_service.app.records import (
     DecisionFilter,
     DecisionRow,
     DeliveryState,
+    InForce,
     Kept,
     LogRow,
     Member,
@@ -56,6 +57,7 @@ from opportune_service.app.records import (
     Quarantined,
     QuarantineFilter,
     RulebaseRow,
+    Step,
     Sweep,
     TouchRow,
 )
@@ -254,6 +256,14 @@ class SqlLedger:
     def active_revision(self) -> str:
         with self._reading() as connection:
             return rulebases.active_revision(connection)
+
+    def in_force(self) -> Sequence[InForce]:
+        with self._reading() as connection:
+            return rulebases.in_force(connection)
+
+    def steps(self, revisions: Collection[str] | None = None) -> Sequence[Step]:
+        with self._reading() as connection:
+            return rulebases.steps(connection, revisions)
 
     def coverage(self) -> Mapping[str, int]:
         with self._reading() as connection:

@@ -21,7 +21,7 @@ from opportune_service.app.errors import StoreUnavailableError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision that this release needs."""
 BEFORE_MIGRATIONS = "0003"
 _EMPTY = ""

@@ -11,10 +11,11 @@ from opportune_service.adapters.sql.engine import insert_many
 from opportune_service.adapters.sql.locks import Space, hold_alone
 from opportune_service.adapters.sql.statements import chunks, insert_new
 from opportune_service.app.errors import StoreConflictError, UnknownRevisionError
-from opportune_service.app.records import RulebaseRow
+from opportune_service.app.records import ActivationMode, InForce, RulebaseRow, Step, StepKind
 
 _r = schema.rulebases.c
 _a = schema.activations.c
+_s = schema.rulebase_steps.c
 _k = schema.coverage.c
 _b = schema.backfills.c
 
@@ -41,6 +42,8 @@ def activate(
     comment: str,
     coverage: Mapping[str, int],
     backfill: Collection[str],
+    mode: ActivationMode,
+    share: int,
 ) -> None:
     """See `LedgerTransaction.activate`."""
     hold_alone(connection, Space.RULEBASE)
@@ -51,7 +54,15 @@ def activate(
         found = f"{active!r} is active" if active else "nothing is active"
         raise StoreConflictError(f"{found}, not {expected!r} as expected: read again what is active")
     connection.execute(
-        schema.activations.insert(), {"revision": revision, "at_us": at_us, "by": by, "comment": comment}
+        schema.activations.insert(),
+        {
+            "revision": revision,
+            "at_us": at_us,
+            "by": by,
+            "comment": comment,
+            "mode": mode.value,
+            "share": share,
+        },
     )
     known = coverage_of(connection).keys()
     for gone in chunks(known - coverage.keys()):
@@ -75,9 +86,42 @@ def reset_coverage(connection: sa.Connection, keys: Collection[str], since_us: i
 
 
 def active_revision(connection: sa.Connection) -> str:
-    """The revision of the last activation."""
-    last = sa.select(_a.revision).order_by(_a.seq.desc()).limit(1)
+    """The revision of the last activation in full."""
+    last = sa.select(_a.revision).where(_a.mode == ActivationMode.FULL).order_by(_a.seq.desc()).limit(1)
     return connection.scalar(last) or ""
+
+
+def in_force(connection: sa.Connection) -> Sequence[InForce]:
+    """See `Ledger.in_force`."""
+    full = sa.select(sa.func.max(_a.seq)).where(_a.mode == ActivationMode.FULL).scalar_subquery()
+    latest = sa.select(sa.func.max(_a.seq)).where(_a.seq >= full).group_by(_a.mode)
+    rows = connection.execute(
+        sa.select(_a.mode, _a.revision, _a.share, _a.at_us, _a.by, _a.comment).where(_a.seq.in_(latest))
+    )
+    found = {
+        row.mode: InForce(row.revision, ActivationMode(row.mode), row.share, row.at_us, row.by, row.comment)
+        for row in rows
+    }
+    return [found[mode] for mode in ActivationMode if mode in found]
+
+
+def note_step(connection: sa.Connection, step: Step) -> None:
+    """See `LedgerTransaction.note_step`."""
+    if connection.scalar(sa.select(_r.revision).where(_r.revision == step.revision)) is None:
+        raise UnknownRevisionError(f"no uploaded rulebase has the revision {step.revision!r}")
+    row = {"revision": step.revision, "at_us": step.at_us, "by": step.by}
+    insert_many(connection, schema.rulebase_steps, [row | {"action": step.kind, "comment": step.comment}])
+
+
+def steps(connection: sa.Connection, revisions: Collection[str] | None) -> Sequence[Step]:
+    """See `Ledger.steps`."""
+    query = sa.select(_s.revision, _s.at_us, _s.by, _s.action, _s.comment).order_by(_s.seq)
+    if revisions is not None:
+        query = query.where(_s.revision.in_(revisions))
+    return [
+        Step(row.revision, row.at_us, row.by, StepKind(row.action), row.comment)
+        for row in connection.execute(query)
+    ]
 
 
 def list_rulebases(connection: sa.Connection) -> Sequence[RulebaseRow]:

@@ -308,8 +308,24 @@ activations = sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Column("by", _Text, nullable=False),
     sa.Column("comment", _Text, nullable=False),
+    sa.Column("mode", _Text, nullable=False, server_default="full"),
+    sa.Column("share", sa.BigInteger, nullable=False, server_default="0"),
 )
-"""Who made which revision active, when and why. Rows are only added; the last one is in force."""
+"""Who let which revision take part, how, when and why. Rows are only added. In force are the last full one,
+and the last canary and the last shadow after it. `share` is of a million."""
+
+rulebase_steps = sa.Table(
+    "rulebase_steps",
+    metadata,
+    sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("revision", _Text, sa.ForeignKey("rulebases.revision"), nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", _Text, nullable=False),
+    sa.Column("action", _Text, nullable=False),
+    sa.Column("comment", _Text, nullable=False),
+    sa.Index("rulebase_steps_revision", "revision", "seq"),
+)
+"""How a revision came as far as it has. Rows are only added."""
 
 coverage = sa.Table(
     "coverage",

@@ -30,6 +30,7 @@ from opportune_service.adapters.sql import (
 )
 from opportune_service.adapters.sql.unit import begin_unit
 from opportune_service.app.records import (
+    ActivationMode,
     Aged,
     DeliveryState,
     ForeignContact,
@@ -40,6 +41,7 @@ from opportune_service.app.records import (
     Redriven,
     RulebaseRow,
     Settlement,
+    Step,
     Sweep,
     Waiting,
 )
@@ -199,8 +201,15 @@ class SqlTransaction:
         comment: str,
         coverage: Mapping[str, int],
         backfill: Collection[str] = (),
+        mode: ActivationMode = ActivationMode.FULL,
+        share: int = 0,
     ) -> None:
-        rulebases.activate(self._connection, revision, expected, at_us, by, comment, coverage, backfill)
+        rulebases.activate(
+            *(self._connection, revision, expected, at_us, by, comment, coverage, backfill, mode, share)
+        )
+
+    def note_step(self, step: Step) -> None:
+        rulebases.note_step(self._connection, step)
 
     def finish_backfill(self, keys: Collection[str], since_us: Mapping[str, int]) -> None:
         rulebases.finish_backfill(self._connection, keys, since_us)
