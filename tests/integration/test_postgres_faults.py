@@ -154,7 +154,7 @@ def test_server_killed_loses_nothing_that_was_finished() -> None:
 
 
 def test_server_that_does_not_answer_is_given_up_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres._Connection, "bound_s", 0.5)
+    monkeypatch.setattr(postgres._Connection, "bound_s", 600)  # only the probe finds it out in time
     with postgres_of_its_own(fsync=False) as server, server.database() as url:
         ledger = SqlLedger.open(url)
         append(ledger, 1)
@@ -168,6 +168,20 @@ def test_server_that_does_not_answer_is_given_up_and_used_again(monkeypatch: pyt
         append(ledger, 3)
         assert 3 in positions(ledger)
         ledger.close()
+
+
+def test_server_that_is_slow_with_one_statement_is_waited_for(
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    is_there = postgres._Connection._is_there
+    monkeypatch.setattr(
+        postgres._Connection, "_is_there", lambda self: found.append(is_there(self)) or found[-1]
+    )
+    with ledger.transaction() as tx:
+        tx._connection.exec_driver_sql("SELECT pg_sleep(1.2)")
+    assert found
+    assert all(found)
 
 
 def test_lock_that_another_keeps_is_not_waited_for_without_end(

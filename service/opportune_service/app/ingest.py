@@ -59,6 +59,7 @@ _BUSY_SECONDS = 0.002
 """How long to wait when other members hold everybody: a good part of a commit."""
 
 _TIMERS_AT_ONCE = 1_000
+_UNAVAILABLE = "the store is unavailable; try again"
 _RECOVER_SECONDS = 0.5
 
 
@@ -144,6 +145,7 @@ class Ingest:
 
         Batches that one caller offers one after the other are taken in in that order.
         """
+        self._check_healthy()
         done = _unanswered()
         await self._queue.put(Work(done, source=source, events=events, now_us=self._clock.now_us()))
         return done
@@ -258,8 +260,15 @@ class Ingest:
         await self._submit(Work(done=_unanswered(), retire=revision))
 
     async def _submit(self, work: Work) -> Receipt:
+        if work.retire is None:  # that is done even now
+            self._check_healthy()
         await self._queue.put(work)
         return await work.done
+
+    def _check_healthy(self) -> None:
+        """Whoever calls while the store is away is told at once, however long it takes to try again."""
+        if not self.healthy.is_set():
+            raise StoreUnavailableError(_UNAVAILABLE)
 
     def request_checkpoint(self) -> None:
         """Begin a round of snapshots of all subscribers changed since the last one."""
@@ -473,13 +482,14 @@ class Ingest:
                 unavailable = StoreUnavailableError("the batch could not be made durable; send it again")
                 unavailable.__cause__ = error
                 work.done.set_exception(unavailable)
+        self._refuse_queued(_UNAVAILABLE)
 
     async def _recover(self) -> None:
         """Rebuild what a failed commit left astray; until that works, refuse what comes."""
         if self._committing is not None:
             await self._committing
         if not self.healthy.is_set():
-            self._refuse_queued("the store is unavailable; try again")
+            self._refuse_queued(_UNAVAILABLE)
         if asyncio.get_running_loop().time() < self._recover_at and not self._closing:
             return  # only callers came
         astray = set(self._astray)

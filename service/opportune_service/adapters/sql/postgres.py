@@ -7,6 +7,9 @@ What is lost is noticed when a connection is taken up or used, and the next call
 from __future__ import annotations
 
 import select
+import socket
+import struct
+from contextlib import closing
 from time import monotonic
 from typing import Any
 
@@ -41,6 +44,13 @@ _IDLE_MS = 5_000
 # A process that stops in the middle of a transaction keeps its locks no longer than that.
 _ANSWER_S = 0.5
 # How much longer than the server's own bound this side waits for the server to say anything at all.
+_SILENT_S = 0.5
+# After so long without a word a second connection asks whether anybody is there,
+_PROBE_S = 0.3
+# and if nobody says so within this time, it is over: callers are told within a second.
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+# The first message of a connection that asks for TLS; the answer is one byte, before any login
+# (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 
 _SESSION = {
     "statement_timeout": _STATEMENT_MS,
@@ -117,7 +127,8 @@ def be_patient(connection: sa.Connection) -> None:
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
-    """Gives up on a server that does not answer: it may be frozen, or something on the way swallows it."""
+    """Gives up on a server that does not answer: it may be frozen, or something on the way swallows it. One
+    that answers others, and is only slow with this, is given until `bound_s`."""
 
     bound_s = _STATEMENT_MS / 1000 + _ANSWER_S
 
@@ -125,19 +136,38 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
         return super().wait(self._bounded(gen), *args, **kwargs)
 
     def _bounded(self, gen: PQGen[Any]) -> PQGen[Any]:
-        end = monotonic() + self.bound_s
+        heard = monotonic()
+        probe = heard + _SILENT_S
         try:
             waiting = next(gen)
             while True:
                 ready = yield waiting
                 if ready:
-                    end = monotonic() + self.bound_s
-                elif monotonic() > end:
+                    heard = monotonic()
+                    probe = heard + _SILENT_S
+                elif (now := monotonic()) > heard + self.bound_s or (now > probe and not self._is_there()):
                     self.pgconn.finish()  # an answer that comes later would be taken for another's
                     raise psycopg.OperationalError("the server does not answer")
+                elif now > probe:  # it works on it
+                    probe = monotonic() + _SILENT_S
                 waiting = gen.send(ready)
         except StopIteration as done:
             return done.value
+
+    def _is_there(self) -> bool:
+        """Whether anybody answers where this connection leads to."""
+        host, port = self.info.hostaddr or self.info.host, self.info.port
+        local = self.info.host.startswith("/")
+        family = socket.AF_UNIX if local else socket.AF_INET6 if ":" in host else socket.AF_INET
+        place = f"{self.info.host}/.s.PGSQL.{port}" if local else (host, port)
+        try:
+            with closing(socket.socket(family)) as probe:
+                probe.settimeout(_PROBE_S)
+                probe.connect(place)
+                probe.sendall(_SSL_REQUEST)
+                return bool(probe.recv(1))
+        except OSError:
+            return False
 
 
 def _connect(
