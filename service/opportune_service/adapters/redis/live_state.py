@@ -68,7 +68,7 @@ class RedisLiveState:
         member: int = 0,
         keep_seconds: int = 14 * _DAY_SECONDS,
         max_decoded: int = 200_000,
-        timeout_seconds: float = 1.0,
+        timeout_seconds: float = 0.9,
     ) -> None:
         """`url`: of the server, or of any node of the `cluster`. `fetch`: asked for whomever Redis does not
         have; `everybody`: who that may be. `keep_seconds`: how long Redis keeps the state of somebody who
