@@ -21,7 +21,7 @@ dev: $(VENV)/.stamp-server ## Install what it needs, then run service, sample ru
 
 test: stores lint types imports proto-check buf-lint ## Install what it needs, then run every check and every test
 	@echo "== tests"
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Style and likely mistakes
 	@echo "== lint"

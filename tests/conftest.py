@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from opportune_service.adapters.sql import SqlLedger
 from support.ledgers import empty_ledger
 from support.servers import Postgres, RedisServer, postgres, redis, redis_cluster
+
+# Tests run side by side, on machines that do other work: how long an example takes says nothing.
+settings.register_profile("opportune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("opportune")
 
 
 @pytest.fixture(scope="session")

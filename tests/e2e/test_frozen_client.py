@@ -56,3 +56,16 @@ def test_others_go_on_and_its_messages_come_back(tmp_path: Path) -> None:
     others = [each for each in gateway.handed if each not in held]
     first_back = min(gateway.handed.index(each) for each in held)
     assert gateway.handed.index(others[len(PEOPLE) // 3]) < first_back, "others waited for it"
+
+
+def test_control_leases_that_do_not_run_out_come_back_to_nobody(tmp_path: Path) -> None:
+    rulebase = write_rulebase(tmp_path / "rulebase", small_rulebase(threshold=1))
+    gateway = Gateway()
+    with installation("embedded", tmp_path) as place:
+        environment = place.environment | {"OPPORTUNE_LEASE_SECONDS": "3600"}
+        with (
+            serving_with(environment, "--rulebase", str(rulebase)) as service,
+            frozen_client(service) as held,
+        ):
+            gateway.work(service, len(PEOPLE), kill_after=len(PEOPLE) - 2 * CREDIT)
+    assert not set(held) & set(gateway.handed)

@@ -235,7 +235,7 @@ def test_control_without_the_boundary_events_count_twice(up_to_the_boundary: boo
         async with running(files=files(OLD), people=(), now_us=NOON_US) as app:
             await know(app)
             await publish(app, events[:4])
-            app.rulebases._on_activated = lambda: None
+            app.activations._on_activated = lambda: None
             await activate(app, BOTH)
             await publish(app, events[4:])
             live = app.live.current
@@ -301,7 +301,7 @@ def test_what_a_crash_cut_off_is_made_again_once_for_each(tmp_path: Path, pieces
             await know(app)
             await publish(app, events)
             app.backfill.start = lambda: None  # type: ignore[method-assign]  # the test's own is made
-            app.rulebases._on_activated = app.backfill.start
+            app.activations._on_activated = app.backfill.start
             await activate(app, BOTH)
             halting = Halting(app, pieces, _stop)
             cut = halting.backfill()
@@ -334,7 +334,7 @@ def test_a_store_that_fails_for_a_while_delays_it_only() -> None:
             async def fail() -> None:
                 raise StoreUnavailableError("the disk is full")
 
-            app.rulebases._on_activated = lambda: None
+            app.activations._on_activated = lambda: None
             await activate(app, BOTH)
             halting = Halting(app, 2, fail)
             made = halting.backfill()
@@ -356,14 +356,14 @@ def test_a_reload_in_the_middle_keeps_what_both_want() -> None:
         async with running(files=files(OLD), people=(), now_us=START_US) as app:
             await know(app)
             await publish(app, events)
-            app.rulebases._on_activated = lambda: None
+            app.activations._on_activated = lambda: None
             await activate(app, files(f"{OLD}\n              {NEW}"))
             halting = Halting(app, 2, _stop)
             cut = halting.backfill()
             cut.start()
             with pytest.raises(asyncio.CancelledError):
                 await cut.wait()
-            app.rulebases._on_activated = app.backfill.start
+            app.activations._on_activated = app.backfill.start
             await activate(app, files(f"{OLD}\n              {NEW}\n              {more}"))
             await app.backfill.wait()
             filled = await readings(app, NOON_US)

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from opportune_service.app import activation
 from opportune_service.app import checkpoint as checkpoint_module
-from opportune_service.app import rulebases as rulebases_module
 from opportune_service.app.checkpoint import CHUNK
 from opportune_service.app.context import ImportItem, import_context, show_subscriber
 from opportune_service.app.errors import NotFoundError, StoreUnavailableError
@@ -288,7 +288,7 @@ def test_a_revision_that_cannot_be_made_ready_is_not_activated(monkeypatch: pyte
         async with running() as app:
             before = app.live.id
             with monkeypatch.context() as patch:
-                patch.setattr(rulebases_module, "Revision", broken)
+                patch.setattr(activation, "Revision", broken)
                 with pytest.raises(ZeroDivisionError):
                     await activate(app, small_rulebase(threshold=9))
             assert app.live.id == before
