@@ -169,10 +169,11 @@ def _pidfd(pid: int) -> int | None:
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago. It is below those that outgoing connections get, so that
+    """A port that nobody listened on a moment ago, by chance that no test seeds: others look for one at the
+    same time. It is below those that outgoing connections get, so that
     a server finds it free also when it is started again."""
     while True:
-        port = random.randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(15_000, 32_000)
         with suppress(OSError), socket.create_server((LOOPBACK, port)):
             return port
 
