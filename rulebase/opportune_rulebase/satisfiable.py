@@ -73,22 +73,30 @@ class Possible:
             case "_>=_":
                 self.least = max(self.least, bound)
 
+    def allows(self, value: object) -> bool:
+        """Whether it may be this value."""
+        if value in self.not_ or (self.values is not None and value not in self.values):
+            return False
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not number or self.least <= value <= self.most  # type: ignore[operator] # it is a number
+
+    def within(self, other: Possible) -> bool:
+        """Whether `other` may be everything that this may be."""
+        if self.values is not None:
+            return all(other.allows(value) for value in self.values if self.allows(value))
+        return (
+            other.values is None
+            and other.least <= self.least
+            and self.most <= other.most
+            and not any(map(self.allows, other.not_))
+        )
+
     @property
     def nothing(self) -> bool:
         """Whether no value is left."""
         if self.least > self.most:
             return True
-        if self.values is None:
-            return False
-        return all(
-            value in self.not_
-            or (
-                isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and not self.least <= value <= self.most
-            )
-            for value in self.values
-        )
+        return self.values is not None and not any(map(self.allows, self.values))
 
 
 def open_definitions(definitions: Mapping[str, Node]) -> Opened:
@@ -165,7 +173,7 @@ def _possible(literals: tuple[Literal, ...], domain: Callable[[str], Possible | 
             if node.value is not positive:
                 return False
             continue
-        for thing, function, constants in _comparisons(node, positive):
+        for thing, function, constants in comparisons(node, positive):
             name = thing.name if isinstance(thing, Variable) else repr(thing)
             if name not in things:
                 things[name] = _known_of(thing, domain)
@@ -173,7 +181,7 @@ def _possible(literals: tuple[Literal, ...], domain: Callable[[str], Possible | 
     return not any(each.nothing for each in things.values())
 
 
-def _comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[object, ...]]]:
+def comparisons(node: Node, positive: bool) -> list[tuple[Node, str, tuple[object, ...]]]:
     """What a literal says of one thing in terms of constants; empty if nothing."""
     if any(isinstance(each, Opaque) for each in walk(node)):
         return []  # two such nodes may look alike and differ
@@ -216,6 +224,7 @@ __all__ = [
     "MAX_LITERALS",
     "Opened",
     "Possible",
+    "comparisons",
     "conjuncts",
     "open_definitions",
     "satisfiable",

@@ -9,6 +9,8 @@ has the figures, tests/bench/durable_limits.py measures them again):
 - Every value is `True`. Comparisons of strings, nulls, large integers and mixed types are unsound.
 - `assert_fact`, never `assert_event`, which fires one of several matching rules. No `not`, no `$or`.
 - A derived fact outlives what it was derived from, so every fact is retracted at the end of a run.
+- Deleting a ruleset forgets its session without freeing it, so the session is deleted first. Deleting one that
+  never fired frees memory that was never set, so a rule that is there for this alone fires before.
 - Some limits hang the process or crash it rather than report an error, so no ruleset comes near them.
 """
 
@@ -29,7 +31,8 @@ MOST_DERIVED = 15  # 16 patterns a rule, one of them the event's
 _SESSION = "0"
 _EVENT = "e"  # the id of the fact that carries the event's literals
 _ALWAYS = "t"  # a property of every event's fact, for clauses without conditions
-_RESERVED = ("sid", "id", "$s", "$m", "m", _SESSION, _EVENT, _ALWAYS)
+_LAST = "z"  # the id and the property of the fact that is asserted when a ruleset is closed
+_RESERVED = ("sid", "id", "$s", "$m", "m", _SESSION, _EVENT, _ALWAYS, _LAST)
 
 _ruleset_numbers = count()
 
@@ -72,8 +75,7 @@ class Ruleset:
 
     `reads`: (key, truth, member of the event's fact) of each literal that is given from outside.
 
-    Give it clauses that `fits`. `close` gives the memory back as far as durable_rules does (it keeps
-    some with every ruleset it ever made).
+    Give it clauses that `fits`, and `close` it: else its memory is never given back.
     """
 
     def __init__(self, clauses: Sequence[Clause]) -> None:
@@ -89,6 +91,7 @@ class Ruleset:
         rules = {
             str(number): {"all": _patterns(clause, heads, names)} for number, clause in enumerate(clauses)
         }
+        rules[str(len(clauses))] = {"all": [{"m0": {_LAST: True}}]}
         self._handle: int | None = binding.create_ruleset(f"r{next(_ruleset_numbers)}", json.dumps(rules))
 
     def run(self, members: Iterable[str]) -> set[Literal]:
@@ -118,8 +121,12 @@ class Ruleset:
         return fired
 
     def close(self) -> None:
-        """Delete the ruleset. Idempotent."""
+        """Delete the ruleset and its session. Idempotent."""
         if self._handle is not None:
+            identity, fact = _fact(_LAST, f'"{_LAST}":true')
+            self._assert(fact)
+            binding.retract_fact(self._handle, identity)
+            binding.delete_state(self._handle, _SESSION)
             binding.delete_ruleset(self._handle)
             self._handle = None
 

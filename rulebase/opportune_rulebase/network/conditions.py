@@ -91,29 +91,25 @@ def open_definitions(definitions: Mapping[str, Definition]) -> Opened:
 
 def conditions(expression: Expression, opened: Opened, *, positive: bool = True) -> list[Condition]:
     """Conditions that hold together exactly when `expression` is true (or false)."""
-    found: dict[tuple[object, bool], Condition] = {}
+    return list(dict(_conditions(expression.tree, expression, opened, positive)).values())
 
-    def split(node: Node, positive: bool) -> None:
-        if isinstance(node, Call) and node.function == "!_":
-            split(node.args[0], not positive)
-        elif (
-            isinstance(node, Call)
-            and is_structure(node)
-            and node.function == ("_&&_" if positive else "_||_")
-        ):
-            for operand in node.args:
-                split(operand, positive)
-        elif isinstance(node, Variable) and (node.name, positive) in opened:
-            found.setdefault(
-                (node.name, positive),
-                Condition(node, expression, positive, None, *opened[node.name, positive]),
-            )
-        elif not (isinstance(node, Constant) and node.value is positive):
-            test = _test(node, expression, positive)
-            found[id(node), positive] = Condition(node, expression, positive, test)
 
-    split(expression.tree, positive)
-    return list(found.values())
+def _conditions(
+    node: Node, owner: Expression, opened: Opened, positive: bool
+) -> Iterator[tuple[tuple[object, bool], Condition]]:
+    """By what makes two of them the same."""
+    if isinstance(node, Call) and node.function == "!_":
+        yield from _conditions(node.args[0], owner, opened, not positive)
+    elif (
+        isinstance(node, Call) and is_structure(node) and node.function == ("_&&_" if positive else "_||_")
+    ):
+        for operand in node.args:
+            yield from _conditions(operand, owner, opened, positive)
+    elif isinstance(node, Variable) and (node.name, positive) in opened:
+        key = (node.name, positive)
+        yield key, Condition(node, owner, positive, None, *opened[key])
+    elif not (isinstance(node, Constant) and node.value is positive):
+        yield (id(node), positive), Condition(node, owner, positive, _test(node, owner, positive))
 
 
 def _test(node: Node, owner: Expression, positive: bool) -> Test | None:

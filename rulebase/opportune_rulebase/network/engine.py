@@ -30,7 +30,7 @@ class NetworkEngine:
         """Compiles everything that events need; other expressions are compiled when first asked for."""
         self._rulebase = rulebase
         self._unknowns: dict[str, int] = {}
-        self._generator = Generator(rulebase, self._miss)
+        self._generator = Generator(rulebase, _counting(self._unknowns))
         self._evaluators: dict[Expression, _Evaluator] = {}
         self._sources: dict[str, str] = {}
         self._matchers: dict[str, _Matcher] = {}
@@ -91,7 +91,11 @@ class NetworkEngine:
         return dict(self._unknowns)
 
     def close(self) -> None:
-        """Forget everything compiled. See `Engine.close`."""
+        """Forget everything compiled. See `Engine.close`.
+
+        Generated functions and their namespace refer to each other: cut here, so that what the engine holds
+        is given back at once. The collector would come late, and walks all that lives to find it.
+        """
         self._matchers.clear()
         self._evaluators.clear()
         self._generator.names.clear()
@@ -103,14 +107,11 @@ class NetworkEngine:
         """
         return self._sources[event_type]
 
-    def _miss(self, name: str) -> None:
-        self._unknowns[name] = self._unknowns.get(name, 0) + 1
-
     def _define_definitions(self) -> None:
-        lines = []
+        sources = []
         for name, definition in self._rulebase.definitions.items():
             truth = Translator(self._generator, definition.when).structure(definition.when.tree)
-            lines += self._generator.lines_of(
+            lines = self._generator.lines_of(
                 self._generator.definitions[name],
                 [
                     f"if {name!r} in X.memo: return X.memo[{name!r}]",
@@ -119,8 +120,9 @@ class NetworkEngine:
                     "return t",
                 ],
             )
-        self._sources[""] = "\n".join([*lines, ""])
-        self._generator.define("definitions", self._sources[""])
+            sources.append("\n".join([*lines, ""]))
+            self._generator.define(name, sources[-1])  # one by one: other threads wait while one is compiled
+        self._sources[""] = "".join(sources)
 
     def _define_matcher(self, event_type: str) -> None:
         campaigns = self._rulebase.campaigns.values()
@@ -143,3 +145,12 @@ class NetworkEngine:
         self._generator.define("expression", "\n".join([*lines, ""]))
         evaluator: _Evaluator = self._generator.function(name)
         return evaluator
+
+
+def _counting(unknowns: dict[str, int]) -> Callable[[str], None]:
+    """Notes a missing name. No method, for the engine would then hold itself."""
+
+    def miss(name: str) -> None:
+        unknowns[name] = unknowns.get(name, 0) + 1
+
+    return miss

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -20,16 +19,13 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from opportune_service.adapters.files.yaml_files import YamlFileError, read_yaml
 from opportune_service.app.errors import OpportuneError
 
-MAX_BYTES = 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -222,61 +218,9 @@ def _hint(name: str, known: Sequence[str]) -> str:
 def load_mapping(path: Path) -> FileMapping:
     """Read and check a mapping file. Raises MappingFileError with everything that is wrong with it."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise MappingFileError(f"{path}: larger than {MAX_BYTES} bytes; this is no mapping file")
-        tree = YAML(typ="rt", pure=True).load(data.decode())
-    except OSError as error:
-        raise MappingFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise MappingFileError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
-    except (YAMLError, RecursionError) as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise MappingFileError(f"{place}: not YAML: {problem}") from error
-    if not isinstance(tree, Mapping):
-        raise MappingFileError(f"{path}: a mapping file is a map with the keys mapping, time and events")
-    try:
-        return FileMapping.model_validate(tree)
-    except ValidationError as error:
-        places = [fault["loc"] for fault in error.errors()]
-        faults = [
-            (_line(tree, fault["loc"]), _say(dict(fault)))
-            for fault in error.errors()
-            if fault["type"] != "too_short" or not any(_below(place, fault["loc"]) for place in places)
-        ]
-        raise MappingFileError(
-            "\n".join(f"{path}:{line}: {text}" for line, text in sorted(faults))
-        ) from error
-
-
-def _below(place: tuple[int | str, ...], above: tuple[int | str, ...]) -> bool:
-    """A list whose items are wrong is told to be too short as well; that is no fault of its own."""
-    return len(place) > len(above) and place[: len(above)] == above
-
-
-def _line(tree: Any, place: tuple[int | str, ...]) -> int:
-    """The line of a key path, as deep as the file goes."""
-    line = 1
-    for key in place:
-        try:
-            line = tree.lc.data[key][0] + 1
-            tree = tree[key]
-        except (KeyError, IndexError, AttributeError, TypeError):
-            break
-    return line
-
-
-def _say(fault: dict[str, Any]) -> str:
-    path = ".".join(str(key) for key in fault["loc"] if key != "[key]")
-    if fault["type"] == "extra_forbidden":
-        text = "unknown key"
-    elif fault["type"] == "missing":
-        text = "this key is missing"
-    elif fault["type"] == "string_type":
-        text = "must be a text; put it in quotes"
-    else:
-        text = re.sub(r"^Value error, ", "", fault["msg"])
-    return f"{path}: {text}" if path else text
+        mapping, _ = read_yaml(
+            path, FileMapping, "a mapping file is a map with the keys mapping, time and events"
+        )
+    except YamlFileError as error:
+        raise MappingFileError(str(error)) from error
+    return mapping
