@@ -7,6 +7,7 @@ Instants are aware datetimes. Answers are the messages of the contract (`opportu
 drawn in `opportune_client.errors`. For tests of your own there is `opportune_client.testing`.
 """
 
+from opportune_client.archives import pack_rulebase
 from opportune_client.async_channel import AsyncChannelClient
 from opportune_client.async_collector import AsyncEventCollector
 from opportune_client.channel import ChannelClient
@@ -33,13 +34,24 @@ from opportune_client.errors import (
 from opportune_client.events import Event
 from opportune_client.imports import SubscriberRecord
 from opportune_client.leases import ChannelCounters, Failed, Message, Sent
-from opportune_client.operators import OperatorClient, pack_rulebase
+from opportune_client.operators import OperatorClient
 from opportune_client.outbox import CollectorCounters, Rejected
 from opportune_client.times import from_timestamp, to_timestamp
-from opportune_client.words import Encoding, ImportMode, Mode, OutcomeKind, Reason, RejectionReason
+from opportune_client.words import (
+    ActivationMode,
+    Encoding,
+    ImportMode,
+    Mode,
+    OutcomeKind,
+    Reason,
+    RejectionReason,
+    RulebaseEvent,
+    RulebaseState,
+)
 
 __all__ = [
     "AccessError",
+    "ActivationMode",
     "AsyncChannelClient",
     "AsyncCrmClient",
     "AsyncEventCollector",
@@ -68,6 +80,8 @@ __all__ = [
     "Rejected",
     "RejectionReason",
     "RequestError",
+    "RulebaseEvent",
+    "RulebaseState",
     "Sent",
     "ServiceError",
     "SubscriberRecord",

@@ -157,6 +157,16 @@ def from_rpc(error: grpc.RpcError) -> OpportuneError:
     return kind(message, **details)
 
 
+def of_stream(error: grpc.RpcError, *, welcomed: bool) -> OpportuneError:
+    """The same for a stream that is opened again whenever it breaks. Whoever was welcomed on it was known:
+    the token has expired or was replaced since, and the next stream shows the present one. If that is not
+    good either, nobody will be welcomed."""
+    trouble = from_rpc(error)
+    if welcomed and isinstance(trouble, AccessError) and trouble.reason == "UNAUTHENTICATED":
+        return UnavailableError(str(trouble), reason=trouble.reason)
+    return trouble
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn errors of the transport into this package's."""

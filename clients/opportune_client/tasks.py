@@ -13,7 +13,7 @@ import grpc
 
 from opportune_client.connection import Backoff
 from opportune_client.conversation import ContractError, Conversation
-from opportune_client.errors import OpportuneError, ServiceError, UnavailableError, from_rpc
+from opportune_client.errors import OpportuneError, ServiceError, UnavailableError, of_stream
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -104,15 +104,17 @@ class AsyncStream(Generic[Request, Response, Effect]):
         hello = self._talk.open()
         call = self._open_stream(None)
         writer = asyncio.create_task(self._write(call, hello), name=f"{self._name}-writer")
+        welcomed = False
         try:
             async for response in call:
+                welcomed = True
                 effects = self._talk.receive(response, _now_us())
                 self.trouble = None
                 self.notify()
                 for effect in effects:
                     self._handle(effect)
         except grpc.RpcError as error:
-            return _caused(from_rpc(error), error)
+            return _caused(of_stream(error, welcomed=welcomed), error)
         except ContractError as error:
             return _caused(ServiceError(str(error)), error)
         finally:

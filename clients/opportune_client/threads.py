@@ -12,7 +12,7 @@ import grpc
 
 from opportune_client.connection import Backoff
 from opportune_client.conversation import ContractError, Conversation
-from opportune_client.errors import OpportuneError, ServiceError, UnavailableError, from_rpc
+from opportune_client.errors import OpportuneError, ServiceError, UnavailableError, of_stream
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,10 @@ class ThreadedStream(Generic[Request, Response, Effect]):
             hello = self._talk.open()
             self._turn = turn
             self._call = self._open_stream(self._requests(hello, turn))
+        welcomed = False
         try:
             for response in self._call:
+                welcomed = True
                 with self.changed:
                     effects = self._talk.receive(response, _now_us())
                     self.trouble = None
@@ -145,7 +147,7 @@ class ThreadedStream(Generic[Request, Response, Effect]):
                         self.handling = False
                         self.changed.notify_all()
         except grpc.RpcError as error:
-            return _caused(from_rpc(error), error)
+            return _caused(of_stream(error, welcomed=welcomed), error)
         except ContractError as error:
             self._call.cancel()
             return _caused(ServiceError(str(error)), error)

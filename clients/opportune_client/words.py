@@ -47,6 +47,43 @@ class OutcomeKind(IntEnum):
     """The person at the touch point did not bring it up: certainly no contact."""
 
 
+class ActivationMode(IntEnum):
+    """How a revision takes part."""
+
+    FULL = 1
+    """Decides for every subscriber that no canary takes."""
+    CANARY = 2
+    """Decides for a share of subscribers, chosen by a stable hash."""
+    SHADOW = 3
+    """Decides into a ledger of its own and contacts nobody."""
+
+
+class RulebaseState(IntEnum):
+    """How far a revision has come."""
+
+    DRAFT = 1
+    """Not yet whole: a work order in which names still have to be bound."""
+    CHECKED = 2
+    TESTED = 3
+    REHEARSED = 4
+    APPROVED = 5
+    ACTIVE = 6
+    SUPERSEDED = 7
+    """It decided once."""
+
+
+class RulebaseEvent(IntEnum):
+    """What a watcher is told of."""
+
+    SNAPSHOT = 1
+    """Nothing changed: the first message."""
+    ACTIVATED = 2
+    ACTIVATION_FAILED = 3
+    """What was in force still is."""
+    PAUSED = 4
+    RESUMED = 5
+
+
 class Reason(IntEnum):
     """How a candidate ended."""
 

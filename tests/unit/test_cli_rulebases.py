@@ -11,6 +11,7 @@ from opportune_rulebase import to_archive
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.cli import app
 from opportune_service.cli.commands import COMMANDS
+from opportune_service.cli.rulebases import rulebases
 from support.town import write_town
 from typer.testing import CliRunner, Result
 
@@ -252,8 +253,8 @@ def test_a_value_that_cannot_be_given_is_refused(town: Path, value: str) -> None
 
 def test_every_command_explains_itself_with_an_example() -> None:
     assert all(name in run("--help").stdout for name in COMMANDS)
-    for name in COMMANDS:
-        result = run(name, "--help")
+    for name in [*COMMANDS, *(f"rulebases {each.name}" for each in rulebases.registered_commands)]:
+        result = run(*name.split(), "--help")
         assert result.exit_code == 0
         assert f"Example: opportune {name}" in result.stdout
 

@@ -185,7 +185,13 @@ def test_only_a_directory_can_be_watched(town: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"), [("opportune gr", "graph"), ("opportune test --min", "--min-coverage")]
+    ("words", "wanted"),
+    [
+        ("opportune gr", "graph"),
+        ("opportune test --min", "--min-coverage"),
+        ("opportune rulebases rol", "rollback"),
+        ("opportune rulebases activate --can", "--canary"),
+    ],
 )
 def test_completion(words: str, wanted: str, tmp_path: Path) -> None:
     environment = {

@@ -9,8 +9,19 @@ from types import ModuleType
 
 import opportune_client
 import pytest
-from opportune.v1 import subscriber_service_pb2, types_pb2
-from opportune_client import Encoding, ImportMode, OutcomeKind, Reason, RejectionReason, errors, testing
+from opportune.v1 import rulebase_service_pb2, subscriber_service_pb2, types_pb2
+from opportune_client import (
+    ActivationMode,
+    Encoding,
+    ImportMode,
+    OutcomeKind,
+    Reason,
+    RejectionReason,
+    RulebaseEvent,
+    RulebaseState,
+    errors,
+    testing,
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -47,6 +58,9 @@ def test_every_error_is_exported_and_drawn() -> None:
 @pytest.mark.parametrize(
     ("words", "wire", "prefix"),
     [
+        (ActivationMode, types_pb2.ActivationMode, "ACTIVATION_MODE_"),
+        (RulebaseState, rulebase_service_pb2.RulebaseState, "RULEBASE_STATE_"),
+        (RulebaseEvent, rulebase_service_pb2.RulebaseEventKind, "RULEBASE_EVENT_KIND_"),
         (Encoding, types_pb2.AttributesEncoding, "ATTRIBUTES_ENCODING_"),
         (ImportMode, subscriber_service_pb2.ImportMode, "IMPORT_MODE_"),
         (OutcomeKind, types_pb2.OutcomeKind, "OUTCOME_KIND_"),

@@ -26,7 +26,8 @@ from opportune.v1.subscriber_service_pb2_grpc import add_SubscriberServiceServic
 
 from opportune_client.connection import connect, connect_async
 from opportune_client.testing.deliveries import Deliveries
-from opportune_client.testing.servicers import Advice, Events, Insight, Rulebases
+from opportune_client.testing.rulebases import Rulebases
+from opportune_client.testing.servicers import Advice, Events, Insight
 from opportune_client.testing.state import Break, Delivery, Failure, State
 from opportune_client.testing.subscribers import Subscribers
 from opportune_client.times import to_timestamp
@@ -41,8 +42,8 @@ class FakeOpportune:
 
     Use it in a `with` statement. It knows no rulebase: every event is accepted unless the test says
     otherwise, an event known by source and id is a duplicate. The properties return what clients sent
-    so far; `advices`, `problems`, `decisions`, `quarantine` and `dead_letters` are lists to put answers
-    into before they are asked for. Methods that clients of this package do not call answer UNIMPLEMENTED.
+    so far; `advices`, `problems`, `test_results`, `rehearsal`, `changes`, `decisions`, `quarantine` and
+    `dead_letters` are lists to put answers into before they are asked for.
 
     `window` and `max_batch_size` go into the welcome of an event stream, `max_credit` and
     `lease_seconds` into that of a channel. Leases do not expire by themselves; see `expire_leases`.
@@ -94,7 +95,7 @@ class FakeOpportune:
         add_AdviceServiceServicer_to_server(Advice(self._state), server)
         add_SubscriberServiceServicer_to_server(Subscribers(self._state), server)
         add_DeliveryServiceServicer_to_server(Deliveries(self._state, self._lease_seconds), server)
-        add_RulebaseServiceServicer_to_server(Rulebases(self._state), server)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
+        add_RulebaseServiceServicer_to_server(Rulebases(self._state), server)
         add_InsightServiceServicer_to_server(Insight(self._state), server)
         self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
         server.start()
@@ -295,9 +296,39 @@ class FakeOpportune:
         return self._state.archives
 
     @property
+    def orders(self) -> list[rulebase_pb.WorkOrder]:
+        """The work orders that were uploaded, each once."""
+        return self._state.orders
+
+    @property
+    def rulebases(self) -> dict[str, rulebase_pb.Rulebase]:
+        """What is known of each revision; change one to have it answered so."""
+        return self._state.rulebases
+
+    @property
+    def activations(self) -> list[rulebase_pb.Activation]:
+        """What is in force, full first."""
+        return self._state.activations
+
+    @property
     def active_revision(self) -> str:
-        """The revision that was activated last; empty if none was."""
+        """The revision in full force; empty if none is."""
         return self._state.active_revision
+
+    @property
+    def test_results(self) -> list[rulebase_pb.TestCaseResult]:
+        """How the tests of every rulebase end. Empty: it has none, and none passes."""
+        return self._state.test_results
+
+    @property
+    def rehearsal(self) -> list[rulebase_pb.RehearseRulebaseResponse]:
+        """What every rehearsal says."""
+        return self._state.rehearsal
+
+    @property
+    def changes(self) -> list[rulebase_pb.RulebaseChange]:
+        """What changes from any revision to any other."""
+        return self._state.changes
 
     @property
     def paused(self) -> dict[str, rulebase_pb.CampaignStatus]:

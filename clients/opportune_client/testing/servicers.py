@@ -1,21 +1,18 @@
 # ruff: noqa: N802 - methods have the names of the contract
-"""The fake's side of each service. Methods that are not here answer UNIMPLEMENTED."""
+"""The fake's side of events, advice and insight."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 from opportune.v1 import advice_service_pb2 as advice_pb
 from opportune.v1 import event_service_pb2 as event_pb
 from opportune.v1 import insight_service_pb2 as insight_pb
-from opportune.v1 import rulebase_service_pb2 as rulebase_pb
 from opportune.v1 import types_pb2
 from opportune.v1.advice_service_pb2_grpc import AdviceServiceServicer
 from opportune.v1.event_service_pb2_grpc import EventServiceServicer
 from opportune.v1.insight_service_pb2_grpc import InsightServiceServicer
-from opportune.v1.rulebase_service_pb2_grpc import RulebaseServiceServicer
 
 from opportune_client.testing.state import Failure, State, abort
 
@@ -99,109 +96,6 @@ class Advice(AdviceServiceServicer):
         return advice_pb.ReportOutcomeResponse(already_known=known)
 
 
-class Rulebases(RulebaseServiceServicer):
-    """Keeps archives by the hash of their bytes; finds the problems that the test laid out."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def CheckRulebase(
-        self, request: rulebase_pb.CheckRulebaseRequest, context: Any
-    ) -> rulebase_pb.CheckRulebaseResponse:
-        self._state.enter("CheckRulebase", context)
-        errors = self._errors()
-        return rulebase_pb.CheckRulebaseResponse(
-            valid=not errors,
-            problems=self._state.problems,
-            revision="" if errors else _revision(request.archive.data),
-        )
-
-    def UploadRulebase(
-        self, request: rulebase_pb.UploadRulebaseRequest, context: Any
-    ) -> rulebase_pb.UploadRulebaseResponse:
-        self._state.enter("UploadRulebase", context)
-        if errors := self._errors():
-            violations = tuple((f"archive.{error.file}", error.message) for error in errors)
-            abort(
-                context, Failure("INVALID_ARGUMENT", "the rulebase has errors", "BAD_RULEBASE", violations)
-            )
-        revision = _revision(request.archive.data)
-        with self._state.changed:
-            known = revision in self._state.archives
-            self._state.archives[revision] = request.archive.data
-        return rulebase_pb.UploadRulebaseResponse(
-            rulebase=rulebase_pb.Rulebase(revision=revision, comment=request.comment), already_known=known
-        )
-
-    def ActivateRulebase(
-        self, request: rulebase_pb.ActivateRulebaseRequest, context: Any
-    ) -> rulebase_pb.ActivateRulebaseResponse:
-        state = self._state
-        state.enter("ActivateRulebase", context)
-        with state.changed:
-            if request.revision not in state.archives:
-                abort(context, Failure("NOT_FOUND", "no such revision", "UNKNOWN_REVISION"))
-            if request.expected_current_revision != state.active_revision:
-                abort(context, Failure("ABORTED", "another revision is in force", "REVISION_CHANGED"))
-            before, state.active_revision = state.active_revision, request.revision
-        activation = rulebase_pb.Activation(revision=request.revision, mode=request.mode)
-        return rulebase_pb.ActivateRulebaseResponse(
-            activation=activation, previous_revision=before, activations=[activation]
-        )
-
-    def GetRulebase(
-        self, request: rulebase_pb.GetRulebaseRequest, context: Any
-    ) -> rulebase_pb.GetRulebaseResponse:
-        state = self._state
-        state.enter("GetRulebase", context)
-        revision = request.revision or state.active_revision
-        if revision not in state.archives:
-            abort(context, Failure("NOT_FOUND", "no such revision", "UNKNOWN_REVISION"))
-        response = rulebase_pb.GetRulebaseResponse(rulebase=rulebase_pb.Rulebase(revision=revision))
-        if request.include_archive:
-            response.archive.data = state.archives[revision]
-        response.rulebase.campaigns.extend(state.paused.values())
-        return response
-
-    def ListRulebases(
-        self, request: rulebase_pb.ListRulebasesRequest, context: Any
-    ) -> rulebase_pb.ListRulebasesResponse:
-        self._state.enter("ListRulebases", context)
-        revisions = list(reversed(self._state.archives))
-        start = int(request.page_token or 0)
-        end = start + (request.page_size or 50)
-        return rulebase_pb.ListRulebasesResponse(
-            rulebases=[rulebase_pb.Rulebase(revision=revision) for revision in revisions[start:end]],
-            next_page_token=str(end) if end < len(revisions) else "",
-        )
-
-    def PauseCampaign(
-        self, request: rulebase_pb.PauseCampaignRequest, context: Any
-    ) -> rulebase_pb.PauseCampaignResponse:
-        state = self._state
-        state.enter("PauseCampaign", context)
-        with state.changed:
-            status = rulebase_pb.CampaignStatus(
-                campaign=request.campaign, paused=True, paused_by="fake", pause_reason=request.reason
-            )
-            status = state.paused.setdefault(request.campaign, status)
-        return rulebase_pb.PauseCampaignResponse(campaign=status)
-
-    def ResumeCampaign(
-        self, request: rulebase_pb.ResumeCampaignRequest, context: Any
-    ) -> rulebase_pb.ResumeCampaignResponse:
-        state = self._state
-        state.enter("ResumeCampaign", context)
-        with state.changed:
-            state.paused.pop(request.campaign, None)
-        status = rulebase_pb.CampaignStatus(campaign=request.campaign)
-        return rulebase_pb.ResumeCampaignResponse(campaign=status)
-
-    def _errors(self) -> list[rulebase_pb.Problem]:
-        error = rulebase_pb.PROBLEM_SEVERITY_ERROR
-        return [problem for problem in self._state.problems if problem.severity == error]
-
-
 class Insight(InsightServiceServicer):
     """Lists and explains the decisions that the test laid out, in order of recording."""
 
@@ -212,6 +106,7 @@ class Insight(InsightServiceServicer):
         self, request: insight_pb.ExplainDecisionRequest, context: Any
     ) -> insight_pb.ExplainDecisionResponse:
         self._state.enter("ExplainDecision", context)
+        _refuse_shadow(request.shadow, context)
         key = request.event
         with self._state.changed:
             found = [
@@ -235,6 +130,7 @@ class Insight(InsightServiceServicer):
         self, request: insight_pb.ListDecisionsRequest, context: Any
     ) -> insight_pb.ListDecisionsResponse:
         self._state.enter("ListDecisions", context)
+        _refuse_shadow(request.shadow, context)
         size = request.page_size or 50
         with self._state.changed:
             decisions = list(self._state.decisions)
@@ -283,6 +179,13 @@ class Insight(InsightServiceServicer):
         )
 
 
+def _refuse_shadow(asked: bool, context: Any) -> None:
+    """The fake has none."""
+    if asked:
+        words = "no revision was ever activated as a shadow: nothing is decided in one"
+        abort(context, Failure("FAILED_PRECONDITION", words, "NOT_READY"))
+
+
 def _kept(rejected: insight_pb.QuarantinedEvent, request: insight_pb.ListQuarantineRequest) -> bool:
     return request.source in {"", rejected.source} and (
         not request.reasons or rejected.reason in request.reasons
@@ -295,7 +198,3 @@ def _wanted(decision: types_pb2.Decision, request: insight_pb.ListDecisionsReque
         and request.campaign in {"", decision.campaign}
         and (not request.reasons or decision.reason in request.reasons)
     )
-
-
-def _revision(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

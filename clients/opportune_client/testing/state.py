@@ -87,7 +87,16 @@ class State:
 
     problems: list[rulebase_pb.Problem] = field(default_factory=list)
     archives: dict[str, bytes] = field(default_factory=dict)
-    active_revision: str = ""
+    orders: list[rulebase_pb.WorkOrder] = field(default_factory=list)
+    rulebases: dict[str, rulebase_pb.Rulebase] = field(default_factory=dict)
+    history: dict[str, list[rulebase_pb.HistoryEntry]] = field(default_factory=lambda: defaultdict(list))
+    activations: list[rulebase_pb.Activation] = field(default_factory=list)
+    last_attempt: rulebase_pb.ActivationAttempt | None = None
+    full: list[str] = field(default_factory=list)
+    news: list[rulebase_pb.WatchRulebaseResponse] = field(default_factory=list)
+    test_results: list[rulebase_pb.TestCaseResult] = field(default_factory=list)
+    rehearsal: list[rulebase_pb.RehearseRulebaseResponse] = field(default_factory=list)
+    changes: list[rulebase_pb.RulebaseChange] = field(default_factory=list)
     paused: dict[str, rulebase_pb.CampaignStatus] = field(default_factory=dict)
     decisions: list[types_pb2.Decision] = field(default_factory=list)
     why_nots: dict[tuple[str, str], insight_pb.WhyNotResponse] = field(default_factory=dict)
@@ -108,6 +117,11 @@ class State:
             self.changed.notify_all()
         if failure is not None:
             abort(context, failure)
+
+    @property
+    def active_revision(self) -> str:
+        """The revision in full force; empty if none is."""
+        return self.full[-1] if self.full else ""
 
     def publish(self, source: str, events: Sequence[event_pb.Event]) -> event_pb.EventBatchResult:
         """Takes a batch in, as the service does: duplicates and rejections one by one."""

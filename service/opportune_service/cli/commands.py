@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 import typer
+from opportune_client.errors import AccessError, UnavailableError
 from opportune_client.errors import OpportuneError as CallError
-from opportune_client.errors import UnavailableError
 from opportune_rulebase.errors import RulebaseError
 from pydantic import ValidationError
 from typer.core import TyperGroup
@@ -26,6 +26,10 @@ COMMANDS = {
     "fmt": "fmt:fmt_command",
     "graph": "graph:graph_command",
     "schema": "schema:schema_command",
+    "diff": "diff:diff_command",
+    "pack": "signing:pack_command",
+    "sign": "signing:sign_command",
+    "verify": "signing:verify_command",
     "send": "send:send_command",
     "advise": "remote:advise_command",
     "counter": "counter:counter_command",
@@ -43,8 +47,10 @@ COMMANDS = {
     "pause": "pauses:pause_command",
     "resume": "pauses:resume_command",
     "deadletters": "deadletters:deadletters_command",
+    "rulebases": "rulebases:rulebases",
     "reload": "remote:reload_command",
     "replay": "replay:replay_command",
+    "rehearse": "rehearse:rehearse_command",
     "simulate": "simulate:simulate_command",
     "health": "remote:health_command",
     "migrate": "migrate:migrate_command",
@@ -52,10 +58,11 @@ COMMANDS = {
     "restore": "ledger:restore_command",
     "prune": "ledger:prune_command",
     "doctor": "doctor:doctor_command",
+    "token": "token:token_command",
     "settings": "settings:settings_command",
     "version": "version:version_command",
 }
-"""Name -> module and function. Imported when it is asked for: a health check should not load a database."""
+"""Name -> module and function, or group. Imported when asked for: a health check needs no database."""
 
 
 _WrongCommandLine: Any = typer.BadParameter.__base__
@@ -72,8 +79,11 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(f"{__package__}.{module}"), function)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        alone.command(cmd_name)(getattr(import_module(f"{__package__}.{module}"), function))
+        alone.command(cmd_name)(found)
         return typer.main.get_command(alone)
 
     def invoke(self, ctx: Any) -> Any:
@@ -86,6 +96,11 @@ class Commands(TyperGroup):
             stop(ExitCode.UNAVAILABLE, f"The service cannot be reached or does not answer: {error}")
         except StoreUnavailableError as error:
             stop(ExitCode.UNAVAILABLE, str(error))
+        except AccessError as error:
+            hint = ""
+            if error.reason == "UNAUTHENTICATED":
+                hint = " Set OPPORTUNE_TOKEN_FILE, or OPPORTUNE_CERTIFICATE and OPPORTUNE_KEY."
+            stop(ExitCode.NO, f"The service does not let this through: {error}.{hint}")
         except (OpportuneError, CallError) as error:
             stop(ExitCode.NO, str(error))
         except _WrongCommandLine as error:

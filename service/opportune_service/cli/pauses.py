@@ -7,17 +7,16 @@ from typing import Annotated
 import typer
 from opportune_client import OperatorClient
 
+from opportune_service.cli.completions import CampaignArgument
 from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, TargetOption
 from opportune_service.cli.remote import service
 from opportune_service.cli.terminal import out, print_json
 
 _DEADLINE_SECONDS = 10.0
 
-_Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Its name.")]
-
 
 def pause_command(
-    campaign: _Campaign,
+    campaign: CampaignArgument,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)],
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,
@@ -39,7 +38,7 @@ def pause_command(
 
 
 def resume_command(
-    campaign: _Campaign,
+    campaign: CampaignArgument,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit.")] = "",
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIPE_WIDTH = 150
 """Columns of tables where no terminal says how many there are."""
 
 _DIGITS = re.compile(r"\d{7,}")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and newline, and those that turn the direction of writing."""
 
 
 class ExitCode(IntEnum):
@@ -35,14 +39,26 @@ class ExitCode(IntEnum):
     """What was named cannot be read: no rulebase is there, no permission, a damaged archive."""
 
 
+class _SafeConsole(Console):
+    """What others have written, such as comments and texts of messages, cannot steer this terminal or
+    change what its reader sees: characters that would are shown as U+FFFD."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or not _STEERING.search(segment.text):
+                yield segment
+            else:
+                yield Segment(_STEERING.sub("\N{REPLACEMENT CHARACTER}", segment.text), segment.style)
+
+
 def out() -> Console:
     """Where answers go. Made anew each time: tests and pipes change what standard output is."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return _SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def err() -> Console:
     """Where messages go that are no part of the answer."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:

@@ -8,6 +8,7 @@ import typer
 from opportune_client import OperatorClient
 from rich.text import Text
 
+from opportune_service.cli.completions import CampaignArgument
 from opportune_service.cli.decisions import show_trace, trace_record
 from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, TargetOption
 from opportune_service.cli.remote import service
@@ -20,7 +21,7 @@ def why_not_command(
     subscriber: Annotated[
         str, typer.Argument(metavar="SUBSCRIBER", help="Digits of the number, no plus sign.")
     ],
-    campaign: Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Its name.")],
+    campaign: CampaignArgument,
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,
 ) -> None:
