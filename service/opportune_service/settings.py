@@ -29,7 +29,17 @@ from pydantic_settings import (
 PREFIX = "OPPORTUNE_"
 DEFAULT_FILE = Path("opportune.toml")
 
-_NO_SETTINGS = frozenset({"OPPORTUNE_SHARED_DATA", "OPPORTUNE_SMPP_PASSWORD", "OPPORTUNE_TARGET"})
+_NO_SETTINGS = frozenset(
+    {
+        "OPPORTUNE_CA",
+        "OPPORTUNE_CERTIFICATE",
+        "OPPORTUNE_KEY",
+        "OPPORTUNE_SHARED_DATA",
+        "OPPORTUNE_SMPP_PASSWORD",
+        "OPPORTUNE_TARGET",
+        "OPPORTUNE_TOKEN_FILE",
+    }
+)
 """Names in the environment that other programs of the distribution read."""
 _BY_ORCHESTRATORS = re.compile(
     r"OPPORTUNE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -105,10 +115,22 @@ class Settings(BaseSettings):
     """PEM private key of the server."""
 
     tls_client_ca: Path | None = None
-    """PEM certificates of the authorities whose client certificates are required and accepted."""
+    """PEM certificates of the authorities whose client certificates are required and accepted. It, the
+    server's certificate and its key are read again when they change, for new connections."""
+
+    callers: Path | None = None
+    """A YAML file that lists who may call, how each shows who it is, and what it may do; it is read again
+    when it changes. Without one everybody who can connect may do everything: on loopback, or with
+    `allow_plaintext`."""
+
+    signers: Path | None = None
+    """A directory of PEM files, or one of them: the public Ed25519 keys of those who sign rulebases. With it
+    a rulebase is neither uploaded nor activated without a signature of one of them. Read again at each use.
+    Without one signatures are kept, and nobody looks at them."""
 
     allow_plaintext: bool = False
-    """Serve plaintext on other addresses than loopback too, behind a proxy that encrypts."""
+    """Serve plaintext on other addresses than loopback too, behind a proxy that encrypts and says who may
+    call; `callers` are not for that."""
 
     leave_seconds: float = Field(default=0, ge=0)
     """How long calls are still taken after SIGTERM, when the service already says that it is not ready: the

@@ -3,10 +3,12 @@ fails in every way, the service's own faults among it: none of it shows in logs,
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,11 +18,15 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from opportune.v1 import delivery_service_pb2 as deliveries
 from opportune_service.adapters.grpc.server import SERVICES
+from opportune_service.app.access import new_token
+from opportune_service.app.callers import ROLES
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.cli.logs import LogFormat, log_to_stderr
+from support.callers import bearer, caller, token_line, write_callers
 from support.rulebases import NOON_US
 from support.server import Service, in_loop, running_service
 from support.small_rulebase import small_rulebase
+from support.watching import get, watched_service
 from support.wire import batch, event, hello, import_batch, import_header, publish
 
 MSISDN, IMSI, IMEI = "8613912345678", "460001234567890", "354812345678903"
@@ -44,10 +50,10 @@ class Shown:
         for _, value in error.trailing_metadata() or ():
             self.errors.append(value if isinstance(value, str) else value.decode("latin-1"))
 
-    def canaries(self) -> list[str]:
-        """Where the canary shows; digits of it in a row, wherever they begin."""
+    def canaries(self, canaries: Iterable[str] = CANARY) -> list[str]:
+        """Where one shows; digits of it in a row, wherever they begin."""
         everything = [*self.messages, *self.lines.getvalue().splitlines(), *self.errors]
-        return [text for text in everything if any(number in text for number in CANARY)]
+        return [text for text in everything if any(canary in text for canary in canaries)]
 
 
 class Listening(logging.Handler):
@@ -117,7 +123,14 @@ def _canary_for(field: FieldDescriptor, number: str, depth: int) -> Any:
     return None
 
 
-async def call(service: Service, shown: Shown, method: MethodDescriptor, *messages: Message) -> None:
+async def call(
+    service: Service,
+    shown: Shown,
+    method: MethodDescriptor,
+    *messages: Message,
+    metadata: Any = (),
+    seconds: float = 5,
+) -> None:
     """One call with these messages; it may fail."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     kind = ("stream" if method.client_streaming else "unary") + (
@@ -126,7 +139,9 @@ async def call(service: Service, shown: Shown, method: MethodDescriptor, *messag
     multicallable = getattr(service.channel, kind)(path)
     sent = [each.SerializeToString() for each in messages]
     try:
-        made = multicallable(iter(sent) if method.client_streaming else sent[0], timeout=5)
+        made = multicallable(
+            iter(sent) if method.client_streaming else sent[0], timeout=seconds, metadata=metadata
+        )
         if method.server_streaming:
             while await made.read() is not grpc.aio.EOF:
                 pass
@@ -138,8 +153,10 @@ async def call(service: Service, shown: Shown, method: MethodDescriptor, *messag
 
 async def every_field_of_every_call(service: Service, shown: Shown) -> None:
     for method in METHODS:
+        seconds = 0.2 if method.name == "WatchRulebase" else 5  # it answers without end
         for number in (MSISDN, IMSI, f"+{MSISDN}", f"{IMEI}, {IMSI}", "x" * 200 + IMEI):
-            await call(service, shown, method, full_of_canary(method.input_type, _digits(number)))
+            request = full_of_canary(method.input_type, _digits(number))
+            await call(service, shown, method, request, seconds=seconds)
         for field in method.input_type.fields:
             single = full_of_canary(method.input_type, MSISDN, field.name)
             await call(service, shown, method, single)
@@ -271,3 +288,70 @@ def test_control_a_canary_that_is_logged_or_told_is_seen(monkeypatch: pytest.Mon
         assert len(shown.canaries()) == 2
     shown.errors.append(f"unknown: {IMEI}")
     assert len(shown.canaries()) == 3
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def test_a_token_shows_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Good, expired, forged and malformed ones, as they should be sent and in wrong places; where the
+    service has a fault of its own; and one that somebody wrote into the file of callers in place of its
+    hash."""
+    good, expired, forged = new_token(), new_token(), new_token()
+    secrets = (good, expired, forged, good[4:], "hunter2hunter2")
+    listed = [
+        caller("all", *(role for role in ROLES if role != "channel"), tokens=[token_line(good)]),
+        caller("late", "viewer", tokens=[token_line(expired, "2026-11-20T03:59:59Z")]),
+    ]
+    path = write_callers(tmp_path / "callers.yaml", listed)
+    headers = [
+        *(bearer(token) for token in (good, expired, forged, "hunter2hunter2")),
+        (("authorization", good),),
+        (("authorization", f"Basic {good}"),),
+        (*bearer(good), *bearer(forged)),
+        (("authorization-token", good), ("x-api-key", good)),
+        (("traceparent", good), *bearer(good)),
+    ]
+
+    async def everything(service: Service, shown: Shown) -> None:
+        for method in METHODS:
+            for metadata in headers:
+                empty = GetMessageClass(method.input_type)()
+                await call(service, shown, method, empty, metadata=metadata, seconds=0.5)
+
+    @in_loop
+    async def body() -> None:
+        with listening(monkeypatch, LogFormat.JSON) as shown:
+            async with watched_service(callers=path, reflection=True) as (service, monitor):
+                await everything(service, shown)
+
+                async def broken(*_: object, **__: object) -> None:
+                    raise RuntimeError("a fault")
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(type(service.app.thread), "run", broken)
+                    await everything(service, shown)
+                access = service.app.access
+                assert access is not None
+                wrong = {"sha256": forged, "expires_at": good}
+                write_callers(path, [*listed, caller(good, forged, tokens=[wrong], branches=[good])])
+                while not access.refused:  # noqa: ASYNC110 - a helper of the service reads it by itself
+                    await asyncio.sleep(0.01)
+                _, metrics = await get(monitor, "/metrics")
+            assert "the callers stay as they were" in shown.lines.getvalue()
+            assert "expired" in " ".join(shown.errors)
+            assert any(" fault " in f" {text}" for text in shown.messages)
+            assert shown.canaries(secrets) == []
+            assert not [secret for secret in secrets if secret in metrics + repr(service.app.settings)]
+            assert not [secret for secret in secrets if secret in repr(access.register.callers)]
+
+    body()
+
+
+def test_control_a_token_that_is_logged_or_told_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = new_token()
+    with listening(monkeypatch, LogFormat.JSON) as shown:
+        logging.getLogger("opportune_service").debug("authorization: Bearer %s", token)
+        assert len(shown.canaries((token,))) == 2
+    shown.errors.append(f"unknown token {token}")
+    assert len(shown.canaries((token,))) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opportune.v1 import event_service_pb2, options_pb2
-from opportune.v1 import rulebase_service_pb2 as rulebases
 from opportune_service.adapters.grpc.health import LIVENESS, NEED_RULEBASE, NEED_STORE
 from opportune_service.adapters.grpc.roles import MissingRolesError, roles_of
 from opportune_service.adapters.grpc.server import (
@@ -178,6 +176,7 @@ def test_a_method_without_roles_does_not_start(monkeypatch: pytest.MonkeyPatch) 
         ({"tls_key": Path("key.pem")}, "both tls_certificate and tls_key"),
         ({"tls_client_ca": Path("ca.pem")}, "both tls_certificate and tls_key"),
         ({"tls_certificate": Path("/none/c.pem"), "tls_key": Path("/none/k.pem")}, "cannot read /none"),
+        ({"tls_certificate": Path(__file__), "tls_key": Path(__file__)}, "cannot be used together"),
     ],
 )
 def test_what_cannot_be_served_is_said_at_start(settings: dict[str, Any], words: str) -> None:
@@ -195,57 +194,6 @@ async def test_a_port_that_is_taken_is_not_shared() -> None:
     async with bare() as app, serving(app) as first, bare(listen=f"127.0.0.1:{first.port}") as other:
         with pytest.raises(CannotServeError, match="free"):
             build_server(other)
-
-
-def certificates(directory: Path) -> dict[str, Path]:
-    """An authority, and two certificates that it signed: for the server and for `collector-7`."""
-
-    def openssl(line: str) -> None:
-        subprocess.run(["openssl", *line.split()], cwd=directory, check=True, capture_output=True)
-
-    (directory / "san").write_text("subjectAltName=IP:127.0.0.1\n")
-    request = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    openssl(f"{request} -x509 -days 2 -keyout ca.key -out ca.pem -subj /CN=authority")
-    for name in ("server", "collector-7"):
-        openssl(f"{request} -keyout {name}.key -out {name}.csr -subj /CN={name}")
-        openssl(
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial "
-            f"-days 2 -out {name}.pem -extfile san"
-        )
-    return {path.name: path for path in directory.iterdir()}
-
-
-@in_loop
-async def test_mutual_tls_wants_a_certificate_and_knows_the_caller(tmp_path: Path) -> None:
-    made = certificates(tmp_path)
-    tls = {"tls_certificate": made["server.pem"], "tls_key": made["server.key"]}
-    async with running_service(tls_client_ca=made["ca.pem"], **tls) as service:
-        authority = made["ca.pem"].read_bytes()
-        pair = (made["collector-7.key"].read_bytes(), made["collector-7.pem"].read_bytes())
-        request = rulebases.GetRulebaseRequest()
-        path = "/opportune.v1.RulebaseService/GetRulebase"
-        for credentials in (None, grpc.ssl_channel_credentials(authority)):
-            refused = (
-                grpc.aio.secure_channel(service.address, credentials)
-                if credentials
-                else grpc.aio.insecure_channel(service.address)
-            )
-            async with refused as channel:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await channel.unary_unary(path)(request.SerializeToString())
-                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        known = grpc.ssl_channel_credentials(authority, *pair)
-        async with grpc.aio.secure_channel(service.address, known) as channel:
-            call = channel.unary_unary(
-                "/opportune.v1.RulebaseService/ActivateRulebase",
-                rulebases.ActivateRulebaseRequest.SerializeToString,
-                rulebases.ActivateRulebaseResponse.FromString,
-            )
-            live = service.app.live.id
-            answer = await call(
-                rulebases.ActivateRulebaseRequest(revision=live, expected_current_revision=live)
-            )
-            assert answer.activation.actor == "collector-7"
 
 
 @in_loop

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from opportune_rulebase.policies import OutcomeKind
+from opportune_service.app.callers import Caller
 from opportune_service.app.defer import decide_due
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
@@ -120,12 +121,12 @@ def test_a_pause_is_seen_by_the_next_decision_and_by_what_was_deferred() -> None
         async with running(files=guarded_rulebase(), people=PEOPLE) as app:
             set_clock(app, NIGHT_US)
             assert reasons(await calls(app, PEOPLE[:1], NIGHT_US)) == [Reason.QUIET_HOURS]
-            await app.pauses.pause("gift", "operator", "wrong price")
+            await app.pauses.pause("gift", Caller("operator"), "wrong price")
             assert reasons(await calls(app, PEOPLE[1:2], NIGHT_US)) == [Reason.NOT_LIVE]
             set_clock(app, MORNING_US)
             await decide_due(app.ingest, MORNING_US)
             assert await app.deliveries.lease("sms", 10) == []
-            await app.pauses.resume("gift", "operator", "mended")
+            await app.pauses.resume("gift", Caller("operator"), "mended")
             assert reasons(await calls(app, PEOPLE[:2], MORNING_US + MINUTE_US)) == [Reason.DECIDED] * 2
 
     in_loop(body)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
+from opportune_service.app.callers import Caller
 from opportune_service.app.dead_letters import Redrive
 from opportune_service.app.deliver import Settled
 from opportune_service.app.records import Settlement
@@ -78,7 +79,7 @@ def test_what_is_tried_again_costs_what_it_costs_now(cost_now: int, tried_again:
             await offer_to(app, ANNE, BOB)
             await never_arrives(app, BOB)
             await activate(app, offering(cost=cost_now, quota="quota: {budget: 5}"))
-            redriven = await app.dead_letters.redrive_all("", "", Redrive("test", "", None))
+            redriven = await app.dead_letters.redrive_all("", "", Redrive(Caller("test"), "", None))
             assert bool(redriven) is tried_again
             assert await app.thread.run(spent_by, app) == {SPENT: spent}
 

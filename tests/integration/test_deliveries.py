@@ -13,6 +13,7 @@ import pytest
 from opportune_client.channel import expired
 from opportune_client.leases import Message
 from opportune_rulebase.policies import OutcomeKind
+from opportune_service.app.callers import Caller
 from opportune_service.app.clearance import MAX_ATTEMPTS
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.dead_letters import Redrive
@@ -217,7 +218,7 @@ def test_a_paused_campaign_is_withdrawn() -> None:
     async def body() -> None:
         async with running(files=rulebase()) as app:
             (decision_id,) = await offer(app, [WHO])
-            await app.pauses.pause("mms-bundle", "ann", "wrong price")
+            await app.pauses.pause("mms-bundle", Caller("ann"), "wrong price")
             assert await app.deliveries.lease("sms", 10) == []
             assert await state(app, decision_id) is DeliveryState.WITHDRAWN
             assert await contacts(app) == []
@@ -521,7 +522,7 @@ async def kill(app: Application, who: str, tag: str = "") -> str:
     return decision_id
 
 
-NOW = Redrive("ann", "gateway is back", None)
+NOW = Redrive(Caller("ann"), "gateway is back", None)
 
 
 def test_a_dead_letter_that_is_redriven_is_sent() -> None:
@@ -539,6 +540,25 @@ def test_a_dead_letter_that_is_redriven_is_sent() -> None:
     in_loop(body)
 
 
+def test_an_operator_of_a_branch_redrives_for_its_campaigns_alone() -> None:
+    async def body() -> None:
+        files = rulebase()
+        async with running(files=files) as app:
+            decision_id = await kill(app, WHO)
+            hangzhou, ningbo = (
+                Redrive(Caller(name, branches=frozenset({name})), "", None)
+                for name in ("hangzhou", "ningbo")
+            )
+            assert await app.dead_letters.redrive([decision_id], hangzhou) == [], "it serves all branches"
+            files["campaigns/mms-bundle.yaml"] += b"branches: [hangzhou]\n"
+            await activate(app, files)
+            assert await app.dead_letters.redrive([decision_id], ningbo) == []
+            assert await app.dead_letters.redrive_all("sms", "", ningbo) == []
+            assert await app.dead_letters.redrive_all("sms", "", hangzhou) == [decision_id]
+
+    in_loop(body)
+
+
 def test_redriving_never_exceeds_a_cap() -> None:
     """The dead one gave its slot back, another took it: there is none left for it until that is free."""
 
@@ -548,7 +568,7 @@ def test_redriving_never_exceeds_a_cap() -> None:
             await offer(app, [WHO], "other")
             (lease,) = await app.deliveries.lease("sms", 10)
             await settle(app, lease, Settlement.SENT)
-            lasting = Redrive("ann", "", 30 * DAY_US)
+            lasting = Redrive(Caller("ann"), "", 30 * DAY_US)
             assert await app.dead_letters.redrive([decision_id], lasting) == []
             assert await state(app, decision_id) is DeliveryState.DEAD
             assert await contacts(app) == [ContactState.COMMITTED]
@@ -600,7 +620,7 @@ def test_redriving_keeps_to_cool_downs() -> None:
             (lease,) = await app.deliveries.lease("sms", 10)
             await settle(app, lease, Settlement.SENT)
             await app.deliveries.report_outcome(refused, OutcomeKind.REFUSED, app.clock.now_us())
-            lasting = Redrive("ann", "", 365 * DAY_US)
+            lasting = Redrive(Caller("ann"), "", 365 * DAY_US)
             assert await app.dead_letters.redrive([dead], lasting) == []
             move(app, 90 * DAY_US)
             assert await app.dead_letters.redrive([dead], lasting) == [dead]
@@ -618,7 +638,7 @@ def test_redriving_tells_one_story() -> None:
             dead = await kill(app, WHO)
             await activate(app, {**files, "campaigns/better.yaml": other + b"priority: 900\n"})
             assert len(await offer(app, [WHO], "other")) == 1
-            lasting = Redrive("ann", "", 365 * DAY_US)
+            lasting = Redrive(Caller("ann"), "", 365 * DAY_US)
             assert await app.dead_letters.redrive([dead], lasting) == []
             move(app, DAY_US)
             assert await app.dead_letters.redrive([dead], lasting) == [dead]
@@ -644,7 +664,7 @@ def test_what_is_out_of_time_is_redriven_only_with_more() -> None:
             decision_id = await kill(app, WHO)
             now_us = move(app, DAY_US)
             assert await app.dead_letters.redrive([decision_id], NOW) == []
-            more = Redrive("ann", "", HOUR_US)
+            more = Redrive(Caller("ann"), "", HOUR_US)
             assert await app.dead_letters.redrive([decision_id], more) == [decision_id]
             (lease,) = await app.deliveries.lease("sms", 10)
             assert lease.expires_at_us == now_us + HOUR_US

@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import pytest
 import sqlalchemy as sa
 from opportune_rulebase import load
 from opportune_service.adapters.sql import SqlLedger
-from opportune_service.cli import app, doctor_host, doctor_stores
+from opportune_service.cli import app, doctor_callers, doctor_host, doctor_stores
 from opportune_service.cli.doctor_stores import ledger as look_at_ledger
 from opportune_service.cli.doctor_stores import live_state as look_at_live_state
 from opportune_service.cli.findings import Finding, Status
 from opportune_service.settings import Settings
 from support.applications import running
+from support.callers import caller, token_line, write_callers
 from support.server import in_loop, running_service
 from support.servers import RedisServer
 from support.small_rulebase import small_rulebase
@@ -68,7 +69,9 @@ def test_where_all_is_well_nothing_is_to_be_done(tmp_path: Path) -> None:
     url = ledger_at(tmp_path / "opportune.db")
     code, found = doctor(database=url, listen="127.0.0.1:0", metrics_listen="127.0.0.1:0")
     assert code == 0
-    looked_at = "settings, listen, metrics, tls, disk, ledger, clock, rulebase, calendar, live state"
+    looked_at = (
+        "settings, listen, metrics, tls, callers, disk, ledger, clock, rulebase, calendar, live state"
+    )
     assert list(found) == looked_at.split(", ")
     assert {each["status"] for each in found.values()} == {"ok"}
     assert not any(each["advice"] for each in found.values())
@@ -181,6 +184,50 @@ def test_what_is_no_authority_lets_nobody_in(make: Make) -> None:
 )
 def test_plaintext_is_for_this_machine_alone(settings: dict[str, Any], status: Status) -> None:
     assert one(doctor_host.tls(Settings(**settings))).status is status
+
+
+def said_of_callers(**settings: Any) -> list[tuple[Status, str]]:
+    return [(each.status, each.text) for each in doctor_callers.callers(Settings(**settings))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ({}, Status.OK, "whoever is on this machine"),
+        ({"listen": "0.0.0.0:1", "allow_plaintext": True}, Status.WARNING, "other machines"),
+        ({"listen": "0.0.0.0:1", "tls_certificate": Path("c.pem")}, Status.FAULT, "other machines"),
+        ({"callers": Path("/none.yaml")}, Status.FAULT, "cannot be read"),
+    ],
+)
+def test_where_nobody_is_asked_who_calls(settings: dict[str, Any], status: Status, words: str) -> None:
+    [(found, text)] = said_of_callers(**settings)
+    assert found is status
+    assert words in text
+
+
+def test_callers_who_cannot_call_are_found(tmp_path: Path) -> None:
+    def in_days(days: float) -> str:
+        return (datetime.now(UTC) + timedelta(days=days)).isoformat()
+
+    def listed(*callers: dict[str, Any]) -> Path:
+        return write_callers(tmp_path / "callers.yaml", callers)
+
+    fine = caller("a", "viewer", tokens=[token_line("t", in_days(90)), token_line("u", in_days(2))])
+    path = listed(fine)
+    well = [(Status.OK, f"{path} lists 1")]
+    assert said_of_callers(callers=path) == well
+    assert said_of_callers(callers=path, listen="0.0.0.0:1", tls_certificate=Path("c.pem")) == well
+    [_, (status, text)] = said_of_callers(callers=path, listen="0.0.0.0:1", allow_plaintext=True)
+    assert (status, "in plaintext" in text) == (Status.FAULT, True)
+    soon = caller("b", "viewer", tokens=[token_line("v", in_days(2.1)), token_line("w", in_days(-1))])
+    [_, (first, expired), (second, expires)] = said_of_callers(callers=listed(fine, soon))
+    assert (first, second) == (Status.WARNING, Status.WARNING)
+    assert "a token of b has expired" in expired
+    assert "the last token of b expires in 2 days" in expires
+    by_certificate = listed(caller("c", "viewer", certificates=["c"]))
+    [_, (status, text)] = said_of_callers(callers=by_certificate)
+    assert (status, "c is known by a certificate alone" in text) == (Status.FAULT, True)
+    assert len(said_of_callers(callers=by_certificate, tls_client_ca=Path("ca.pem"))) == 1
 
 
 def test_little_room_is_a_warning_and_none_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opportune_service.adapters.files.callers import read_callers
 from opportune_service.adapters.metrics.catalogue import FIGURES
 from opportune_service.cli.commands import COMMANDS
 from opportune_service.settings import PREFIX, Settings
@@ -34,9 +35,10 @@ def documents(path: Path) -> list[Any]:
     return [each for each in YAML(typ="safe").load_all(path) if each is not None]
 
 
-def manifest(kind: str) -> Any:
-    [found] = [each for path in MANIFESTS for each in documents(path) if each["kind"] == kind]
-    return found
+def manifest(kind: str, name: str = "") -> Any:
+    found = [each for path in MANIFESTS for each in documents(path) if each["kind"] == kind]
+    [one] = [each for each in found if not name or each["metadata"]["name"] == name]
+    return one
 
 
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -166,17 +168,11 @@ def test_the_image_sets_only_what_is_a_setting() -> None:
     assert f"http://127.0.0.1:{METRICS_PORT}/readyz" in DOCKERFILE
 
 
-def test_the_extras_of_the_image_exist() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    [default] = re.findall(r"ARG EXTRAS=(\S+)", DOCKERFILE)
-    assert {*default.split(","), *SERVICE["build"]["args"]["EXTRAS"].split(",")} <= set(extras)
-
-
 # -- kubernetes ---------------------------------------------------------------------------------------
 
 
 def test_the_settings_of_the_cluster_are_taken() -> None:
-    [text] = manifest("ConfigMap")["data"].values()
+    [text] = manifest("ConfigMap", "opportune")["data"].values()
     settings = Settings(**tomllib.loads(text))
     pod = manifest("Deployment")["spec"]["template"]["spec"]
     [container] = pod["containers"]
@@ -189,6 +185,21 @@ def test_the_settings_of_the_cluster_are_taken() -> None:
     [tls] = [mount for mount in container["volumeMounts"] if mount["name"] == "tls"]
     for file in (settings.tls_certificate, settings.tls_key, settings.tls_client_ca):
         assert str(file).startswith(tls["mountPath"])
+
+
+def test_the_callers_of_the_cluster_are_in_order_and_change_in_its_pods(tmp_path: Path) -> None:
+    [text] = manifest("ConfigMap", "opportune")["data"].values()
+    path = Settings(**tomllib.loads(text)).callers
+    assert path is not None
+    listed = manifest("ConfigMap", "opportune-callers")["data"][path.name]
+    (tmp_path / path.name).write_text(listed, encoding="utf-8")
+    assert read_callers(tmp_path / path.name, 0).register.callers
+    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "callers"]
+    assert mount["mountPath"] == str(path.parent)
+    assert "subPath" not in mount, "it would never change"
+    [volume] = [each for each in pod["volumes"] if each["name"] == "callers"]
+    assert volume["configMap"]["name"] == "opportune-callers"
 
 
 def test_ports_are_the_same_everywhere() -> None:

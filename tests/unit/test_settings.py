@@ -93,6 +93,10 @@ def test_an_unknown_name_in_the_environment_is_refused(monkeypatch: pytest.Monke
         "OPPORTUNE_GRPC_SERVICE_PORT_METRICS",
         "OPPORTUNE_TARGET",
         "OPPORTUNE_SMPP_PASSWORD",
+        "OPPORTUNE_CA",
+        "OPPORTUNE_CERTIFICATE",
+        "OPPORTUNE_KEY",
+        "OPPORTUNE_TOKEN_FILE",
     ],
 )
 def test_names_that_others_put_there_are_let_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

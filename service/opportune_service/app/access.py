@@ -1,8 +1,8 @@
-"""Who may call: the callers that operators have listed, how each shows who it is, and how much it may call.
+"""Who may call: the callers that are listed, how each shows who it is, and how much it may call.
 
-A token is 32 random bytes, so its plain SHA-256 is all that is kept: what nobody can guess needs neither salt
-nor a slow hash. A caller that presents a token does not choose the hash that is looked up, so the time which
-the look-up takes tells nothing of the tokens there are: no comparison has to take constant time.
+A token is 32 random bytes, so its plain SHA-256 is all that is kept: what nobody can guess needs neither
+salt nor a slow hash. Whoever presents a token cannot choose the hash that is looked up for it, so the time
+that the look-up takes tells nothing of the tokens there are: no comparison has to take constant time.
 """
 
 from __future__ import annotations
@@ -87,10 +87,14 @@ class Register:
         """Whoever shows this. Raises `UnauthenticatedError`."""
         if proof.sha256:
             if proof.sha256 not in self._by_hash:
-                raise UnauthenticatedError("this token is not known: it was revoked, or is for another service")
+                raise UnauthenticatedError(
+                    "this token is not known: it was revoked, or is for another service"
+                )
             known, token = self._by_hash[proof.sha256]
             if token.expires_at_us <= now_us:
-                raise UnauthenticatedError("this token has expired; ask whoever runs the service for a new one")
+                raise UnauthenticatedError(
+                    "this token has expired; ask whoever runs the service for a new one"
+                )
             return known
         if not proof.names:
             raise UnauthenticatedError("say who calls: by a bearer token, or by a client certificate")
@@ -107,14 +111,14 @@ class Register:
 class Bucket:
     """So many a second in the long run, and as many as a second's worth at once.
 
-    One thing may be larger than that, such as a batch: it passes when one could, and what follows waits until
-    it is made up for. The clock may jump: backwards it frees nothing, forwards at most a second's worth.
+    One thing may be larger than that, such as a batch: it passes when one could, and what follows waits
+    until it is made up for. The clock may jump: backwards it frees nothing, forwards a second's worth.
     """
 
-    def __init__(self, per_second: int, now_us: int) -> None:
+    def __init__(self, per_second: int) -> None:
         self.per_second = per_second
         self._left = float(per_second)
-        self._at_us = now_us
+        self._at_us = 0
 
     def wait_us(self, now_us: int) -> int:
         """How long until the next may pass; 0: it may now."""
@@ -139,7 +143,9 @@ class Admission:
     def take_events(self, count: int, now_us: int) -> None:
         """Count events of a call against what the caller may send. Raises `RateLimitedError`."""
         if self.events is not None:
-            _take(self.events, count, now_us, f"{self.caller.name} may send {self.events.per_second} events")
+            _take(
+                self.events, count, now_us, f"{self.caller.name} may send {self.events.per_second} events"
+            )
 
     def hold_back_us(self, count: int, now_us: int) -> int:
         """Count events of a stream, whatever there is; how long to read no more of it."""
@@ -150,63 +156,64 @@ class Admission:
 
 
 class Access:
-    """Who may call, by the list that is in force.
+    """Who may call, by the list that is in force: `register`.
 
-    `refused`: why a newer list is not in force; "" if the newest is. Bounds hold for each process, and are
-    kept when the list is read again.
+    `refused`: why a newer list is not in force; "" if the newest is. Bounds hold for each process; a new
+    list is no way around them.
     """
 
     def __init__(self, register: Register) -> None:
-        self.refused = ""
-        self._register = register
-        self._calls: dict[str, Bucket] = {}
-        self._admissions: dict[str, Admission] = {}
-
-    @property
-    def register(self) -> Register:
-        return self._register
+        self._held: dict[str, _Held] = {}
+        self.replace(register)
 
     def replace(self, register: Register) -> None:
         """From now on this list is in force."""
-        before = {each.caller.name: each for each in self._register.callers}
-        for each in register.callers:
-            old = before.pop(each.caller.name, None)
-            if old is None or old.calls_per_second != each.calls_per_second:
-                self._calls.pop(each.caller.name, None)
-            admission = self._admissions.pop(each.caller.name, None)
-            if admission and old is not None and old.events_per_second == each.events_per_second:
-                self._admissions[each.caller.name] = Admission(each.caller, admission.events)
-        for name in before:
-            self._calls.pop(name, None)
-            self._admissions.pop(name, None)
-        self._register, self.refused = register, ""
+        held = {
+            each.caller.name: _hold(each, self._held.get(each.caller.name)) for each in register.callers
+        }
+        self._held, self.register, self.refused = held, register, ""
 
     def admit(self, proof: Proof, opened_by: frozenset[str], now_us: int) -> Admission:
         """Let a call in that callers with one of these roles may make. Raises `UnauthenticatedError`,
         `ForbiddenError`, `RateLimitedError`."""
-        known = self.check(proof, opened_by, now_us)
-        name = known.caller.name
-        if known.calls_per_second is not None:
-            calls = self._calls.get(name)
-            if calls is None:
-                calls = self._calls[name] = Bucket(known.calls_per_second, now_us)
-            _take(calls, 1, now_us, f"{name} may make {calls.per_second} calls")
-        admission = self._admissions.get(name)
-        if admission is None:
-            events = known.events_per_second
-            admission = Admission(known.caller, None if events is None else Bucket(events, now_us))
-            self._admissions[name] = admission
-        return admission
+        name = self.check(proof, opened_by, now_us).caller.name
+        held = self._held[name]
+        if held.calls is not None:
+            _take(held.calls, 1, now_us, f"{name} may make {held.calls.per_second} calls")
+        return held.admission
 
     def check(self, proof: Proof, opened_by: frozenset[str], now_us: int) -> KnownCaller:
         """The same without counting it."""
-        known = self._register.find(proof, now_us)
+        known = self.register.find(proof, now_us)
         if known.caller.roles.isdisjoint(opened_by):
             raise ForbiddenError(
                 f"{known.caller.name} has no role that opens this call; it takes one of: "
                 f"{', '.join(sorted(role.removeprefix('ROLE_').lower() for role in opened_by))}"
             )
         return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is remembered of a caller from call to call."""
+
+    calls: Bucket | None
+    admission: Admission
+
+
+def _hold(known: KnownCaller, before: _Held | None) -> _Held:
+    calls, events = (before.calls, before.admission.events) if before else (None, None)
+    return _Held(
+        _bucket(known.calls_per_second, calls),
+        Admission(known.caller, _bucket(known.events_per_second, events)),
+    )
+
+
+def _bucket(per_second: int | None, before: Bucket | None) -> Bucket | None:
+    """The one of before, unless the bound is another one."""
+    if per_second is None:
+        return None
+    return before if before is not None and before.per_second == per_second else Bucket(per_second)
 
 
 def _take(bucket: Bucket, amount: int, now_us: int, what: str) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from opportune_service.app.errors import ForbiddenError
 
+ROLES = ("collector", "context", "adviser", "channel", "analyst", "operator", "approver", "viewer")
+"""The roles of the contract, as people write them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -23,10 +26,15 @@ class Caller:
     channels: frozenset[str] | None = None
     branches: frozenset[str] | None = None
 
+    def may_touch(self, serves: Collection[str]) -> bool:
+        """Whether `check_branches` would let the caller pass."""
+        return self.branches is None or (bool(serves) and self.branches.issuperset(serves))
+
     def check_branches(self, campaign: str, serves: Collection[str]) -> None:
         """Raises `ForbiddenError` unless the caller may touch a campaign that serves these branches (none:
         it serves all of them, so that only a caller for all branches may)."""
-        if self.branches is not None and (not serves or not self.branches.issuperset(serves)):
+        if not self.may_touch(serves):
+            assert self.branches is not None  # noqa: S101 - else everything may be touched
             raise ForbiddenError(
                 f"{self.name} may touch campaigns of {', '.join(sorted(self.branches)) or 'no branch'}, "
                 f"and {campaign!r} serves {', '.join(sorted(serves)) or 'all branches'}"

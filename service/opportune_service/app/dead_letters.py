@@ -14,6 +14,7 @@ from itertools import chain
 
 import msgspec
 
+from opportune_service.app.callers import Caller
 from opportune_service.app.commit import names_of
 from opportune_service.app.deliver import Deliveries
 from opportune_service.app.ledger_thread import LedgerThread
@@ -47,7 +48,7 @@ class Redrive:
     """Who has dead letters tried again, and why. `expires_in_us`: how long the offers are to last from now;
     None: they keep their time."""
 
-    by: str
+    by: Caller
     reason: str
     expires_in_us: int | None
 
@@ -77,8 +78,9 @@ class DeadLetters:
 
     async def redrive(self, decision_ids: Sequence[str], redrive: Redrive) -> list[str]:
         """Try these again; the ids of those that are pending now. Left alone are those that are not dead,
-        those whose time is over, and those that cool-downs, the one story, caps, quota or capacity do not
-        allow now. Raises `NoRulebaseError`, `StoreUnavailableError`."""
+        those whose time is over, those of campaigns that the caller may not touch, and those that
+        cool-downs, the one story, caps, quota or capacity do not allow now. Raises `NoRulebaseError`,
+        `StoreUnavailableError`."""
         done: list[str] = []
         for start in range(0, len(decision_ids), _PIECE):
             piece = decision_ids[start : start + _PIECE]
@@ -98,6 +100,13 @@ class DeadLetters:
 
     async def _redrive(self, letters: Sequence[DeadLetter], redrive: Redrive) -> list[str]:
         revision = self._live.current
+        # One that is gone is left alone in any case, further down.
+        letters = [
+            letter
+            for letter in letters
+            if (campaign := revision.of(letter.subscriber_id).rulebase.campaigns.get(letter.campaign))
+            and redrive.by.may_touch(campaign.branches)
+        ]
         subscriber_ids = {letter.subscriber_id for letter in letters}
         contexts = await self._states.contexts(subscriber_ids)
         zones = {each: revision.zone_of(contexts.get(each, {})) for each in subscriber_ids}
@@ -115,7 +124,8 @@ class DeadLetters:
             used = {key for each in self._ledger.dead_letters_of(ids) for key in self._uses(revision, each)}
             tx.lock(zones, names_of(used))
             letters = sorted(self._ledger.dead_letters_of(ids), key=lambda letter: letter.cursor)
-            histories = tx.histories(zones, now_us - revision.lookback_us, now_us)
+            lookback_us = max(each.lookback_us for each in revision.side_by_side)
+            histories = tx.histories(zones, now_us - lookback_us, now_us)
             again = {each.decision_id: self._contact(revision, each, now_us) for each in letters}
             usage = tx.usage({key for contact in again.values() for key in usage_of(contact)})
             for letter in letters:
@@ -124,10 +134,11 @@ class DeadLetters:
                     expires_at_us = now_us + redrive.expires_in_us
                 contact, history = again[letter.decision_id], histories[letter.subscriber_id]
                 zone = zones[letter.subscriber_id]
-                if expires_at_us > now_us and _reserve(revision, contact, history, usage, zone, letter):
+                decides = revision.of(letter.subscriber_id)
+                if expires_at_us > now_us and _reserve(decides, contact, history, usage, zone, letter):
                     redriven.append(Redriven(letter.subscriber_id, contact, expires_at_us))
             if redriven:
-                tx.redrive(redriven, now_us, redrive.by, redrive.reason)
+                tx.redrive(redriven, now_us, redrive.by.name, redrive.reason)
         return redriven
 
     def _uses(self, revision: Revision, letter: DeadLetter) -> Collection[UsageKey]:
@@ -138,7 +149,7 @@ class DeadLetters:
         verdict = self._ledger.verdict_of(letter.decision_id)
         assert verdict is not None  # noqa: S101 - a delivery refers to its decision
         decision = next(each for each in verdict.decisions if each.id == letter.decision_id)
-        channel = revision.rulebase.vocabulary.channels.get(decision.channel)
+        channel = revision.of(letter.subscriber_id).rulebase.vocabulary.channels.get(decision.channel)
         return msgspec.structs.replace(
             contact_made(decision, now_us),
             open_until_us=now_us + max(0, decision.open_until_us - verdict.decided_at_us),

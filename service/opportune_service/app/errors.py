@@ -7,8 +7,10 @@ OpportuneError
 |   `-- UnknownRevisionError
 |-- UnauthenticatedError     nobody knows who calls
 |-- ForbiddenError           the caller is known, and may not do this
+|   `-- UnsignedError        nobody who may sign has signed this rulebase
 |-- RateLimitedError         the caller calls more often than it may; says when to try again
 |-- NotReadyError            the state of the system does not allow it yet; says what is missing
+|   `-- UnloadableRevisionError  a stored revision that does not load; carries its problems
 |-- RulebaseRefusedError     a rulebase that does not load; carries its problems
 |-- ConflictError            the world is not as the caller expected
 |   `-- StoreConflictError
@@ -65,8 +67,20 @@ class RateLimitedError(OpportuneError):
         super().__init__(message)
 
 
+class UnsignedError(ForbiddenError):
+    """The rulebase has no signature by anybody whose signature this service asks for."""
+
+
 class NotReadyError(OpportuneError):
     """The state of the system does not allow it yet; the message says what has to come first."""
+
+
+class UnloadableRevisionError(NotReadyError):
+    """A stored revision is a draft, or one that this release does not take any more: see `problems`."""
+
+    def __init__(self, message: str, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__(message)
 
 
 class RulebaseRefusedError(OpportuneError):

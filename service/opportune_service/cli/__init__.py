@@ -31,7 +31,9 @@ app = typer.Typer(
 def opportune() -> None:
     """A rules engine for a mobile operator: reach a customer at the one moment when an offer is welcome.
 
-    Begin with: opportune dev
+    Begin with: opportune dev. Commands that talk to a running service show who calls by the files that
+    OPPORTUNE_TOKEN_FILE, or OPPORTUNE_CERTIFICATE and OPPORTUNE_KEY, name; OPPORTUNE_CA names the
+    authorities to trust.
     """
 
 

@@ -20,11 +20,11 @@ from opportune_client import (
     Event,
     EventCollector,
     OutcomeKind,
-    connect,
     connect_async,
 )
 from opportune_client.interface_files import InterfaceFiles
 
+from opportune_service.cli.connection import connected
 from opportune_service.cli.options import DEFAULT_TARGET, TargetOption
 from opportune_service.cli.terminal import ExitCode, out, stop
 
@@ -67,7 +67,7 @@ def smpp_command(
         stop(ExitCode.NO, "SMPP is not installed; install it with: pip install 'opportune[smpp]'")
     told = _told()
     with ExitStack() as stack:
-        service = stack.enter_context(connect(target))
+        service = stack.enter_context(connected(target))
         on_reply = None
         if replies:
             collector = stack.enter_context(EventCollector(service, f"smpp-{channel}"))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from opportune_service.cli.commands import settings_fault
+from opportune_service.cli.doctor_callers import callers
 from opportune_service.cli.doctor_host import disk, ports, tls
 from opportune_service.cli.doctor_stores import ledger, live_state
 from opportune_service.cli.findings import Finding, Status
@@ -19,15 +20,18 @@ from opportune_service.cli.terminal import ExitCode, out, print_json
 from opportune_service.settings import Settings
 
 _STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAULT: "bold red"}
-_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (ports, tls, disk, ledger, live_state)
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    *(ports, tls, callers),
+    *(disk, ledger, live_state),
+)
 
 
 def doctor_command(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Look at everything that the service needs, with the settings that it would have here.
 
-    That is the settings, addresses, TLS files, disk, ledger with its tables and clock, live state, and the
-    active rulebase with its calendar. Changes nothing, so it may be run beside the service; of a ledger in
-    a file little can be seen then. Ends with 0 if there is no fault, 1 if there is one.
+    That is the settings, addresses, TLS files, callers, disk, ledger with its tables and clock, live state,
+    and the active rulebase with its calendar. Changes nothing, so it may be run beside the service; of a
+    ledger in a file little can be seen then. Ends with 0 if there is no fault, 1 if there is one.
 
     Example: opportune doctor --config /etc/opportune/opportune.toml
     """

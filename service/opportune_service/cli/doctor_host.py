@@ -22,7 +22,7 @@ _DAY = 86_400
 _EXPIRES_SOON = 30 * _DAY
 _LITTLE_BYTES = 2 << 30
 _NO_BYTES = 200 << 20
-_RENEW = "renew it, and start the service anew: it reads the files at its start"
+_RENEW = "renew it; the service takes the new files for new connections by itself"
 
 
 def ports(settings: Settings) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def _plaintext(settings: Settings) -> Finding:
     if settings.tls_certificate or settings.tls_key or settings.tls_client_ca:
         text = "TLS needs both tls_certificate and tls_key"
         return Finding("tls", Status.FAULT, text, "set both, or none of the three")
-    if _is_loopback(settings.listen):
+    if is_loopback(settings.listen):
         return Finding("tls", Status.OK, "plaintext, on loopback only")
     text = f"{settings.listen} can be reached from other machines, in plaintext"
     if settings.allow_plaintext:
@@ -95,7 +95,8 @@ def _plaintext(settings: Settings) -> Finding:
     return Finding("tls", Status.FAULT, text, "set tls_certificate and tls_key, or listen on 127.0.0.1")
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

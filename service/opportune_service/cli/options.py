@@ -29,6 +29,7 @@ SubscriberArgument = Annotated[
     str, typer.Argument(metavar="SUBSCRIBER", help="Digits of the number, no plus sign.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+ShadowOption = Annotated[bool, typer.Option("--shadow", help="What the shadow decided: it went to nobody.")]
 TargetOption = Annotated[
     str,
     typer.Option(

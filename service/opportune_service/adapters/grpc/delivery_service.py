@@ -12,7 +12,7 @@ from opportune.v1 import delivery_service_pb2 as pb
 
 from opportune_service.adapters.grpc.draining import Draining, read_all
 from opportune_service.adapters.grpc.handlers import Context
-from opportune_service.adapters.grpc.roles import caller_name
+from opportune_service.adapters.grpc.roles import caller_of
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     OUTCOMES,
@@ -66,13 +66,14 @@ class DeliveryService:
         self._draining = draining
 
     async def Attach(  # noqa: N802
-        self, requests: AsyncIterator[pb.AttachRequest], _: Context
+        self, requests: AsyncIterator[pb.AttachRequest], context: Context
     ) -> AsyncIterator[pb.AttachResponse]:
         first = await anext(requests, None)
         if first is None:
             return
         if first.WhichOneof("message") != "hello":
             raise InvalidRequestError("hello", "the first message of a stream must be the hello")
+        caller_of(context).check_channel(first.hello.channel)
         client = _Client(self._app, first.hello)
         duration = Duration()
         duration.FromMicroseconds(int(self._app.settings.lease_seconds * 1_000_000))
@@ -136,7 +137,7 @@ class DeliveryService:
                 raise InvalidRequestError(
                     "expires_in", "expires_in must be more than nothing and at most 366 days, or absent"
                 )
-        write = Redrive(caller_name(context), request.comment, expires_in_us)
+        write = Redrive(caller_of(context), request.comment, expires_in_us)
         ids = list(dict.fromkeys(request.delivery_ids))
         if ids:
             if request.channel or request.campaign:
@@ -313,7 +314,7 @@ class _Client:
         ]
 
     def _lease(self, lease: Lease) -> pb.Lease:
-        campaign = self._app.live.current.rulebase.campaigns.get(lease.campaign)
+        campaign = self._app.live.of(lease.subscriber_id).rulebase.campaigns.get(lease.campaign)
         return pb.Lease(
             delivery_id=lease.decision_id,
             decision_id=lease.decision_id,
@@ -328,6 +329,7 @@ class _Client:
             lease_expires_at=timestamp(lease.lease_until_us),
             expires_at=timestamp(lease.expires_at_us),
             idempotency_key=lease.decision_id,
+            test=lease.test,
         )
 
 

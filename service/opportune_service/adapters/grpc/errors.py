@@ -34,6 +34,7 @@ from opportune_service.app.errors import (
     UnauthenticatedError,
     UnknownDecisionError,
     UnknownRevisionError,
+    UnsignedError,
 )
 from opportune_service.core.admit import mask
 
@@ -66,7 +67,7 @@ class ShuttingDownError(OpportuneError):
 
 
 class CallerChangedError(OpportuneError):
-    """What the caller of a stream may do was changed while it was open. The same call, made anew, has it."""
+    """What the caller of a stream may do was changed while it was open; another call goes by that."""
 
     def __init__(self) -> None:
         super().__init__("what you may do has changed since this stream began; connect again")
@@ -80,6 +81,7 @@ _CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     UnknownRevisionError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION"),
     NotFoundError: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    UnsignedError: (grpc.StatusCode.PERMISSION_DENIED, "NOT_SIGNED"),
     ForbiddenError: (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN"),
     RateLimitedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     ConflictError: (grpc.StatusCode.ABORTED, "CONFLICT"),

@@ -10,6 +10,7 @@ from opportune.v1 import event_service_pb2 as pb
 
 from opportune_service.adapters.grpc.draining import Draining, read_all
 from opportune_service.adapters.grpc.handlers import Context
+from opportune_service.adapters.grpc.roles import admission
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     ENCODINGS,
@@ -33,6 +34,7 @@ class EventService:
 
     def __init__(self, app: UseCases, draining: Draining) -> None:
         self._ingest = app.ingest
+        self._clock = app.clock
         self._draining = draining
 
     async def PublishEvents(  # noqa: N802
@@ -40,7 +42,11 @@ class EventService:
     ) -> pb.PublishEventsResponse:
         source, encoding = _header(request)
         check_length("request_id", request.request_id, 64)
-        receipt = await self._ingest.publish(source, _events(request.events, encoding, "events"))
+        events = _events(request.events, encoding, "events")
+        admitted = admission.get()
+        if admitted is not None:
+            admitted.take_events(len(events), self._clock.now_us())
+        receipt = await self._ingest.publish(source, events)
         return pb.PublishEventsResponse(
             accepted_count=receipt.accepted,
             duplicate_count=receipt.duplicates,
@@ -66,6 +72,7 @@ class EventService:
         # No more than the window is read ahead: the network then holds the client back.
         slots = asyncio.Semaphore(WINDOW - 1)
         last_number = 0
+        admitted = admission.get()
 
         async def take(message: pb.StreamEventsRequest) -> None:
             nonlocal last_number
@@ -75,6 +82,10 @@ class EventService:
             pending.append((batch.number, await self._ingest.offer(source, events)))
             woken.set()
             await slots.acquire()
+            if admitted is not None:
+                # As with the window: not read on, the network holds the client back.
+                hold_us = admitted.hold_back_us(len(events), self._clock.now_us())
+                await asyncio.sleep(hold_us / 1_000_000)
 
         reader = asyncio.create_task(read_all(requests, take, self._draining))
         reader.add_done_callback(lambda _: woken.set())

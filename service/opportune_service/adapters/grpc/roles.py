@@ -1,12 +1,22 @@
-"""Which roles open a method, as the contract says. A method that names none keeps the server from
-starting."""
+"""Which roles open a method, as the contract says, and who calls. A method that names no role keeps the
+server from starting."""
 
 from __future__ import annotations
+
+from contextvars import ContextVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from opportune.v1 import options_pb2
+
+from opportune_service.app.access import Admission
+from opportune_service.app.callers import Caller
+
+ALL_ROLES = frozenset(options_pb2.Role.keys()) - {"ROLE_UNSPECIFIED"}
+
+admission: ContextVar[Admission | None] = ContextVar("admission", default=None)
+"""How the call that the running code works for was let in; None where callers are not listed."""
 
 
 class MissingRolesError(Exception):
@@ -27,8 +37,17 @@ def _roles(method: MethodDescriptor) -> frozenset[str]:
     return frozenset(options_pb2.Role.Name(role) for role in named)
 
 
-def caller_name(context: grpc.aio.ServicerContext[Message, Message]) -> str:
-    """Who calls, for the record: the common name of the client's certificate, else ``anonymous``."""
+def caller_of(context: grpc.aio.ServicerContext[Message, Message]) -> Caller:
+    """Who calls, and what they may touch. Where callers are not listed everybody may touch everything, and
+    is called by the common name of the client's certificate, else ``anonymous``."""
+    admitted = admission.get()
+    if admitted is not None:
+        return admitted.caller
     for name in context.auth_context().get("x509_common_name", ()):
-        return name.decode("utf-8", "replace")
-    return "anonymous"
+        return Caller(name.decode("utf-8", "replace"), ALL_ROLES)
+    return Caller("anonymous", ALL_ROLES)
+
+
+def caller_name(context: grpc.aio.ServicerContext[Message, Message]) -> str:
+    """Who calls, for the record."""
+    return caller_of(context).name

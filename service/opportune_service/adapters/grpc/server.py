@@ -24,9 +24,11 @@ from opportune.v1 import (
 )
 
 from opportune_service.adapters.grpc.advice_service import AdviceService
+from opportune_service.adapters.grpc.certificates import BadCertificateError, Certificates, Credentials
 from opportune_service.adapters.grpc.delivery_service import DeliveryService
 from opportune_service.adapters.grpc.draining import Draining
 from opportune_service.adapters.grpc.event_service import EventService
+from opportune_service.adapters.grpc.gate import Gate
 from opportune_service.adapters.grpc.handlers import service_handlers
 from opportune_service.adapters.grpc.health import (
     HealthServicer,
@@ -36,8 +38,7 @@ from opportune_service.adapters.grpc.health import (
     show_leaving,
 )
 from opportune_service.adapters.grpc.insight_service import InsightService
-from opportune_service.adapters.grpc.revisions import Revisions
-from opportune_service.adapters.grpc.roles import roles_of
+from opportune_service.adapters.grpc.roles import ALL_ROLES, roles_of
 from opportune_service.adapters.grpc.rulebase_service import RulebaseService
 from opportune_service.adapters.grpc.subscriber_service import SubscriberService
 from opportune_service.adapters.grpc.use_cases import ServerSettings, UseCases
@@ -73,6 +74,12 @@ SERVICES: dict[str, ServiceDescriptor] = {
 }
 
 
+def _told(record: logging.LogRecord) -> bool:
+    """gRPC logs a trace for each caller who is gone before the answer is: nothing that anybody should look
+    at, and a way to fill the disk."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
 class CannotServeError(Exception):
     """The server cannot start as it is set up; the message says what to change."""
 
@@ -80,13 +87,16 @@ class CannotServeError(Exception):
 @dataclass(slots=True)
 class Server:
     """A server that is bound to its port. `port` is the real one when the settings asked for 0. `calls`:
-    what it was asked. `leaving`: it does not want new callers any more."""
+    what it was asked. `gate`: who is let in. `leaving`: it does not want new callers any more."""
 
     grpc: grpc.aio.Server
     port: int
     health: HealthServicer
     draining: Draining
     calls: Calls
+    gate: Gate
+    credentials: Credentials | None = None
+    """Kept here because gRPC only has a bare pointer to them."""
     leaving: bool = False
 
     async def leave(self, seconds: float) -> None:
@@ -108,34 +118,49 @@ def build_server(app: UseCases, calls: Calls | None = None, *, shared_port: bool
     counts what it is asked. `shared_port`: other processes of this service may listen on the same port, and
     each gets a part of the connections; otherwise a second server on it fails.
 
-    Raises `CannotServeError` for an address or TLS settings that will not do, `MissingRolesError` if a
-    method of the contract does not say who may call it.
+    Raises `CannotServeError` for an address or TLS files that will not do, and for an address that others
+    reach without callers being listed; `MissingRolesError` if a method of the contract names no roles.
     """
-    draining, revisions, calls = Draining(), Revisions(app), calls or Calls()
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_told)
+    draining, calls = Draining(), calls or Calls()
+    gate = Gate(app.access, app.clock)
     servicers: dict[str, object] = {
         "EventService": EventService(app, draining),
         "SubscriberService": SubscriberService(app),
         "AdviceService": AdviceService(app),
         "DeliveryService": DeliveryService(app, draining),
-        "RulebaseService": RulebaseService(app, revisions),
-        "InsightService": InsightService(app, revisions),
+        "RulebaseService": RulebaseService(app),
+        "InsightService": InsightService(app),
     }
-    for service in SERVICES.values():
-        roles_of(service)
-    handlers = [service_handlers(SERVICES[name], each, draining, calls) for name, each in servicers.items()]
+    handlers = [
+        service_handlers(
+            *(SERVICES[name], each, draining, calls, gate, roles_of(SERVICES[name])),
+            # Whoever watches, or rehearses, begins anew with another server.
+            ended_by_drain=name == "RulebaseService",
+        )
+        for name, each in servicers.items()
+    ]
+    # Health tells nobody's secrets, and whoever probes should need none.
     healthy = health_servicer()
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    handlers.append(service_handlers(health_service, healthy, draining, calls, ended_by_drain=True))
+    handlers.append(
+        service_handlers(health_service, healthy, draining, calls, gate, {}, ended_by_drain=True)
+    )
     if app.settings.reflection:
         names = [s.full_name for s in (*SERVICES.values(), health_service)]
         mirror = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
         servicer = reflection.aio.ReflectionServicer(  # type: ignore[attr-defined]  # not in its stubs
             [*names, mirror.full_name]
         )
-        handlers.append(service_handlers(mirror, servicer, draining, calls, ended_by_drain=True))
+        opened_by = {method.name: ALL_ROLES for method in mirror.methods}
+        handlers.append(
+            service_handlers(mirror, servicer, draining, calls, gate, opened_by, ended_by_drain=True)
+        )
     options = [*_OPTIONS, ("grpc.so_reuseport", int(shared_port))]
     server = grpc.aio.server(handlers=handlers, options=options)
-    return Server(server, _bind(server, app.settings), healthy, draining, calls)
+    credentials = _credentials(app.settings)
+    port = _bind(server, app.settings, credentials)
+    return Server(server, port, healthy, draining, calls, gate, credentials)
 
 
 @asynccontextmanager
@@ -147,11 +172,15 @@ async def serving(
     server = build_server(app, calls, shared_port=shared_port)
     await show_health(app, server.health)
     await server.grpc.start()
-    follower = asyncio.create_task(follow_health(app, server.health))
+    followers = [
+        asyncio.create_task(follow_health(app, server.health)),
+        asyncio.create_task(server.gate.follow()),
+    ]
     try:
         yield server
     finally:
-        follower.cancel()
+        for follower in followers:
+            follower.cancel()
         await server.leave(app.settings.leave_seconds)
         await server.drain(app.settings.drain_seconds)
 
@@ -184,17 +213,11 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
-    credentials = _credentials(settings)
+def _bind(server: grpc.aio.Server, settings: ServerSettings, credentials: Credentials | None) -> int:
+    _check_reach(settings, credentials)
     try:
         if credentials is not None:
             return server.add_secure_port(settings.listen, credentials)
-        if not (settings.allow_plaintext or _is_local(settings.listen)):
-            raise CannotServeError(
-                f"{settings.listen} can be reached from other machines, and calls there must be encrypted: "
-                "set tls_certificate and tls_key, listen on 127.0.0.1, or set allow_plaintext behind a "
-                "proxy that encrypts"
-            )
         return server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise CannotServeError(
@@ -202,17 +225,38 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
         ) from error
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+def _check_reach(settings: ServerSettings, credentials: Credentials | None) -> None:
+    """Other machines are served encrypted, and by name; without either only where that was asked for."""
+    if _is_local(settings.listen):
+        return
+    reached = f"{settings.listen} can be reached from other machines, and"
+    if credentials is None and not settings.allow_plaintext:
+        raise CannotServeError(
+            f"{reached} calls there must be encrypted: set tls_certificate and tls_key, listen on "
+            "127.0.0.1, or set allow_plaintext behind a proxy that encrypts"
+        )
+    if credentials is None and settings.callers is not None:
+        raise CannotServeError(
+            f"{reached} tokens of callers would be sent there in plaintext: set tls_certificate and "
+            "tls_key, or listen on 127.0.0.1 behind a proxy on this machine that encrypts"
+        )
+    if credentials is not None and settings.callers is None:
+        raise CannotServeError(
+            f"{reached} whoever connects might do everything: set callers, a file that lists who may call "
+            "(docs/guides/security.md), or listen on 127.0.0.1"
+        )
+
+
+def _credentials(settings: ServerSettings) -> Credentials | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         if settings.tls_certificate or settings.tls_key or settings.tls_client_ca:
             raise CannotServeError("TLS needs both tls_certificate and tls_key")
         return None
     try:
-        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-        authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    except OSError as error:
-        raise CannotServeError(f"cannot read {error.filename}: {error.strerror}") from error
-    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
+        made = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    except BadCertificateError as error:
+        raise CannotServeError(str(error)) from error
+    return made.credentials()
 
 
 def _is_local(address: str) -> bool:
