@@ -10,6 +10,8 @@ import pytest
 from opportune.v1 import insight_service_pb2 as insight
 from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
+from support.applications import activate
+from support.callers import bearer, caller, token_line, tokens, write_callers
 from support.rulebases import NOON_US
 from support.server import Service, in_loop, refusal, running_service
 from support.small_rulebase import small_rulebase
@@ -115,3 +117,43 @@ async def test_an_unknown_campaign_is_not_found() -> None:
         assert (await refused(resume(service, "x"))).code is grpc.StatusCode.NOT_FOUND
     async with running_service(files={}) as service:
         assert (await refused(pause(service))).reason == "NO_RULEBASE"
+
+
+@in_loop
+async def test_an_operator_of_a_branch_touches_the_campaigns_of_that_branch_alone(tmp_path: Path) -> None:
+    files = small_rulebase(threshold=1)
+    for name, serves in ((NAME, b"[hangzhou]"), ("care-plan", b"[hangzhou, ningbo]")):
+        files[f"campaigns/{name}.yaml"] += b"branches: %s\n" % serves
+    made = tokens("hangzhou", "both", "all")
+    path = write_callers(
+        tmp_path / "callers.yaml",
+        [
+            caller("hangzhou", "operator", tokens=[token_line(made["hangzhou"])], branches=["hangzhou"]),
+            caller("both", "operator", tokens=[token_line(made["both"])], branches=["ningbo", "hangzhou"]),
+            caller("all", "operator", tokens=[token_line(made["all"])]),
+        ],
+    )
+    everything = {NAME, "care-plan"}
+    may = {"hangzhou": {NAME}, "both": everything, "all": everything}
+    async with running_service(files=files, callers=path) as service:
+        pauses, resumes = service.rulebases.PauseCampaign, service.rulebases.ResumeCampaign
+        for name, campaigns in may.items():
+            metadata = bearer(made[name])
+            for campaign in everything:
+                change = pb.PauseCampaignRequest(campaign=campaign, reason="r")
+                back = pb.ResumeCampaignRequest(campaign=campaign, reason="r")
+                if campaign in campaigns:
+                    await pauses(change, metadata=metadata)
+                    await resumes(back, metadata=metadata)
+                    continue
+                for call, request in ((pauses, change), (resumes, back)):
+                    said = await refused(call(request, metadata=metadata))
+                    assert (said.code, said.reason) == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
+                    assert "ningbo" in said.message
+        # A paused campaign that the rulebase has no more may have been anybody's.
+        await pauses(pb.PauseCampaignRequest(campaign=NAME, reason="r"), metadata=bearer(made["hangzhou"]))
+        await activate(service.app, {key: text for key, text in files.items() if NAME not in key})
+        back = pb.ResumeCampaignRequest(campaign=NAME, reason="r")
+        assert (await refused(resumes(back, metadata=bearer(made["hangzhou"])))).reason == "FORBIDDEN"
+        await resumes(back, metadata=bearer(made["all"]))
+        assert await service.app.pauses.paused() == {}

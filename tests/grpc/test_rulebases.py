@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import grpc
@@ -116,6 +117,34 @@ async def test_a_lost_update_is_aborted_and_said_afterwards() -> None:
         assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION")
 
 
+@pytest.mark.parametrize("odd", ["\0", "x", "x" * 100_000, "修订", REVISION.upper(), REVISION + "\n"])
+def test_what_is_no_revision_is_not_found(odd: str) -> None:
+    @in_loop
+    async def body() -> None:
+        async with running_service(files=GOOD) as service:
+            for call, fields in (
+                ("GetRulebase", {"revision": odd}),
+                ("TestRulebase", {"revision": odd}),
+                ("ApproveRulebase", {"revision": odd}),
+                ("ActivateRulebase", {"revision": odd, "expected_current_revision": REVISION}),
+                ("RollbackRulebase", {"revision": odd, "expected_current_revision": REVISION}),
+                ("DiffRulebases", {"from_revision": odd, "to_revision": REVISION}),
+                ("DiffRulebases", {"to_revision": odd}),
+            ):
+                request = getattr(pb, f"{call}Request")(**fields)
+                said = await refused(getattr(service.rulebases, call)(request))
+                assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION"), call
+            for call in ("ActivateRulebase", "RollbackRulebase"):
+                request = getattr(pb, f"{call}Request")(revision=REVISION, expected_current_revision=odd)
+                assert (await refused(getattr(service.rulebases, call)(request))).reason == "CONFLICT"
+            request = pb.RollbackRulebaseRequest(expected_current_revision=odd)
+            assert (await refused(service.rulebases.RollbackRulebase(request))).reason == "CONFLICT"
+            listing = pb.ListRulebasesRequest(page_token=odd)
+            assert (await refused(service.rulebases.ListRulebases(listing))).fields == ["page_token"]
+
+    body()
+
+
 @in_loop
 async def test_repeating_an_activation_by_its_request_id_succeeds() -> None:
     async with running_service(files=GOOD) as service:
@@ -128,24 +157,27 @@ async def test_repeating_an_activation_by_its_request_id_succeeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code"),
+    ("fields", "at_fault"),
     [
-        ({"mode": types.ACTIVATION_MODE_CANARY, "canary_share": 0.1}, grpc.StatusCode.UNIMPLEMENTED),
-        ({"mode": types.ACTIVATION_MODE_SHADOW}, grpc.StatusCode.UNIMPLEMENTED),
-        ({"mode": 9}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"canary_share": 0.1}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"comment": "x" * 2_001}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"request_id": "x" * 65}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"mode": 9}, "mode"),
+        ({"canary_share": 0.1}, "canary_share"),
+        *(
+            ({"mode": types.ACTIVATION_MODE_CANARY, "canary_share": share}, "canary_share")
+            for share in (0, -0.1, 1, 1.5, math.inf, math.nan)
+        ),
+        ({"mode": types.ACTIVATION_MODE_SHADOW, "canary_share": 0.1}, "canary_share"),
+        ({"comment": "x" * 2_001}, "comment"),
+        ({"request_id": "x" * 65}, "request_id"),
     ],
 )
-def test_what_activation_does_not_honour_is_refused(fields: dict[str, Any], code: grpc.StatusCode) -> None:
+def test_an_activation_that_will_not_do(fields: dict[str, Any], at_fault: str) -> None:
     @in_loop
     async def body() -> None:
         async with running_service(files=GOOD) as service:
             said = await refused(
                 service.rulebases.ActivateRulebase(activation(REVISION, REVISION, **fields))
             )
-            assert said.code is code
+            assert (said.code, said.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [at_fault])
 
     body()
 
@@ -154,14 +186,14 @@ def test_what_activation_does_not_honour_is_refused(fields: dict[str, Any], code
     ("request_", "code"),
     [
         (pb.UploadRulebaseRequest(), grpc.StatusCode.INVALID_ARGUMENT),
-        (pb.UploadRulebaseRequest(work_order=pb.WorkOrder()), grpc.StatusCode.UNIMPLEMENTED),
+        (pb.UploadRulebaseRequest(work_order=pb.WorkOrder()), grpc.StatusCode.INVALID_ARGUMENT),
         (
             pb.UploadRulebaseRequest(archive=pb.RulebaseArchive(data=b"x", format=9)),
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
         (
-            pb.UploadRulebaseRequest(archive=pb.RulebaseArchive(data=b"x", signature=b"s")),
-            grpc.StatusCode.UNIMPLEMENTED,
+            pb.UploadRulebaseRequest(archive=pb.RulebaseArchive(data=b"x", signature=bytes(1_025))),
+            grpc.StatusCode.INVALID_ARGUMENT,
         ),
         (
             pb.UploadRulebaseRequest(archive=pb.RulebaseArchive(data=bytes((16 << 20) + 1))),

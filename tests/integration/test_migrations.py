@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 WHO = "8613800000001"
 NEW_TABLES = {"members", "live_state", "alembic_version", "rulebase_steps"}
-NEW_COLUMNS = {("activations", "mode"), ("activations", "share")}
+NEW_COLUMNS = {("activations", "mode"), ("activations", "share"), ("rulebases", "signature")}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

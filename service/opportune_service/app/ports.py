@@ -31,6 +31,7 @@ from opportune_service.app.records import (
     LogRow,
     Member,
     Pause,
+    PauseChange,
     Place,
     Quarantined,
     QuarantineFilter,
@@ -38,6 +39,7 @@ from opportune_service.app.records import (
     RulebaseRow,
     Settlement,
     Step,
+    StepKind,
     Sweep,
     TouchRow,
     Waiting,
@@ -273,8 +275,12 @@ class LedgerTransaction(Protocol):
         """Put these in place of the rows at their positions (erasure)."""
         ...
 
-    def save_rulebase(self, row: RulebaseRow, archive: bytes) -> None:
-        """Keep an uploaded revision; keeping the same revision again changes nothing."""
+    def save_rulebase(
+        self, row: RulebaseRow, archive: bytes, signature: bytes = b"", *, replace: bool = False
+    ) -> bool:
+        """Keep an uploaded revision, with the signature of its archive if it has one. A revision that is
+        kept stays as it is, unless `replace` says so and the signature is another: then archive and
+        signature become these. Whether anything changed."""
         ...
 
     def activate(
@@ -288,12 +294,13 @@ class LedgerTransaction(Protocol):
         backfill: Collection[str] = (),
         mode: ActivationMode = ActivationMode.FULL,
         share: int = 0,
+        kind: StepKind = StepKind.ACTIVATED,
     ) -> None:
-        """Let `revision` take part, if `expected` is what is in full force now ("" for none). In full, it
-        takes the place of all that are in force; as canary or shadow, of the one in that mode. Keys that
-        were folded already keep the instant since when they are, new ones get that of `coverage`, and those
-        not in it are forgotten: what comes back later was not folded in between. New keys in `backfill`
-        wait for their backfill from then on, unless nothing was active before.
+        """Let `revision` take part, and note a step of this kind, if `expected` is in full force now (""
+        for none). In full, it takes the place of all that are in force; as canary or shadow, of the one in
+        that mode. Keys that were folded already keep the instant since when they are, new ones get that of
+        `coverage`, and those not in it are forgotten: what comes back later was not folded in between. New
+        keys in `backfill` wait for their backfill from then on, unless nothing was active before.
         Raises `StoreConflictError` if another revision is in full force, `UnknownRevisionError`."""
         ...
 
@@ -475,11 +482,19 @@ class Ledger(Protocol):
         so many."""
         ...
 
-    def rulebases(self) -> Sequence[RulebaseRow]:
-        """All uploads, newest first."""
+    def rulebases(
+        self, after: RulebaseRow | None = None, limit: int | None = None
+    ) -> Sequence[RulebaseRow]:
+        """Uploads, newest first: a page of them beyond `after`, or all."""
         ...
 
+    def rulebase(self, revision: str) -> RulebaseRow | None: ...
+
     def rulebase_archive(self, revision: str) -> bytes | None: ...
+
+    def rulebase_signature(self, revision: str) -> bytes:
+        """Of the archive; empty if it has none."""
+        ...
 
     def active_revision(self) -> str:
         """The one in full force; "" when none was ever activated."""
@@ -487,6 +502,16 @@ class Ledger(Protocol):
 
     def in_force(self) -> Sequence[InForce]:
         """The revisions that take part: the one in full force first, then canary, then shadow."""
+        ...
+
+    def full_before(self, revision: str) -> str:
+        """The one that was in full force before this one came to be, the last time that it did; "" if
+        none was, or it never did."""
+        ...
+
+    def pause_changes(self, campaigns: Collection[str], since_us: int, limit: int) -> Sequence[PauseChange]:
+        """The newest of what happened to these at or after `since_us`, in order of recording, as far back
+        as the audit is kept."""
         ...
 
     def steps(self, revisions: Collection[str] | None = None) -> Sequence[Step]:

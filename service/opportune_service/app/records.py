@@ -58,7 +58,8 @@ class DeliveryState(StrEnum):
 class Lease(msgspec.Struct, frozen=True):
     """An automatic decision handed to a channel client until `lease_until_us`.
 
-    `token` fences: only the newest lease of a delivery may settle it. `attempt` counts from 1.
+    `token` fences: only the newest lease of a delivery may settle it. `attempt` counts from 1. `test`: a
+    test send, which is in no ledger.
     """
 
     decision_id: str
@@ -71,6 +72,7 @@ class Lease(msgspec.Struct, frozen=True):
     content: str
     lease_until_us: int
     expires_at_us: int
+    test: bool = False
 
 
 class Settlement(StrEnum):
@@ -248,14 +250,13 @@ class DecisionFilter(msgspec.Struct, frozen=True):
 
 
 class RulebaseRow(msgspec.Struct, frozen=True):
-    """An uploaded revision. `activated_at_us` is the latest activation, 0 if never."""
+    """An uploaded revision: what its upload said."""
 
     revision: str
     name: str
     uploaded_at_us: int
     uploaded_by: str
     comment: str
-    activated_at_us: int = 0
 
 
 class ActivationMode(StrEnum):
@@ -291,13 +292,26 @@ class StepKind(StrEnum):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step of a revision: who, when, and why."""
+    """One step of a revision: who, when, and why. With `mode` and, of a canary, `share` if it came into
+    force by it."""
 
     revision: str
     at_us: int
     by: str
     kind: StepKind
     comment: str
+    mode: ActivationMode | None = None
+    share: int = 0
+
+
+class PauseChange(msgspec.Struct, frozen=True):
+    """A campaign was paused or resumed: when, by whom, and why."""
+
+    campaign: str
+    at_us: int
+    by: str
+    paused: bool
+    reason: str
 
 
 class Sweep(msgspec.Struct, frozen=True):

@@ -88,8 +88,11 @@ class ExplainDecisionRequest(_message.Message):
 
     DECISION_ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Any decision of the event."""
+    shadow: _builtins.bool
+    """Asks for what the shadow decided, which contacted nobody. Absent: for what was decided in force."""
     @_builtins.property
     def event(self) -> Global___EventKey:
         """The event."""
@@ -99,10 +102,11 @@ class ExplainDecisionRequest(_message.Message):
         *,
         decision_id: _builtins.str = ...,
         event: Global___EventKey | None = ...,
+        shadow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "event", b"event", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "event", b"event", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "event", b"event", "shadow", b"shadow", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["decision_id", "event"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -220,8 +224,13 @@ class GetCampaignReportRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     PERIOD_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     period: Global___ReportPeriod.ValueType
     """How to cut it. Absent: one period."""
+    shadow: _builtins.bool
+    """Reports on the revision that is in force as a shadow: on what it would have contacted. As nothing went
+    out, nothing is sent, answered or converted in it. Absent: on what was decided in force.
+    """
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """These campaigns. Empty: all."""
@@ -241,10 +250,11 @@ class GetCampaignReportRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         period: Global___ReportPeriod.ValueType = ...,
+        shadow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns", "period", b"period", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns", "period", b"period", "shadow", b"shadow", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +498,7 @@ class ListDecisionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     subscriber_id: _builtins.str
     """Only this subscriber. Empty: all."""
     campaign: _builtins.str
@@ -502,6 +513,10 @@ class ListDecisionsRequest(_message.Message):
     """Continues a list, newest first. Absent: from the newest. Not together with `after`."""
     after: _builtins.str
     """Lists what was recorded after this cursor, in order of recording. Absent: newest first."""
+    shadow: _builtins.bool
+    """Lists what the shadow decided, since the last one began; its cursors and decision ids are its own.
+    Absent: what was decided in force.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Reason.ValueType]:
         """Only these reasons. Empty: all."""
@@ -527,10 +542,11 @@ class ListDecisionsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         after: _builtins.str = ...,
+        shadow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "campaign", b"campaign", "include_trace", b"include_trace", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons", "revision", b"revision", "since", b"since", "subscriber_id", b"subscriber_id", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "campaign", b"campaign", "include_trace", b"include_trace", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons", "revision", b"revision", "shadow", b"shadow", "since", b"since", "subscriber_id", b"subscriber_id", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

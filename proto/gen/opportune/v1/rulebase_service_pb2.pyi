@@ -192,7 +192,7 @@ class RulebaseArchive(_message.Message):
     data: _builtins.bytes
     """The bytes. At most 16 MiB packed."""
     signature: _builtins.bytes
-    """A detached signature of `data`. Empty: not signed."""
+    """A detached Ed25519 signature of `data`, 64 bytes. Empty: not signed."""
     def __init__(
         self,
         *,
@@ -309,7 +309,9 @@ class Rulebase(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
-        """What loading it warned of."""
+        """What loading it warned of. Errors are among them for a draft, whose unbound names they are, and for a
+        revision that this release of the service does not take any more.
+        """
 
     def __init__(
         self,
@@ -484,12 +486,20 @@ class HistoryEntry(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CANARY_SHARE_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
     """Who."""
     action: _builtins.str
-    """What: uploaded, tested, rehearsed, approved, activated, rolled-back, paused, resumed."""
+    """What: drafted, uploaded, tested, rehearsed, approved, activated, rolled-back; paused or resumed, of one
+    of its campaigns.
+    """
     comment: _builtins.str
-    """Why, or what was changed. May be empty."""
+    """Why, or what was changed; of a pause, the campaign and why. May be empty."""
+    mode: _types_pb2.ActivationMode.ValueType
+    """How it came into force. Only for activated and rolled-back."""
+    canary_share: _builtins.float
+    """The share of subscribers that a canary was to decide for. 0 for other modes."""
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -501,10 +511,12 @@ class HistoryEntry(_message.Message):
         actor: _builtins.str = ...,
         action: _builtins.str = ...,
         comment: _builtins.str = ...,
+        mode: _types_pb2.ActivationMode.ValueType = ...,
+        canary_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "comment", b"comment", "occurred_at", b"occurred_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "canary_share", b"canary_share", "comment", b"comment", "mode", b"mode", "occurred_at", b"occurred_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -645,13 +657,14 @@ class WorkOrder(_message.Message):
     base_revision: _builtins.str
     """The revision that it is added to. Absent: the one in full force."""
     document: _builtins.str
-    """The order: a campaign in the rulebase language (YAML), in which scenes may have the planning
-    system's names.
+    """The order: a campaign in the rulebase language (YAML), at most 256 KiB, in which scenes may have the
+    planning system's names, written `${NAME}`: under `on`, `when`, `target`, `propensity` and `conversion`.
     """
     @_builtins.property
     def scene_bindings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The planning system's name of a scene or behaviour -> the qualified name in the rulebase. A name
-        that stays unbound keeps the draft from being activated.
+        """The planning system's name -> the name in the rulebase: `scene.NAME` or `behaviour.NAME`; that of an
+        event type or a pattern where it stands under `on`. A name that stays unbound keeps the draft from being
+        activated.
         """
 
     def __init__(
@@ -855,6 +868,7 @@ class RehearseRulebaseRequest(_message.Message):
     SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
     TEST_SUBSCRIBER_IDS_FIELD_NUMBER: _builtins.int
     TEST_SENDS_PER_CAMPAIGN_FIELD_NUMBER: _builtins.int
+    FOLDED_SINCE_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """A stored revision."""
     baseline_revision: _builtins.str
@@ -875,6 +889,13 @@ class RehearseRulebaseRequest(_message.Message):
     def test_subscriber_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Numbers that get real test sends, at most 20. Empty: nobody does."""
 
+    @_builtins.property
+    def folded_since(self) -> _timestamp_pb2.Timestamp:
+        """From then on recorded events are folded, so that metrics and patterns are known at `since`. Absent: as
+        far back as the longest window of either revision, or the log, goes. Later is quicker, and leaves what
+        looks further back uncovered; the report says what.
+        """
+
     def __init__(
         self,
         *,
@@ -885,10 +906,11 @@ class RehearseRulebaseRequest(_message.Message):
         sample_size: _builtins.int | None = ...,
         test_subscriber_ids: _abc.Iterable[_builtins.str] | None = ...,
         test_sends_per_campaign: _builtins.int = ...,
+        folded_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "sample_size", b"sample_size", "since", b"since", "until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "folded_since", b"folded_since", "sample_size", b"sample_size", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "baseline_revision", b"baseline_revision", "revision", b"revision", "sample_size", b"sample_size", "since", b"since", "test_sends_per_campaign", b"test_sends_per_campaign", "test_subscriber_ids", b"test_subscriber_ids", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "baseline_revision", b"baseline_revision", "folded_since", b"folded_since", "revision", b"revision", "sample_size", b"sample_size", "since", b"since", "test_sends_per_campaign", b"test_sends_per_campaign", "test_subscriber_ids", b"test_subscriber_ids", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_size: _TypeAlias = _typing.Literal["sample_size"]  # noqa: Y015
     _WhichOneofArgType__sample_size: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size"]  # noqa: Y015
@@ -939,12 +961,12 @@ class RehearsalProgress(_message.Message):
     VIRTUAL_NOW_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
-    """Events done."""
+    """Events done, those that were only folded included."""
     total_event_count: _builtins.int
     """Events in all. 0: not known."""
     @_builtins.property
     def virtual_now(self) -> _timestamp_pb2.Timestamp:
-        """The virtual clock."""
+        """The virtual clock; before `since` while events are only folded. Absent: nothing was read yet."""
 
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
@@ -982,23 +1004,49 @@ class RehearsalReport(_message.Message):
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     TEST_SEND_COUNT_FIELD_NUMBER: _builtins.int
+    DECIDED_COUNT_FIELD_NUMBER: _builtins.int
+    CONTROL_COUNT_FIELD_NUMBER: _builtins.int
+    BASELINE_DECIDED_COUNT_FIELD_NUMBER: _builtins.int
+    BASELINE_CONTROL_COUNT_FIELD_NUMBER: _builtins.int
+    BASELINE_COST_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    FOLDED_SINCE_FIELD_NUMBER: _builtins.int
+    FOLDED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    VOLUME_PERIOD_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """The revision."""
     baseline_revision: _builtins.str
     """What it was compared with."""
     event_count: _builtins.int
-    """Events run."""
+    """Events decided on."""
     cost: _builtins.int
     """What the decided contacts would cost, in the rulebase's unit of money. 0 if it prices nothing."""
     test_send_count: _builtins.int
-    """Test sends that were made."""
+    """Test sends that a channel client has confirmed."""
+    decided_count: _builtins.int
+    """Contacts decided, prompts for people included."""
+    control_count: _builtins.int
+    """Contacts that control groups held back."""
+    baseline_decided_count: _builtins.int
+    """Contacts that the baseline decided."""
+    baseline_control_count: _builtins.int
+    """Contacts that control groups held back from the baseline."""
+    baseline_cost: _builtins.int
+    """What the baseline's contacts would cost."""
+    folded_event_count: _builtins.int
+    """Events that were only folded."""
+    time_zone: _builtins.str
+    """The revision's time zone, in which its days begin: an IANA name."""
     @_builtins.property
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RehearsalVolume]:
         """By campaign and hour of the virtual clock."""
 
     @_builtins.property
     def losses(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ReasonCount]:
-        """Candidates lost, by campaign and reason."""
+        """Candidates lost, by campaign and reason. What was deferred counts by its last word."""
 
     @_builtins.property
     def channel_loads(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ChannelLoad]:
@@ -1011,6 +1059,26 @@ class RehearsalReport(_message.Message):
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """Time taken."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Start of the recorded events."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Where the virtual clock stopped."""
+
+    @_builtins.property
+    def folded_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when everything is folded, as far as anybody knows: what looks further back was not covered."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was not known, and what that means, for people. Read it first."""
+
+    @_builtins.property
+    def volume_period(self) -> _duration_pb2.Duration:
+        """How long a piece of `volumes` is: an hour, or a day where that would be too many pieces."""
 
     def __init__(
         self,
@@ -1025,10 +1093,22 @@ class RehearsalReport(_message.Message):
         differences: _abc.Iterable[Global___RehearsalDifference] | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
         test_send_count: _builtins.int = ...,
+        decided_count: _builtins.int = ...,
+        control_count: _builtins.int = ...,
+        baseline_decided_count: _builtins.int = ...,
+        baseline_control_count: _builtins.int = ...,
+        baseline_cost: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        folded_since: _timestamp_pb2.Timestamp | None = ...,
+        folded_event_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        volume_period: _duration_pb2.Duration | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "folded_since", b"folded_since", "since", b"since", "until", b"until", "volume_period", b"volume_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_revision", b"baseline_revision", "channel_loads", b"channel_loads", "cost", b"cost", "differences", b"differences", "elapsed", b"elapsed", "event_count", b"event_count", "losses", b"losses", "revision", b"revision", "test_send_count", b"test_send_count", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_control_count", b"baseline_control_count", "baseline_cost", b"baseline_cost", "baseline_decided_count", b"baseline_decided_count", "baseline_revision", b"baseline_revision", "channel_loads", b"channel_loads", "control_count", b"control_count", "cost", b"cost", "decided_count", b"decided_count", "differences", b"differences", "elapsed", b"elapsed", "event_count", b"event_count", "folded_event_count", b"folded_event_count", "folded_since", b"folded_since", "losses", b"losses", "revision", b"revision", "since", b"since", "test_send_count", b"test_send_count", "time_zone", b"time_zone", "until", b"until", "volume_period", b"volume_period", "volumes", b"volumes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1043,13 +1123,16 @@ class RehearsalVolume(_message.Message):
     CAMPAIGN_FIELD_NUMBER: _builtins.int
     HOUR_FIELD_NUMBER: _builtins.int
     DECIDED_COUNT_FIELD_NUMBER: _builtins.int
+    CONTROL_COUNT_FIELD_NUMBER: _builtins.int
     campaign: _builtins.str
     """The campaign."""
     decided_count: _builtins.int
     """Contacts decided."""
+    control_count: _builtins.int
+    """Contacts that control groups held back."""
     @_builtins.property
     def hour(self) -> _timestamp_pb2.Timestamp:
-        """Start of the hour."""
+        """Start of the hour, or of the day (`RehearsalReport.volume_period`)."""
 
     def __init__(
         self,
@@ -1057,10 +1140,11 @@ class RehearsalVolume(_message.Message):
         campaign: _builtins.str = ...,
         hour: _timestamp_pb2.Timestamp | None = ...,
         decided_count: _builtins.int = ...,
+        control_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hour", b"hour"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "decided_count", b"decided_count", "hour", b"hour"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "control_count", b"control_count", "decided_count", b"decided_count", "hour", b"hour"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1511,7 +1595,7 @@ class DiffRulebasesResponse(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RulebaseChange]:
-        """By element and name. Empty: nothing that has a meaning."""
+        """By element, in a fixed order, and name. Empty: nothing that has a meaning."""
 
     def __init__(
         self,
@@ -1555,7 +1639,7 @@ class RulebaseChange(_message.Message):
 
     @_builtins.property
     def affected_campaigns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Campaigns that are reached through it, by name."""
+        """Campaigns that are reached through it, before or after, by name; of a campaign, itself."""
 
     def __init__(
         self,

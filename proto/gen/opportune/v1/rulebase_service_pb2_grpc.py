@@ -119,10 +119,12 @@ class RulebaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadRulebase(self, request, context):
-        """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing.
+        """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing, but
+        for a valid signature that it lacked.
 
         INVALID_ARGUMENT: it has errors. The first of them come as BadRequest violations; CheckRulebase
-        lists them all.
+        lists them all. PERMISSION_DENIED: it changes what the caller may not touch, or nobody who may has
+        signed it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +146,8 @@ class RulebaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ApproveRulebase(self, request, context):
-        """Approves a revision. PERMISSION_DENIED: by its author.
+        """Approves a revision. PERMISSION_DENIED: by its author, or it changes what the caller may not touch.
+        FAILED_PRECONDITION: its own tests have not passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,14 +158,17 @@ class RulebaseServiceServicer:
         that what was in force still is.
 
         NOT_FOUND: no such revision. ABORTED: another revision is in force than the caller expected.
-        FAILED_PRECONDITION: the revision is not ready to be activated.
+        FAILED_PRECONDITION: the revision is not ready to be activated; nobody has approved it, it is a draft,
+        does not load any more, or cannot run beside what is in force. PERMISSION_DENIED: it changes what the
+        caller may not touch, or nobody who may has signed it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRulebase(self, request, context):
-        """Activates an earlier revision in full and ends canary and shadow. Errors as for ActivateRulebase.
+        """Activates a revision that was in full force before, in full, and ends canary and shadow. Metrics that
+        come back with it are computed from the event log. Errors as for ActivateRulebase.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,10 +41,12 @@ class RulebaseServiceStub:
     of the call.
     """
     UploadRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.UploadRulebaseRequest, _rulebase_service_pb2.UploadRulebaseResponse]
-    """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing.
+    """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing, but
+    for a valid signature that it lacked.
 
     INVALID_ARGUMENT: it has errors. The first of them come as BadRequest violations; CheckRulebase
-    lists them all.
+    lists them all. PERMISSION_DENIED: it changes what the caller may not touch, or nobody who may has
+    signed it.
     """
     TestRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.TestRulebaseRequest, _rulebase_service_pb2.TestRulebaseResponse]
     """Runs the tests that a revision carries. A failed test is not an error of the call."""
@@ -53,16 +55,22 @@ class RulebaseServiceStub:
     state, and contacts nobody but the listed test numbers. Streams progress, then the report, last.
     """
     ApproveRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.ApproveRulebaseRequest, _rulebase_service_pb2.ApproveRulebaseResponse]
-    """Approves a revision. PERMISSION_DENIED: by its author."""
+    """Approves a revision. PERMISSION_DENIED: by its author, or it changes what the caller may not touch.
+    FAILED_PRECONDITION: its own tests have not passed.
+    """
     ActivateRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.ActivateRulebaseRequest, _rulebase_service_pb2.ActivateRulebaseResponse]
     """Lets a stored revision decide. All or nothing: answers after it is in force, and an error means
     that what was in force still is.
 
     NOT_FOUND: no such revision. ABORTED: another revision is in force than the caller expected.
-    FAILED_PRECONDITION: the revision is not ready to be activated.
+    FAILED_PRECONDITION: the revision is not ready to be activated; nobody has approved it, it is a draft,
+    does not load any more, or cannot run beside what is in force. PERMISSION_DENIED: it changes what the
+    caller may not touch, or nobody who may has signed it.
     """
     RollbackRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.RollbackRulebaseRequest, _rulebase_service_pb2.RollbackRulebaseResponse]
-    """Activates an earlier revision in full and ends canary and shadow. Errors as for ActivateRulebase."""
+    """Activates a revision that was in full force before, in full, and ends canary and shadow. Metrics that
+    come back with it are computed from the event log. Errors as for ActivateRulebase.
+    """
     ListRulebases: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.ListRulebasesRequest, _rulebase_service_pb2.ListRulebasesResponse]
     """Lists revisions, newest first."""
     GetRulebase: _grpc.UnaryUnaryMultiCallable[_rulebase_service_pb2.GetRulebaseRequest, _rulebase_service_pb2.GetRulebaseResponse]
@@ -94,10 +102,12 @@ class RulebaseServiceAsyncStub(RulebaseServiceStub):
     of the call.
     """
     UploadRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.UploadRulebaseRequest, _rulebase_service_pb2.UploadRulebaseResponse]  # type: ignore[assignment]
-    """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing.
+    """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing, but
+    for a valid signature that it lacked.
 
     INVALID_ARGUMENT: it has errors. The first of them come as BadRequest violations; CheckRulebase
-    lists them all.
+    lists them all. PERMISSION_DENIED: it changes what the caller may not touch, or nobody who may has
+    signed it.
     """
     TestRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.TestRulebaseRequest, _rulebase_service_pb2.TestRulebaseResponse]  # type: ignore[assignment]
     """Runs the tests that a revision carries. A failed test is not an error of the call."""
@@ -106,16 +116,22 @@ class RulebaseServiceAsyncStub(RulebaseServiceStub):
     state, and contacts nobody but the listed test numbers. Streams progress, then the report, last.
     """
     ApproveRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.ApproveRulebaseRequest, _rulebase_service_pb2.ApproveRulebaseResponse]  # type: ignore[assignment]
-    """Approves a revision. PERMISSION_DENIED: by its author."""
+    """Approves a revision. PERMISSION_DENIED: by its author, or it changes what the caller may not touch.
+    FAILED_PRECONDITION: its own tests have not passed.
+    """
     ActivateRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.ActivateRulebaseRequest, _rulebase_service_pb2.ActivateRulebaseResponse]  # type: ignore[assignment]
     """Lets a stored revision decide. All or nothing: answers after it is in force, and an error means
     that what was in force still is.
 
     NOT_FOUND: no such revision. ABORTED: another revision is in force than the caller expected.
-    FAILED_PRECONDITION: the revision is not ready to be activated.
+    FAILED_PRECONDITION: the revision is not ready to be activated; nobody has approved it, it is a draft,
+    does not load any more, or cannot run beside what is in force. PERMISSION_DENIED: it changes what the
+    caller may not touch, or nobody who may has signed it.
     """
     RollbackRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.RollbackRulebaseRequest, _rulebase_service_pb2.RollbackRulebaseResponse]  # type: ignore[assignment]
-    """Activates an earlier revision in full and ends canary and shadow. Errors as for ActivateRulebase."""
+    """Activates a revision that was in full force before, in full, and ends canary and shadow. Metrics that
+    come back with it are computed from the event log. Errors as for ActivateRulebase.
+    """
     ListRulebases: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.ListRulebasesRequest, _rulebase_service_pb2.ListRulebasesResponse]  # type: ignore[assignment]
     """Lists revisions, newest first."""
     GetRulebase: _aio.UnaryUnaryMultiCallable[_rulebase_service_pb2.GetRulebaseRequest, _rulebase_service_pb2.GetRulebaseResponse]  # type: ignore[assignment]
@@ -156,10 +172,12 @@ class RulebaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rulebase_service_pb2.UploadRulebaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rulebase_service_pb2.UploadRulebaseResponse, _abc.Awaitable[_rulebase_service_pb2.UploadRulebaseResponse]]:
-        """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing.
+        """Stores a revision; nothing decides by it yet. Uploading what is stored already changes nothing, but
+        for a valid signature that it lacked.
 
         INVALID_ARGUMENT: it has errors. The first of them come as BadRequest violations; CheckRulebase
-        lists them all.
+        lists them all. PERMISSION_DENIED: it changes what the caller may not touch, or nobody who may has
+        signed it.
         """
 
     @_abc_1.abstractmethod
@@ -186,7 +204,9 @@ class RulebaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rulebase_service_pb2.ApproveRulebaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rulebase_service_pb2.ApproveRulebaseResponse, _abc.Awaitable[_rulebase_service_pb2.ApproveRulebaseResponse]]:
-        """Approves a revision. PERMISSION_DENIED: by its author."""
+        """Approves a revision. PERMISSION_DENIED: by its author, or it changes what the caller may not touch.
+        FAILED_PRECONDITION: its own tests have not passed.
+        """
 
     @_abc_1.abstractmethod
     def ActivateRulebase(
@@ -198,7 +218,9 @@ class RulebaseServiceServicer(metaclass=_abc_1.ABCMeta):
         that what was in force still is.
 
         NOT_FOUND: no such revision. ABORTED: another revision is in force than the caller expected.
-        FAILED_PRECONDITION: the revision is not ready to be activated.
+        FAILED_PRECONDITION: the revision is not ready to be activated; nobody has approved it, it is a draft,
+        does not load any more, or cannot run beside what is in force. PERMISSION_DENIED: it changes what the
+        caller may not touch, or nobody who may has signed it.
         """
 
     @_abc_1.abstractmethod
@@ -207,7 +229,9 @@ class RulebaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rulebase_service_pb2.RollbackRulebaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rulebase_service_pb2.RollbackRulebaseResponse, _abc.Awaitable[_rulebase_service_pb2.RollbackRulebaseResponse]]:
-        """Activates an earlier revision in full and ends canary and shadow. Errors as for ActivateRulebase."""
+        """Activates a revision that was in full force before, in full, and ends canary and shadow. Metrics that
+        come back with it are computed from the event log. Errors as for ActivateRulebase.
+        """
 
     @_abc_1.abstractmethod
     def ListRulebases(

@@ -967,6 +967,9 @@ class ChannelLoad(_message.Message):
     DECIDED_COUNT_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     PEAK_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BUSIEST_HOUR_FIELD_NUMBER: _builtins.int
+    BUSIEST_HOUR_COUNT_FIELD_NUMBER: _builtins.int
+    PER_SECOND_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """The channel."""
     decided_count: _builtins.int
@@ -975,9 +978,17 @@ class ChannelLoad(_message.Message):
     """The most that it may carry in the period. Absent: the rulebase sets no bound."""
     peak_per_second: _builtins.int
     """The most that were decided in any one second of the period."""
+    busiest_hour_count: _builtins.int
+    """Contacts decided in that hour. Only in rehearsals."""
+    per_second: _builtins.int
+    """The most that may go out in a second. Absent: the rulebase sets no pace. Only in rehearsals."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the period."""
+
+    @_builtins.property
+    def busiest_hour(self) -> _timestamp_pb2.Timestamp:
+        """When the busiest hour of the period began. Only in rehearsals."""
 
     def __init__(
         self,
@@ -987,13 +998,21 @@ class ChannelLoad(_message.Message):
         decided_count: _builtins.int = ...,
         capacity: _builtins.int | None = ...,
         peak_per_second: _builtins.int = ...,
+        busiest_hour: _timestamp_pb2.Timestamp | None = ...,
+        busiest_hour_count: _builtins.int = ...,
+        per_second: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "capacity", b"capacity", "period_start", b"period_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "_per_second", b"_per_second", "busiest_hour", b"busiest_hour", "capacity", b"capacity", "per_second", b"per_second", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "capacity", b"capacity", "channel", b"channel", "decided_count", b"decided_count", "peak_per_second", b"peak_per_second", "period_start", b"period_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "_per_second", b"_per_second", "busiest_hour", b"busiest_hour", "busiest_hour_count", b"busiest_hour_count", "capacity", b"capacity", "channel", b"channel", "decided_count", b"decided_count", "peak_per_second", b"peak_per_second", "per_second", b"per_second", "period_start", b"period_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__capacity: _TypeAlias = _typing.Literal["capacity"]  # noqa: Y015
     _WhichOneofArgType__capacity: _TypeAlias = _typing.Literal["_capacity", b"_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__per_second: _TypeAlias = _typing.Literal["per_second"]  # noqa: Y015
+    _WhichOneofArgType__per_second: _TypeAlias = _typing.Literal["_per_second", b"_per_second"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity) -> _WhichOneofReturnType__capacity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_second) -> _WhichOneofReturnType__per_second | None: ...
 
 Global___ChannelLoad: _TypeAlias = ChannelLoad  # noqa: Y015

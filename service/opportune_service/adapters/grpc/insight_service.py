@@ -11,7 +11,7 @@ from opportune_service.adapters.grpc.decisions import best_first, decision_messa
 from opportune_service.adapters.grpc.errors import UnsupportedError
 from opportune_service.adapters.grpc.handlers import Context
 from opportune_service.adapters.grpc.reports import report_message
-from opportune_service.adapters.grpc.revisions import Revisions
+from opportune_service.adapters.grpc.revisions import rulebase_of
 from opportune_service.adapters.grpc.use_cases import UseCases
 from opportune_service.adapters.grpc.words import (
     ENCODINGS,
@@ -29,7 +29,7 @@ from opportune_service.adapters.grpc.words import (
     timestamp,
 )
 from opportune_service.app.errors import InvalidRequestError
-from opportune_service.app.insight import Explanation
+from opportune_service.app.insight import Explanation, Insight
 from opportune_service.app.records import DecisionFilter, Quarantined, QuarantineFilter
 from opportune_service.app.report import Period, report
 from opportune_service.app.why_not import why_not
@@ -50,33 +50,33 @@ _REJECTION_REASONS = frozenset(types.RejectionReason.values()) - {types.REJECTIO
 class InsightService:
     """See the contract."""
 
-    def __init__(self, app: UseCases, revisions: Revisions) -> None:
+    def __init__(self, app: UseCases) -> None:
         self._app = app
         self._insight = app.insight
-        self._revisions = revisions
 
     async def ExplainDecision(  # noqa: N802
         self, request: pb.ExplainDecisionRequest, _: Context
     ) -> pb.ExplainDecisionResponse:
+        insight = await self._asked(request)
         match request.WhichOneof("target"):
             case "decision_id":
                 check_length("decision_id", request.decision_id, 64, least=1)
-                found = await self._insight.explain_decision(request.decision_id)
+                found = await insight.explain_decision(request.decision_id)
             case "event":
                 check_subscriber("event.subscriber_id", request.event.subscriber_id)
                 key = EventKey(request.event.subscriber_id, request.event.source, request.event.event_id)
-                found = await self._insight.explain_event(key)
+                found = await insight.explain_event(key)
             case _:
                 raise InvalidRequestError("target", "name a decision_id or an event")
         verdict = found.verdict
-        rulebase = await self._revisions.rulebase(verdict.revision)
+        rulebase = await rulebase_of(self._app, verdict.revision)
         messages = []
         for decision in best_first(verdict.decisions):
             state, outcomes = None, found.outcomes[:0]
             if decision.reason in (Reason.DECIDED, Reason.CONTROL):  # others can have no outcome
                 own = found
                 if decision.id != found.decision_id:
-                    own = await self._insight.explain_decision(decision.id)
+                    own = await insight.explain_decision(decision.id)
                 state, outcomes = own.delivery and own.delivery[0], own.outcomes
             messages.append(decision_message(verdict, decision, rulebase, state, outcomes, trace=True))
         return pb.ExplainDecisionResponse(verdict=verdict_message(verdict, messages))
@@ -84,21 +84,21 @@ class InsightService:
     async def ListDecisions(  # noqa: N802
         self, request: pb.ListDecisionsRequest, _: Context
     ) -> pb.ListDecisionsResponse:
-        where = _filter(request)
+        where, insight = _filter(request), await self._asked(request)
         size = page_size(request.page_size)
         if request.page_token and request.after:
             raise InvalidRequestError("after", "give page_token or after, not both")
         if request.after:
             after = read_cursor("after", request.after)
-            rows = await self._insight.decisions(where, after, size, newest_first=False)
+            rows = await insight.decisions(where, after, size, newest_first=False)
             cursor, next_page = (rows[-1].cursor if rows else after), 0
         else:
             # Read before the page, so that nothing is recorded between the two and missed.
-            cursor = await self._insight.decided_up_to()
+            cursor = await insight.decided_up_to()
             before = read_cursor("page_token", request.page_token) if request.page_token else 0
-            rows = await self._insight.decisions(where, before, size, newest_first=True)
+            rows = await insight.decisions(where, before, size, newest_first=True)
             next_page = rows[-1].cursor if len(rows) == size else 0
-        explained = await self._insight.explain_rows(rows)
+        explained = await insight.explain_rows(rows)
         return pb.ListDecisionsResponse(
             decisions=[await self._listed(each, request.include_trace) for each in explained],
             next_page_token=str(next_page) if next_page else "",
@@ -124,7 +124,7 @@ class InsightService:
             request.campaign,
             event,
         )
-        rulebase = await self._revisions.rulebase(found.revision)
+        rulebase = await rulebase_of(self._app, found.revision)
         decisions = []
         for answer in found.answers:
             message = decision_message(answer.verdict, answer.decision, rulebase, None, (), trace=True)
@@ -148,14 +148,16 @@ class InsightService:
         until_us = app.clock.now_us()
         if request.HasField("until"):
             until_us = _report_time("until", request.until)
+        shadow = request.shadow
         made = await report(
             app.live,
-            app.ledger,
-            app.thread,
+            await app.shadow.ledger() if shadow else app.ledger,
+            app.shadow.thread if shadow else app.thread,
             request.campaigns,
             _report_time("since", request.since),
             until_us,
             chosen(_PERIODS, request.period, "period"),
+            of_shadow=shadow,
         )
         return report_message(made)
 
@@ -183,13 +185,19 @@ class InsightService:
             next_page_token=str(rows[-1][0]) if len(rows) == size else "",
         )
 
+    async def _asked(self, request: pb.ExplainDecisionRequest | pb.ListDecisionsRequest) -> Insight:
+        """Into what was decided in force, or by the shadow."""
+        if not request.shadow:
+            return self._insight
+        return Insight(await self._app.shadow.ledger(), self._app.shadow.thread)
+
     async def _listed(self, explained: Explanation, trace: bool) -> types.Decision:
         verdict = explained.verdict
         decision = next(each for each in verdict.decisions if each.id == explained.decision_id)
         return decision_message(
             verdict,
             decision,
-            await self._revisions.rulebase(verdict.revision),
+            await rulebase_of(self._app, verdict.revision),
             explained.delivery and explained.delivery[0],
             explained.outcomes,
             trace=trace,

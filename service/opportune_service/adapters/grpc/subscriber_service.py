@@ -159,7 +159,7 @@ class SubscriberService:
             searched_time("until", request.until) if request.HasField("until") else until_us,
             page_size(request.page_size, _VIEW_ENTRIES),
         )
-        rulebase = app.live.current.rulebase if app.live.id else None
+        rulebase = app.live.of(request.subscriber_id).rulebase if app.live.id else None
         return pb.GetContactViewResponse(view=view_message(view, rulebase))
 
     async def SetConsent(  # noqa: N802

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from opportune_service.app.access import Access
 from opportune_service.app.activation import Activations
 from opportune_service.app.dead_letters import DeadLetters
 from opportune_service.app.deliver import Deliveries
@@ -14,8 +15,12 @@ from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.promotions import Promotions
+from opportune_service.app.rehearsals import Rehearsals
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.rulebases import Rulebases
+from opportune_service.app.shadow import Shadow
+from opportune_service.app.watching import Watching
 
 
 class ServerSettings(Protocol):
@@ -27,6 +32,8 @@ class ServerSettings(Protocol):
     def lease_seconds(self) -> float: ...
     @property
     def reflection(self) -> bool: ...
+    @property
+    def callers(self) -> Path | None: ...
     @property
     def tls_certificate(self) -> Path | None: ...
     @property
@@ -49,6 +56,8 @@ class UseCases(Protocol):
     @property
     def clock(self) -> Clock: ...
     @property
+    def access(self) -> Access | None: ...
+    @property
     def live(self) -> LiveRevision: ...
     @property
     def states(self) -> LiveState: ...
@@ -63,11 +72,19 @@ class UseCases(Protocol):
     @property
     def activations(self) -> Activations: ...
     @property
+    def promotions(self) -> Promotions: ...
+    @property
+    def watching(self) -> Watching: ...
+    @property
+    def rehearsals(self) -> Rehearsals: ...
+    @property
     def deliveries(self) -> Deliveries: ...
     @property
     def dead_letters(self) -> DeadLetters: ...
     @property
     def insight(self) -> Insight: ...
+    @property
+    def shadow(self) -> Shadow: ...
     @property
     def pauses(self) -> Pauses: ...
     @property

@@ -33,7 +33,7 @@ from opportune_service.adapters.sql import (
 )
 from opportune_service.adapters.sql.backup import copy_to, sqlite_connection
 from opportune_service.adapters.sql.engine import for_reading
-from opportune_service.adapters.sql.migrate import open_engine
+from opportune_service.adapters.sql.migrate import clear, open_engine
 from opportune_service.adapters.sql.statements import chunks
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app.errors import StoreUnavailableError
@@ -53,6 +53,7 @@ from opportune_service.app.records import (
     LogRow,
     Member,
     Pause,
+    PauseChange,
     Place,
     Quarantined,
     QuarantineFilter,
@@ -94,6 +95,11 @@ class SqlLedger:
         locked, or is not a ledger of this version.
         """
         return cls(open_engine(url))
+
+    def clear(self) -> None:
+        """Empty all tables, as if it had just been made."""
+        with self._writer.begin() as connection:
+            clear(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[SqlTransaction]:
@@ -245,13 +251,23 @@ class SqlLedger:
         with self._reading() as connection:
             return reports.contact_frequencies(connection, start_us, end_us)
 
-    def rulebases(self) -> Sequence[RulebaseRow]:
+    def rulebases(
+        self, after: RulebaseRow | None = None, limit: int | None = None
+    ) -> Sequence[RulebaseRow]:
         with self._reading() as connection:
-            return rulebases.list_rulebases(connection)
+            return rulebases.list_rulebases(connection, after, limit)
+
+    def rulebase(self, revision: str) -> RulebaseRow | None:
+        with self._reading() as connection:
+            return rulebases.row_of(connection, revision)
 
     def rulebase_archive(self, revision: str) -> bytes | None:
         with self._reading() as connection:
             return rulebases.archive_of(connection, revision)
+
+    def rulebase_signature(self, revision: str) -> bytes:
+        with self._reading() as connection:
+            return rulebases.signature_of(connection, revision)
 
     def active_revision(self) -> str:
         with self._reading() as connection:
@@ -260,6 +276,14 @@ class SqlLedger:
     def in_force(self) -> Sequence[InForce]:
         with self._reading() as connection:
             return rulebases.in_force(connection)
+
+    def full_before(self, revision: str) -> str:
+        with self._reading() as connection:
+            return rulebases.full_before(connection, revision)
+
+    def pause_changes(self, campaigns: Collection[str], since_us: int, limit: int) -> Sequence[PauseChange]:
+        with self._reading() as connection:
+            return pauses.changes(connection, campaigns, since_us, limit)
 
     def steps(self, revisions: Collection[str] | None = None) -> Sequence[Step]:
         with self._reading() as connection:

@@ -65,6 +65,15 @@ def migrate(url: str, to: str = HEAD) -> tuple[str, str]:
         engine.dispose()
 
 
+def clear(connection: sa.Connection) -> None:
+    """Empty all tables of a ledger, as if it had just been made."""
+    hold_alone(connection, Space.SETUP)
+    patient(connection)
+    for table in reversed(schema.metadata.sorted_tables):
+        connection.execute(table.delete())
+    _begin(connection)
+
+
 def script(url: str, to: str = HEAD) -> str:
     """The statements by which `migrate` would do it, for those who run them themselves."""
     from alembic import command  # noqa: PLC0415 - slow to import, and seldom needed
@@ -136,10 +145,14 @@ def _make(connection: sa.Connection) -> None:
             "the ledger's database has another encoding than UTF8: create it with ENCODING 'UTF8'"
         )
     schema.metadata.create_all(connection)
-    rows = [{"name": name, "value": 0} for name in ("checkpoint", "alive", "generation")]
-    connection.execute(schema.meta.insert(), rows)
+    _begin(connection)
     _metadata.create_all(connection)
     connection.execute(_version.insert(), {"version_num": HEAD})
+
+
+def _begin(connection: sa.Connection) -> None:
+    rows = [{"name": name, "value": 0} for name in ("checkpoint", "alive", "generation")]
+    connection.execute(schema.meta.insert(), rows)
 
 
 def _go(connection: sa.Connection, where: str, to: str) -> None:

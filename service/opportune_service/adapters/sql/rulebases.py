@@ -19,9 +19,13 @@ _s = schema.rulebase_steps.c
 _k = schema.coverage.c
 _b = schema.backfills.c
 
+_rows = sa.select(_r.revision, _r.name, _r.uploaded_at_us, _r.uploaded_by, _r.comment)
 
-def save_rulebase(connection: sa.Connection, row: RulebaseRow, archive: bytes) -> None:
-    """The first upload of a revision is kept, with its uploader and comment."""
+
+def save_rulebase(
+    connection: sa.Connection, row: RulebaseRow, archive: bytes, signature: bytes, replace: bool
+) -> bool:
+    """See `LedgerTransaction.save_rulebase`. The first uploader and comment are kept."""
     uploaded = {
         "revision": row.revision,
         "name": row.name,
@@ -29,41 +33,35 @@ def save_rulebase(connection: sa.Connection, row: RulebaseRow, archive: bytes) -
         "uploaded_by": row.uploaded_by,
         "comment": row.comment,
         "archive": archive,
+        "signature": signature or None,
     }
-    insert_new(connection, schema.rulebases, [uploaded])
+    if insert_new(connection, schema.rulebases, [uploaded]):
+        return True
+    if not replace:
+        return False
+    known = (_r.revision == row.revision) & _r.signature.is_distinct_from(signature)
+    replacing = schema.rulebases.update().where(known).values(archive=archive, signature=signature)
+    return connection.execute(replacing).rowcount > 0
 
 
 def activate(
     connection: sa.Connection,
-    revision: str,
+    step: Step,
     expected: str,
-    at_us: int,
-    by: str,
-    comment: str,
     coverage: Mapping[str, int],
     backfill: Collection[str],
-    mode: ActivationMode,
-    share: int,
 ) -> None:
     """See `LedgerTransaction.activate`."""
     hold_alone(connection, Space.RULEBASE)
+    revision = step.revision
     if connection.scalar(sa.select(_r.revision).where(_r.revision == revision)) is None:
         raise UnknownRevisionError(f"no uploaded rulebase has the revision {revision!r}: upload it first")
     active = active_revision(connection)
     if active != expected:
         found = f"{active!r} is active" if active else "nothing is active"
         raise StoreConflictError(f"{found}, not {expected!r} as expected: read again what is active")
-    connection.execute(
-        schema.activations.insert(),
-        {
-            "revision": revision,
-            "at_us": at_us,
-            "by": by,
-            "comment": comment,
-            "mode": mode.value,
-            "share": share,
-        },
-    )
+    insert_many(connection, schema.activations, [_came_into_force(step)])
+    note_step(connection, step)
     known = coverage_of(connection).keys()
     for gone in chunks(known - coverage.keys()):
         connection.execute(schema.coverage.delete().where(_k.metric_key.in_(gone)))
@@ -93,10 +91,11 @@ def active_revision(connection: sa.Connection) -> str:
 
 def in_force(connection: sa.Connection) -> Sequence[InForce]:
     """See `Ledger.in_force`."""
-    full = sa.select(sa.func.max(_a.seq)).where(_a.mode == ActivationMode.FULL).scalar_subquery()
-    latest = sa.select(sa.func.max(_a.seq)).where(_a.seq >= full).group_by(_a.mode)
+    full = sa.select(_a.seq).where(_a.mode == ActivationMode.FULL).order_by(_a.seq.desc()).limit(1)
     rows = connection.execute(
-        sa.select(_a.mode, _a.revision, _a.share, _a.at_us, _a.by, _a.comment).where(_a.seq.in_(latest))
+        sa.select(_a.mode, _a.revision, _a.share, _a.at_us, _a.by, _a.comment)
+        .where(_a.seq >= full.scalar_subquery())
+        .order_by(_a.seq)
     )
     found = {
         row.mode: InForce(row.revision, ActivationMode(row.mode), row.share, row.at_us, row.by, row.comment)
@@ -109,36 +108,65 @@ def note_step(connection: sa.Connection, step: Step) -> None:
     """See `LedgerTransaction.note_step`."""
     if connection.scalar(sa.select(_r.revision).where(_r.revision == step.revision)) is None:
         raise UnknownRevisionError(f"no uploaded rulebase has the revision {step.revision!r}")
-    row = {"revision": step.revision, "at_us": step.at_us, "by": step.by}
-    insert_many(connection, schema.rulebase_steps, [row | {"action": step.kind, "comment": step.comment}])
+    row = {"mode": "", **_came_into_force(step), "action": step.kind.value}
+    insert_many(connection, schema.rulebase_steps, [row])
+
+
+def _came_into_force(step: Step) -> dict[str, object]:
+    row = {"revision": step.revision, "at_us": step.at_us, "by": step.by, "comment": step.comment}
+    return row | {"mode": step.mode.value if step.mode else "", "share": step.share}
 
 
 def steps(connection: sa.Connection, revisions: Collection[str] | None) -> Sequence[Step]:
     """See `Ledger.steps`."""
-    query = sa.select(_s.revision, _s.at_us, _s.by, _s.action, _s.comment).order_by(_s.seq)
+    columns = (_s.revision, _s.at_us, _s.by, _s.action, _s.comment, _s.mode, _s.share)
+    query = sa.select(*columns).order_by(_s.seq)
     if revisions is not None:
         query = query.where(_s.revision.in_(revisions))
     return [
-        Step(row.revision, row.at_us, row.by, StepKind(row.action), row.comment)
-        for row in connection.execute(query)
+        Step(revision, at_us, by, StepKind(kind), comment, ActivationMode(mode) if mode else None, share)
+        for revision, at_us, by, kind, comment, mode, share in connection.execute(query)
     ]
 
 
-def list_rulebases(connection: sa.Connection) -> Sequence[RulebaseRow]:
-    """All uploads, newest first."""
-    activated = sa.func.coalesce(sa.func.max(_a.at_us), 0)
-    rows = connection.execute(
-        sa.select(_r.revision, _r.name, _r.uploaded_at_us, _r.uploaded_by, _r.comment, activated)
-        .join_from(schema.rulebases, schema.activations, isouter=True)
-        .group_by(_r.revision)
-        .order_by(_r.uploaded_at_us.desc(), _r.revision)
+def full_before(connection: sa.Connection, revision: str) -> str:
+    """See `Ledger.full_before`."""
+    full = _a.mode == ActivationMode.FULL
+    came = sa.select(_a.seq).where(full, _a.revision == revision).order_by(_a.seq.desc()).limit(1)
+    before = (
+        sa.select(_a.revision)
+        .where(full, _a.revision != revision, _a.seq < came.scalar_subquery())
+        .order_by(_a.seq.desc())
+        .limit(1)
     )
-    return [RulebaseRow(*row) for row in rows]
+    return connection.scalar(before) or ""
+
+
+def list_rulebases(
+    connection: sa.Connection, after: RulebaseRow | None, limit: int | None
+) -> Sequence[RulebaseRow]:
+    """See `Ledger.rulebases`."""
+    query = _rows.order_by(_r.uploaded_at_us.desc(), _r.revision).limit(limit)
+    if after is not None:
+        same = (_r.uploaded_at_us == after.uploaded_at_us) & (_r.revision > after.revision)
+        query = query.where((_r.uploaded_at_us < after.uploaded_at_us) | same)
+    return [RulebaseRow(*row) for row in connection.execute(query)]
+
+
+def row_of(connection: sa.Connection, revision: str) -> RulebaseRow | None:
+    """The upload of this revision."""
+    row = connection.execute(_rows.where(_r.revision == revision)).first()
+    return RulebaseRow(*row) if row else None
 
 
 def archive_of(connection: sa.Connection, revision: str) -> bytes | None:
     """The uploaded archive."""
     return connection.scalar(sa.select(_r.archive).where(_r.revision == revision))
+
+
+def signature_of(connection: sa.Connection, revision: str) -> bytes:
+    """See `Ledger.rulebase_signature`."""
+    return connection.scalar(sa.select(_r.signature).where(_r.revision == revision)) or b""
 
 
 def coverage_of(connection: sa.Connection) -> Mapping[str, int]:

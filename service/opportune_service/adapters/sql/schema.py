@@ -298,7 +298,9 @@ rulebases = sa.Table(
     sa.Column("uploaded_by", _Text, nullable=False),
     sa.Column("comment", _Text, nullable=False),
     sa.Column("archive", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary),
 )
+"""`signature`: of `archive`; null if it is not signed."""
 
 activations = sa.Table(
     "activations",
@@ -323,9 +325,11 @@ rulebase_steps = sa.Table(
     sa.Column("by", _Text, nullable=False),
     sa.Column("action", _Text, nullable=False),
     sa.Column("comment", _Text, nullable=False),
+    sa.Column("mode", _Text, nullable=False, server_default=""),
+    sa.Column("share", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("rulebase_steps_revision", "revision", "seq"),
 )
-"""How a revision came as far as it has. Rows are only added."""
+"""How a revision came as far as it has. Rows are only added. `mode` is empty unless it came into force."""
 
 coverage = sa.Table(
     "coverage",

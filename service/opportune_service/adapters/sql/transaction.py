@@ -42,6 +42,7 @@ from opportune_service.app.records import (
     RulebaseRow,
     Settlement,
     Step,
+    StepKind,
     Sweep,
     Waiting,
 )
@@ -189,8 +190,10 @@ class SqlTransaction:
     def replace_log(self, rows: Sequence[LogRow]) -> None:
         log.replace_log(self._connection, rows)
 
-    def save_rulebase(self, row: RulebaseRow, archive: bytes) -> None:
-        rulebases.save_rulebase(self._connection, row, archive)
+    def save_rulebase(
+        self, row: RulebaseRow, archive: bytes, signature: bytes = b"", *, replace: bool = False
+    ) -> bool:
+        return rulebases.save_rulebase(self._connection, row, archive, signature, replace)
 
     def activate(
         self,
@@ -203,10 +206,10 @@ class SqlTransaction:
         backfill: Collection[str] = (),
         mode: ActivationMode = ActivationMode.FULL,
         share: int = 0,
+        kind: StepKind = StepKind.ACTIVATED,
     ) -> None:
-        rulebases.activate(
-            *(self._connection, revision, expected, at_us, by, comment, coverage, backfill, mode, share)
-        )
+        step = Step(revision, at_us, by, kind, comment, mode, share)
+        rulebases.activate(self._connection, step, expected, coverage, backfill)
 
     def note_step(self, step: Step) -> None:
         rulebases.note_step(self._connection, step)
