@@ -6,9 +6,10 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,15 @@ from opportune_rulebase.errors import RulebaseError
 from opportune_rulebase.network import NetworkEngine
 
 from opportune_service.adapters.files.archive import FileArchive
+from opportune_service.adapters.files.callers import read_callers, watch_callers
 from opportune_service.adapters.files.rulebase_dir import read_rulebase, watch_rulebase
+from opportune_service.adapters.files.signers import SignersError, read_signers, signer_of
+from opportune_service.adapters.files.yaml_files import YamlFileError
 from opportune_service.adapters.memory.live_state import MemoryLiveState
+from opportune_service.adapters.processes.rehearsal import rehearse_in_process
 from opportune_service.adapters.sql.ledger import SqlLedger
+from opportune_service.adapters.sql.shadow import open_shadow
+from opportune_service.app.access import Access, Register
 from opportune_service.app.activation import Activations
 from opportune_service.app.backfill import Backfill
 from opportune_service.app.backups import Backups
@@ -33,20 +40,26 @@ from opportune_service.app.errors import (
     OpportuneError,
     RulebaseRefusedError,
     StoreUnavailableError,
+    UnloadableRevisionError,
 )
-from opportune_service.app.housekeeping import Housekeeping
+from opportune_service.app.housekeeping import EVERY_SECONDS, Housekeeping
 from opportune_service.app.ingest import Ingest
 from opportune_service.app.insight import Insight
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.membership import BEAT_SECONDS, Membership
 from opportune_service.app.pauses import Pauses
 from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.promotions import Promotions
 from opportune_service.app.recover import note_listening, recover_all
+from opportune_service.app.rehearsals import Rehearsals
 from opportune_service.app.retention import Keep
-from opportune_service.app.revisions import LiveRevision, stored_revision
+from opportune_service.app.revisions import LiveRevision, stored_in_force
 from opportune_service.app.rulebases import Rulebases
 from opportune_service.app.schedule import Schedule
+from opportune_service.app.shadow import Shadow
+from opportune_service.app.signing import SignerOf
 from opportune_service.app.takeover import enter
+from opportune_service.app.watching import Watching
 from opportune_service.core.observe import forget
 from opportune_service.core.revision import EngineFactory
 from opportune_service.settings import EngineName, Settings
@@ -56,6 +69,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDS_AT_ONCE = 20_000
+SHADOW_SECONDS = 1.0
+"""How often to look what a shadow has deferred: nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +86,22 @@ class Application:
     ingest: Ingest
     rulebases: Rulebases
     activations: Activations
+    promotions: Promotions
+    watching: Watching
     deliveries: Deliveries
     dead_letters: DeadLetters
     insight: Insight
     backfill: Backfill
+    rehearsals: Rehearsals
     schedule: Schedule
     pauses: Pauses
     erasures: Erasures
     housekeeping: Housekeeping
     backups: Backups | None
     membership: Membership | None
+    shadow: Shadow
+    access: Access | None = None
+    """Who may call; None: nobody is asked."""
 
     def leads(self) -> bool:
         """Whether this process does what is to be done once, by whichever of those that share a ledger."""
@@ -105,10 +126,10 @@ def engine_factory(name: EngineName) -> EngineFactory:
 def run_process(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` in the way a process of the service runs: on uvloop, with a collector tuned for it.
 
-    Live state is millions of objects that stay; walking them at every few hundred allocations, as Python
-    does by default, costs a third of the processor.
+    Live state is millions of objects that stay: walking them as often as Python does by default costs a third
+    of the processor. What is young is walked in small portions: 200,000 objects kept callers waiting for 0.1 s.
     """
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(10_000, 1_000, 100)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
@@ -117,38 +138,50 @@ def run_process(main: Coroutine[Any, Any, T]) -> T:
 async def application(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
     """Open the ledger, rebuild live state, begin to work; at the end finish what was accepted.
 
-    Raises `StoreUnavailableError` when a store cannot be opened, `RulebaseRefusedError` when
-    `settings.rulebase` has errors, `InvalidRequestError` for settings that do not go together.
+    Raises `StoreUnavailableError` when a store cannot be opened, `UnloadableRevisionError` when this
+    release does not take what is in force, `RulebaseRefusedError` when `settings.rulebase` has errors,
+    `InvalidRequestError` for settings that do not go together.
     """
     make_engine = engine_factory(settings.engine)
     live = LiveRevision()
+    access, changes = None, None
+    if settings.callers is not None:
+        changes = watch_callers(settings.callers)  # before it is read: whatever comes later is seen
+        access = Access(_read_callers(settings.callers, clock))
     open_stores = _shared if settings.live_state else _embedded
     async with open_stores(settings, clock, live) as stores:
         (thread, ledger), states, membership = stores.pipeline, stores.states, stores.membership
         if membership is None:
-            recovered = await recover_all(ledger, make_engine, states)
+            with _stored_rulebases_load():
+                recovered = await recover_all(ledger, make_engine, states)
         # Before the first beat: it says that somebody listens.
         outage_us = await thread.run(note_listening, ledger, clock.now_us())
         if membership is not None:
-            recovered = await enter(membership, ledger, thread, states, make_engine)
+            with _stored_rulebases_load():
+                recovered = await enter(membership, ledger, thread, states, make_engine)
         if outage_us:
             log.warning(
                 "nobody listened for %d minutes: events may be lost, so coverage of everything begins anew",
                 outage_us // 60_000_000,
             )
-        active = ledger.active_revision()
-        if active:
-            live.swap(stored_revision(ledger, active, make_engine))
+        with _stored_rulebases_load():
+            in_force = stored_in_force(ledger, make_engine)
+        if in_force is not None:
+            live.swap(in_force)
+        shadow = Shadow(live, states, clock, partial(_open_shadow, settings.database))
         ingest = Ingest(
             *(live, states, ledger, thread, clock, make_engine, recovered),
             on_verdicts=lambda verdicts: deliveries.announce(verdicts),  # noqa: PLW0108 - made below
             membership=membership,
+            on_shadowed=shadow.take,
         )
         aside_thread, aside = stores.aside
         backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
-        activations = Activations(live, ingest, ledger, thread, clock, make_engine, backfill.start)
-        erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start)
+        activations = Activations(live, ingest, ledger, thread, clock, make_engine, backfill.start, shadow)
+        erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start, shadow)
         thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
+        signer = _signer_of(settings)
+        rulebases = Rulebases(live, ledger, thread, clock, signer)
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
         lease_for_us = int(settings.lease_seconds * 1_000_000)
         share = membership.share if membership else int
@@ -169,23 +202,53 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             ledger=ledger,
             thread=thread,
             ingest=ingest,
-            rulebases=Rulebases(live, ledger, thread, clock),
+            rulebases=rulebases,
             activations=activations,
+            promotions=Promotions(
+                *(rulebases, activations, ledger, thread, clock, make_engine, signer),
+                gated=access is not None,
+            ),
+            watching=Watching(ledger, thread, lambda: activations.last_attempt),
             deliveries=deliveries,
             dead_letters=DeadLetters(live, states, ledger, thread, clock, deliveries),
             insight=Insight(ledger, thread),
             backfill=backfill,
+            rehearsals=Rehearsals(
+                *(live, rulebases, ledger, thread, clock, settings.engine.value, rehearse_in_process),
+                deliveries.tests,
+            ),
             schedule=Schedule(live, states, ledger, thread, clock, ingest.settle_due),
             pauses=Pauses(live, ledger, thread, clock),
             erasures=erasures,
             housekeeping=Housekeeping(live, ledger, thread, clock, keep, archive, leads),
             backups=_backups(settings, clock, ledger),
             membership=membership,
+            shadow=shadow,
+            access=access,
         )
-        async with _running(app):
+        async with _running(app, changes):
             if settings.rulebase is not None:
                 await activate_directory(app, settings.rulebase)
             yield app
+
+
+def _open_shadow(database: str, make: bool) -> SqlLedger | None:
+    return open_shadow(database, make=make)
+
+
+@contextmanager
+def _stored_rulebases_load() -> Iterator[None]:
+    """Without what was in force nobody knows what states mean, so there is no start without it."""
+    try:
+        yield
+    except RulebaseError as error:
+        raise UnloadableRevisionError(
+            "a rulebase that is in force, or was when events were taken in that have to be recovered, is"
+            f" not one that this release takes: {error}. Nothing was changed. Start the release before this"
+            " one, let it bring a rulebase into force that 'opportune check' of this release takes, end it,"
+            " and start this one again",
+            error.problems,
+        ) from error
 
 
 def _backups(settings: Settings, clock: Clock, ledger: Ledger) -> Backups | None:
@@ -291,7 +354,7 @@ async def _redis(settings: Settings, thread: LedgerThread, ledger: Ledger) -> As
 
 
 @asynccontextmanager
-async def _running(app: Application) -> AsyncIterator[None]:
+async def _running(app: Application, changed_callers: AsyncIterator[None] | None) -> AsyncIterator[None]:
     pipeline = asyncio.create_task(app.ingest.run())
     pipeline.add_done_callback(_end_process_on_failure)
     helpers = [
@@ -301,12 +364,15 @@ async def _running(app: Application) -> AsyncIterator[None]:
         asyncio.create_task(app.schedule.run(app.settings.timer_seconds, app.leads), name="schedules"),
         asyncio.create_task(app.deliveries.run(app.leads), name="expiry of deliveries"),
         asyncio.create_task(app.housekeeping.run(), name="housekeeping"),
+        asyncio.create_task(_look_after_shadow(app), name="the shadow"),
     ]
     if app.backups is not None:
         helpers.append(asyncio.create_task(app.backups.run(), name="backups"))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, app.backups.ask)
     if app.settings.watch and app.settings.rulebase is not None:
         helpers.append(asyncio.create_task(_follow_directory(app, app.settings.rulebase), name="reload"))
+    if changed_callers is not None:
+        helpers.append(asyncio.create_task(_follow_callers(app, changed_callers), name="callers"))
     beating = None
     if app.membership is not None:
         beating = asyncio.create_task(_beat(app, app.membership), name="membership")
@@ -322,6 +388,7 @@ async def _running(app: Application) -> AsyncIterator[None]:
         await app.backfill.close()
         await app.ingest.close()
         await pipeline
+        await app.shadow.close()
         if app.membership is not None and beating is not None:
             beating.cancel()  # not before: the others would take this member for dead
             await asyncio.gather(beating, return_exceptions=True)
@@ -405,6 +472,24 @@ async def _decide_deferred_when_due(app: Application) -> None:
             await app.ingest.healthy.wait()  # what was not decided is still due
 
 
+async def _look_after_shadow(app: Application) -> None:
+    """What it deferred, and what is old. Whatever fails of it, the rest of the service goes on."""
+    settings = app.settings
+    keep = Keep(settings.keep_log_days, settings.keep_history_days, settings.keep_audit_days)
+    pruned_s = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(max(settings.timer_seconds, SHADOW_SECONDS))
+        if not app.live.id or not app.leads():
+            continue
+        await app.shadow.settle_due()
+        if asyncio.get_running_loop().time() > pruned_s + EVERY_SECONDS:
+            pruned_s = asyncio.get_running_loop().time()
+            try:
+                await app.shadow.prune(keep, app.clock.now_us())
+            except OpportuneError as error:
+                log.warning("what a shadow decided long ago was not pruned: %s", error)
+
+
 async def _follow_directory(app: Application, directory: Path) -> None:
     """Hot reload for development. A rulebase with errors changes nothing; the log says what is wrong."""
     async for _ in watch_rulebase(directory):
@@ -416,3 +501,39 @@ async def _follow_directory(app: Application, directory: Path) -> None:
             log.warning("the rulebase has errors; revision %s stays active", app.live.id[:12])
         except OpportuneError as error:
             log.warning("the rulebase was not activated: %s", error)
+
+
+def _signer_of(settings: Settings) -> SignerOf | None:
+    """Who signed an archive; None if everybody may upload what nobody signed. A fault of the keys is said
+    now, though they are read at each use."""
+    if settings.signers is None:
+        return None
+    if settings.rulebase is not None:
+        raise InvalidRequestError(
+            "rulebase", "nobody has signed a directory: with signers, upload a signed archive instead"
+        )
+    try:
+        read_signers(settings.signers)
+    except SignersError as error:
+        raise InvalidRequestError("signers", f"the signers cannot be read: {error}") from error
+    return partial(signer_of, settings.signers)
+
+
+def _read_callers(path: Path, clock: Clock) -> Register:
+    """Raises `YamlFileError`."""
+    read = read_callers(path, clock.now_us())
+    for each in read.expired:
+        log.warning("%s", each)
+    log.info("%d callers may call", len(read.register.callers))
+    return read.register
+
+
+async def _follow_callers(app: Application, changes: AsyncIterator[None]) -> None:
+    """A list with faults changes nothing: those of before may go on calling, and nobody else."""
+    assert app.access is not None and app.settings.callers is not None  # noqa: S101, PT018 - they change
+    async for _ in changes:
+        try:
+            app.access.replace(_read_callers(app.settings.callers, app.clock))
+        except YamlFileError as error:
+            app.access.refused = str(error)
+            log.error("the callers stay as they were, for their file has faults:\n%s", error)  # noqa: TRY400 - it is no fault of ours

@@ -66,8 +66,7 @@ async def advise(
     nothing and gives the same answer. Raises `InvalidRequestError`, `NoRulebaseError`,
     `StoreUnavailableError`.
     """
-    rulebase = live.current.rulebase
-    _check(rulebase, visit)
+    _check(live, visit)
     now_us = clock.now_us()
     key = EventKey(visit.subscriber_id, ADVICE_SOURCE, visit.request_id)
     prompts = await thread.run(ledger.prompts, visit.subscriber_id, now_us)
@@ -94,10 +93,10 @@ async def advise(
         verdict = await thread.run(ledger.verdict, key)
     if verdict is None:
         return Advised([], receipt.revision)
-    return Advised(_advices(live.current.rulebase, verdict), verdict.revision)
+    return Advised(_advices(live.of(visit.subscriber_id).rulebase, verdict), verdict.revision)
 
 
-def _check(rulebase: Rulebase, visit: Visit) -> None:
+def _check(live: LiveRevision, visit: Visit) -> None:
     if not is_subscriber_id(visit.subscriber_id):
         raise InvalidRequestError(
             "subscriber_id", "subscriber_id must be 5 to 15 digits without a plus sign"
@@ -107,13 +106,13 @@ def _check(rulebase: Rulebase, visit: Visit) -> None:
             "request_id", "request_id is needed: a retry with the same one changes nothing"
         )
     # A bulk channel asks nobody: its offers are handed over as deliveries, and would be made twice.
-    channels = rulebase.vocabulary.channels.values()
+    channels = live.current.channels.values()
     asking = sorted(each.name for each in channels if each.mode is Mode.MANUAL and not each.bulk)
     if visit.touch_point not in asking:
         raise InvalidRequestError(
             "touch_point", f"touch_point must be one of: {', '.join(asking) or 'none declared'}"
         )
-    if visit.event_type not in rulebase.vocabulary.events:
+    if visit.event_type not in live.current.rulebase.vocabulary.events:
         raise InvalidRequestError("event_type", "the visit's event type is not declared in the vocabulary")
 
 

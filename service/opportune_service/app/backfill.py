@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from opportune_rulebase import from_archive, load
 from opportune_rulebase.errors import RulebaseError
@@ -31,10 +31,11 @@ from opportune_service.app.ports import Clock, Ledger, LiveState
 from opportune_service.app.records import LogKind, LogRow
 from opportune_service.app.recover import LOG_KEY
 from opportune_service.app.revisions import LiveRevision
-from opportune_service.core.backfill import Aside, fillable, logged_under
+from opportune_service.core.backfill import Aside, Fill, fillable, fills_of, logged_under
 from opportune_service.core.calendars import DAY_US
 from opportune_service.core.events import MAX_SKEW_US, Event
-from opportune_service.core.revision import EngineFactory, Revision
+from opportune_service.core.revision import EngineFactory, Revision, stamped
+from opportune_service.core.state import SubscriberState
 
 log = logging.getLogger(__name__)
 
@@ -136,20 +137,24 @@ class Backfill:
             waiting[births[key]].add(key)
         return waiting
 
-    async def _make(self, revision: Revision, boundary: int, keys: Collection[str]) -> None:
-        rulebase = revision.rulebase
-        metrics = [
-            metric
-            for metric in rulebase.metrics.values()
-            if metric.key in keys and fillable(metric, rulebase.vocabulary)
-        ]
+    async def _make(self, revision: Revision, boundary: int, keys: Set[str]) -> None:
+        wanted = {
+            each: [
+                metric
+                for metric in each.rulebase.metrics.values()
+                if metric.key in each.own_keys & keys and fillable(metric, each.rulebase.vocabulary)
+            ]
+            for each in revision.side_by_side
+        }
+        wanted = {each: metrics for each, metrics in wanted.items() if metrics}
+        metrics = [metric for some in wanted.values() for metric in some]
         since_us: Mapping[str, int] = {}
         generation = self._live.generation
         if metrics:
             names = tuple(metric.name for metric in metrics)
             log.info("backfilling %s from the log up to position %d", ", ".join(names), boundary)
             self.status = BackfillStatus(names, 0, boundary)
-            with _Worker(revision, metrics, self._make_engine) as worker:
+            with _Worker(wanted, self._make_engine) as worker:
                 since_us = await self._read(worker, metrics, revision, boundary, self.status)
                 await self._bring(worker, boundary, generation, self.status)
         await self._ingest.between(lambda: self._finish(revision, boundary, keys, since_us))
@@ -183,10 +188,10 @@ class Backfill:
                 if 0 < row.now_us < oldest_us:
                     continue
                 events = await worker.do(events_of, row)
-                new = {event.subscriber_id for event in events} - worker.aside.states.keys()
+                new = {event.subscriber_id for event in events} - worker.states.keys()
                 known = await self._states.contexts(new)
                 contexts = {id_: dict(context) for id_, context in known.items()}
-                await worker.do(worker.aside.fold, row.source, events, contexts)
+                await worker.do(worker.fold, row.source, events, contexts)
                 await reach.see(row, events)
         return reach.since_us
 
@@ -196,7 +201,8 @@ class Backfill:
 
     async def _vocabulary(self, revision: str) -> Vocabulary | None:
         """That of an earlier revision; None if it cannot be told any more."""
-        archive = await self._thread.run(self._ledger.rulebase_archive, revision)
+        # Events are taken in as the first of those that a row is stamped with declares them.
+        archive = await self._thread.run(self._ledger.rulebase_archive, stamped(revision)[0])
         if archive is None:
             return None
         try:
@@ -206,14 +212,14 @@ class Backfill:
 
     async def _bring(self, worker: _Worker, boundary: int, generation: int, status: BackfillStatus) -> None:
         """What was found, to the subscribers, some at a time."""
-        status.subscribers = len(worker.aside.states)
-        while worker.aside.states:
-            fills = worker.aside.fills(boundary, _FILLS)
+        status.subscribers = len(worker.states)
+        while worker.states:
+            fills = worker.fills(boundary, _FILLS)
             if self._live.generation != generation:
                 raise OutdatedError("what was read of the log need not be in it any more")
             if fills:
                 await self._ingest.fill(fills)
-            status.filled = status.subscribers - len(worker.aside.states)
+            status.filled = status.subscribers - len(worker.states)
 
     async def _finish(
         self, revision: Revision, boundary: int, keys: Collection[str], since_us: Mapping[str, int]
@@ -221,19 +227,24 @@ class Backfill:
         """Between two commit groups: whatever is committed later, by any member, knows what is covered."""
         if self._live.current is not revision:
             raise SupersededError("another revision has become live meanwhile")
-        finished = await self._thread.run(self._set_back, revision.id, boundary, keys, since_us)
+        revisions = [each.id for each in revision.side_by_side]
+        finished = await self._thread.run(self._set_back, revisions, boundary, keys, since_us)
         generation, position, coverage, births = finished
         revision.live_since(coverage, births)
         self._ingest.begin_generation(generation, position)
 
     def _set_back(
-        self, revision: str, boundary: int, keys: Collection[str], since_us: Mapping[str, int]
+        self,
+        revisions: Sequence[str],
+        boundary: int,
+        keys: Collection[str],
+        since_us: Mapping[str, int],
     ) -> tuple[int, int, Mapping[str, int], Mapping[str, int]]:
         """In the ledger's thread; the generation that begins with it, the position of the last that was
         logged before, coverage and births as they are then."""
         with self._ledger.transaction() as tx:
             generation, births = tx.advance(), self._ledger.births()
-            if self._ledger.active_revision() != revision or any(
+            if [each.revision for each in self._ledger.in_force()] != revisions or any(
                 births.get(key, boundary) != boundary for key in keys
             ):
                 raise SupersededError("another member has activated a revision meanwhile")
@@ -243,20 +254,35 @@ class Backfill:
 
 
 class _Worker:
-    """A thread that folds aside, with an engine of its own. What is under way when it is left is finished
-    before the engine is closed."""
+    """A thread that folds aside metrics of revisions that run side by side, with engines of its own. What is
+    under way when it is left is finished before the engines are closed."""
 
-    def __init__(self, revision: Revision, metrics: Sequence[Metric], make_engine: EngineFactory) -> None:
+    def __init__(self, wanted: Mapping[Revision, Collection[Metric]], make_engine: EngineFactory) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backfill")
-        rulebase = revision.rulebase
-        self._revision = Revision(rulebase, make_engine(rulebase), revision.coverage, revision.births)
-        self.aside = Aside(self._revision, metrics)
+        self.states: dict[str, SubscriberState] = {}
+        self._revisions: list[Revision] = []
+        self._asides: list[Aside] = []
+        for each, metrics in wanted.items():
+            revision = Revision(each.rulebase, make_engine(each.rulebase), each.coverage, each.births)
+            self._revisions.append(revision)
+            self._asides.append(Aside(revision, metrics, self.states))
+
+    def fold(self, source: str, events: Sequence[Event], contexts: Mapping[str, Mapping[str, Any]]) -> None:
+        """See `Aside.fold`."""
+        for each in self._asides:
+            each.fold(source, events, contexts)
+
+    def fills(self, boundary: int, most: int) -> list[Fill]:
+        """Of all metrics of a subscriber together: whoever has taken in a backfill takes in no other of the
+        same boundary."""
+        return fills_of(self.states, boundary, most)
 
     def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.submit(self._revision.close)
+        for revision in self._revisions:
+            self._executor.submit(revision.close)
         self._executor.shutdown(wait=False)
 
     async def do(self, call: Callable[..., T], *args: object) -> T:

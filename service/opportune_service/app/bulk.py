@@ -53,7 +53,7 @@ class BulkPrompts:
     async def show(self, channel: str, most: int) -> None:
         """Show up to `most` prompts, if the channel is a manual bulk channel. Raises `NoRulebaseError`,
         `StoreUnavailableError`."""
-        declared = self._live.current.rulebase.vocabulary.channels.get(channel)
+        declared = self._live.current.channels.get(channel)
         if most <= 0 or declared is None or not declared.bulk or declared.mode is not Mode.MANUAL:
             return
         now_us, page, generation = self._clock.now_us(), max(most, _PAGE), self._live.generation
@@ -81,7 +81,7 @@ class BulkPrompts:
                 self._not_before_us[decision.prompt_of] = again_us
 
     def _ripe(self, prompt: OpenPrompt, context: Mapping[str, object], channel: str, now_us: int) -> bool:
-        revision = self._live.current
+        revision = self._live.of(prompt.subscriber_id)
         campaign = revision.rulebase.campaigns.get(prompt.campaign)
         if campaign is None or prompt.trigger is None or not revision.shows(prompt.campaign, channel):
             return False

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from opportune_service.app.alarms import hours_watched, tell, too_many
 from opportune_service.app.log import log_row
 from opportune_service.app.ports import Ledger, LedgerTransaction
 from opportune_service.app.quarantine import MOST
 from opportune_service.app.records import LogKind, Pause
-from opportune_service.app.works import HOUR_US, Batch, Group
+from opportune_service.app.works import HOUR_US, Batch, Group, Shadowed
 from opportune_service.core.decide import decide, usage_keys
 from opportune_service.core.events import Event
 from opportune_service.core.revision import Revision
@@ -50,7 +50,7 @@ def commit_group(
     if not batches and not group.rejected:
         return ()
     rows = [
-        log_row(batch.position, batch.kind, batch.source, batch.now_us, batch.revision.id, batch.items)
+        log_row(batch.position, batch.kind, batch.source, batch.now_us, batch.revision.stamp, batch.items)
         for batch in batches
         if batch.kind is not None
     ]
@@ -67,6 +67,19 @@ def commit_group(
             tx.quarantine(group.rejected, MOST)
     tell(pauses)
     return verdicts
+
+
+def decide_apart(ledger: Ledger, moments: Sequence[Shadowed]) -> Sequence[Verdict]:
+    """Decide moments of a shadow, in a ledger of its own; the verdicts that are new. Raises
+    `StoreUnavailableError`: then nothing of it is durable."""
+    with ledger.transaction() as tx:
+        deciding = _Deciding(tx, moments, frozenset())
+        for revision, moment in moments:
+            deciding.verdict(revision, moment)
+        deciding.record()
+        for pause in deciding.pauses:
+            tx.pause(pause)
+    return list(deciding.fresh.values())
 
 
 def names_of(counters: Collection[UsageKey]) -> set[str]:
@@ -93,11 +106,18 @@ def _counts(group: Group) -> Mapping[tuple[str, int], int]:
 def _take_steps(tx: LedgerTransaction, batches: Sequence[Batch]) -> tuple[list[Verdict], list[Pause]]:
     if not any(batch.steps for batch in batches):
         return [], []
-    deciding = _Deciding(tx, batches)
+    decided = [
+        (batch.revision.of(step.key.subscriber_id), step)
+        for batch in batches
+        for step in batch.steps
+        if isinstance(step, Moment)
+    ]
+    responses = (step for batch in batches for step in batch.steps if isinstance(step, Response))
+    deciding = _Deciding(tx, decided, {step.subscriber_id for step in responses})
     for batch in batches:
         for step in batch.steps:
             if isinstance(step, Moment):
-                batch.verdicts.append(deciding.verdict(batch.revision, step))
+                batch.verdicts.append(deciding.verdict(batch.revision.of(step.key.subscriber_id), step))
             else:
                 deciding.hear(step)
     deciding.record()
@@ -107,9 +127,12 @@ def _take_steps(tx: LedgerTransaction, batches: Sequence[Batch]) -> tuple[list[V
 
 
 class _Deciding:
-    """The steps of one group, one after the other, on what the ledger knows."""
+    """The steps of one group, one after the other, on what the ledger knows. `decided`: all moments with
+    the revision that decides each; `heard`: who answers something."""
 
-    def __init__(self, tx: LedgerTransaction, batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, tx: LedgerTransaction, decided: Sequence[tuple[Revision, Moment]], heard: Set[str]
+    ) -> None:
         self._tx = tx
         self.fresh: dict[EventKey, Verdict] = {}
         self.pauses: list[Pause] = []
@@ -119,7 +142,6 @@ class _Deciding:
         self._stored: Mapping[EventKey, Verdict] = {}
         self._usage: Usage = {}
         self._paused: frozenset[str] = frozenset()
-        decided = [(batch.revision, s) for batch in batches for s in batch.steps if isinstance(s, Moment)]
         if not decided:
             return
         moments = [moment for _, moment in decided]
@@ -127,7 +149,6 @@ class _Deciding:
         counters: set[UsageKey] = set()
         for revision, moment in decided:
             counters |= usage_keys(revision.rulebase, moment) | hours_watched(revision.rulebase, moment)
-        heard = {s.subscriber_id for batch in batches for s in batch.steps if isinstance(s, Response)}
         tx.lock(subscribers | heard, names_of(counters))
         self._stored = tx.verdicts([moment.key for moment in moments])
         lookback_us = max(revision.lookback_us for revision, _ in decided)

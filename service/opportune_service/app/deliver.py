@@ -27,6 +27,7 @@ from opportune_service.app.pace import Pace
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import DeliveryState, Lease, Pause, Settlement, Waiting
 from opportune_service.app.revisions import LiveRevision
+from opportune_service.app.test_sends import TestSends, is_test
 from opportune_service.core.calendars import day_begins_us, local_day
 from opportune_service.core.revision import Revision
 from opportune_service.core.verdict import Decision, Outcome, Reason, UsageKey, UsageKind, Verdict
@@ -108,12 +109,13 @@ class Deliveries:
         self._prompts = prompts
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.tests = TestSends(clock, self.wake)
         started_us = clock.now_us()
         self._paces: defaultdict[str, Pace] = defaultdict(lambda: Pace(started_us))
 
     def check_channel(self, channel: str) -> None:
         """Raises `InvalidRequestError` unless clients carry contacts on it: automatic and bulk channels."""
-        known = self._live.current.rulebase.vocabulary.channels
+        known = self._live.current.channels
         if channel not in known or not _has_clients(known[channel]):
             carried = sorted(c.name for c in known.values() if _has_clients(c))
             raise InvalidRequestError("channel", f"channel must be one of: {', '.join(carried)}")
@@ -154,6 +156,9 @@ class Deliveries:
         waits for nobody but the ledger. Prompts of a bulk channel are shown first, no more than its pace
         lets go out now.
         """
+        if tests := self.tests.take(channel, limit):
+            self._news[channel].set()  # what else there is, is there still
+            return tests
         leases: list[Lease] = []
         looked_at: dict[str, Waiting] = {}
         async with self._turns[channel]:
@@ -188,7 +193,8 @@ class Deliveries:
             refused: list[tuple[Lease, Step]] = []
             for waiting, lease in given:
                 context = contexts.get(waiting.subscriber_id)
-                step = next_step(revision, waiting, context, now_us, self._lease_for_us)
+                decides = revision.of(waiting.subscriber_id)
+                step = next_step(decides, waiting, context, now_us, self._lease_for_us)
                 if isinstance(step, Lease):
                     clear.append((waiting, lease))
                 else:
@@ -202,7 +208,7 @@ class Deliveries:
 
     def _free(self, channel: str, now_us: int) -> int:
         """How many the channel's pace leaves room for."""
-        declared = self._live.current.rulebase.vocabulary.channels.get(channel)
+        declared = self._live.current.channels.get(channel)
         per_second = declared.per_second if declared else None
         if per_second is not None:
             per_second = self._share(per_second)
@@ -224,7 +230,8 @@ class Deliveries:
         steps: dict[Waiting, Step] = {}
         for waiting in found:
             context = contexts.get(waiting.subscriber_id)
-            step = next_step(revision, waiting, context, now_us, self._lease_for_us)
+            decides = revision.of(waiting.subscriber_id)
+            step = next_step(decides, waiting, context, now_us, self._lease_for_us)
             if isinstance(step, Lease):
                 if most <= 0:
                     continue
@@ -307,9 +314,15 @@ class Deliveries:
         newest any more (it ran out and was given again), so its word does not count; or no such
         delivery."""
         answers: list[bool] = []
-        for piece in _pieces(settled):
+        for piece in _pieces([each for each in settled if not is_test(each.decision_id)]):
             answers += await self._thread.run(self._settle, piece)
-        return answers
+        real = iter(answers)
+        return [
+            self.tests.settle(each.decision_id, each.settlement)
+            if is_test(each.decision_id)
+            else next(real)
+            for each in settled
+        ]
 
     def _settle(self, settled: Sequence[Settled]) -> list[bool]:
         now_us = self._clock.now_us()
@@ -336,7 +349,9 @@ class Deliveries:
 
     async def standings(self, decision_ids: Collection[str]) -> dict[str, Standing]:
         """Where these deliveries stand; without those that do not exist."""
-        return await self._thread.run(self._standings, decision_ids)
+        tests = {id_: self.tests.standing(id_) for id_ in decision_ids if is_test(id_)}
+        found = await self._thread.run(self._standings, [id_ for id_ in decision_ids if id_ not in tests])
+        return found | {id_: Standing(*test, 1) for id_, test in tests.items() if test is not None}
 
     def _standings(self, decision_ids: Collection[str]) -> dict[str, Standing]:
         found = {}
@@ -350,9 +365,10 @@ class Deliveries:
         """Note what became of contacts on a channel, a piece in one transaction. False: it was known; None:
         the channel made no such contact."""
         answers: list[bool | None] = []
-        for piece in _pieces(reported):
+        for piece in _pieces([each for each in reported if not is_test(each.decision_id)]):
             answers += await self._thread.run(self._report_receipts, channel, piece)
-        return answers
+        real = iter(answers)
+        return [True if is_test(each.decision_id) else next(real) for each in reported]
 
     def _report_receipts(self, channel: str, reported: Sequence[Reported]) -> list[bool | None]:
         answers: list[bool | None] = []
@@ -387,19 +403,28 @@ class Deliveries:
 
     def _alarms(self, tx: LedgerTransaction, new: Sequence[Reported]) -> Sequence[Pause]:
         """Pause the campaigns that are complained of too much by now."""
-        complaints = [
-            Outcome(item.decision_id, item.kind, item.at_us, about.campaign, about.product, about.category)
-            for item in new
-            if item.kind is OutcomeKind.COMPLAINED
-            if (about := self._decision(item.decision_id)) is not None
-        ]
+        complaints = [item for item in new if item.kind is OutcomeKind.COMPLAINED]
         if not complaints or not self._live.id:
             return ()
-        return pause_complained_of(tx, self._live.current.rulebase, complaints, self._clock.now_us())
+        pauses: list[Pause] = []
+        for item in complaints:
+            verdict, about = self._verdict(item.decision_id)
+            if verdict is None or about is None:
+                continue
+            outcome = Outcome(
+                *(item.decision_id, item.kind, item.at_us, about.campaign, about.product, about.category)
+            )
+            rulebase = self._live.of(verdict.key.subscriber_id).rulebase
+            pauses += pause_complained_of(tx, rulebase, [outcome], self._clock.now_us())
+        return pauses
 
     def _decision(self, decision_id: str) -> Decision | None:
+        return self._verdict(decision_id)[1]
+
+    def _verdict(self, decision_id: str) -> tuple[Verdict | None, Decision | None]:
         verdict = self._ledger.verdict_of(decision_id)
-        return next((d for d in verdict.decisions if d.id == decision_id), None) if verdict else None
+        decisions = verdict.decisions if verdict else ()
+        return verdict, next((each for each in decisions if each.id == decision_id), None)
 
 
 class _Room:
@@ -408,7 +433,7 @@ class _Room:
 
     def __init__(self, tx: LedgerTransaction, revision: Revision, channel: str, now_us: int) -> None:
         zone = revision.rulebase.time_zone
-        declared = revision.rulebase.vocabulary.channels.get(channel)
+        declared = revision.channels.get(channel)
         self._left = declared.per_day if declared else None
         self.day = local_day(now_us, zone)
         self.again_us = day_begins_us(self.day + 1, zone)

@@ -6,6 +6,8 @@ The last step does the same for what has come in meanwhile, and takes the subscr
 out of all tables, in one transaction. So whatever was sent before the erasure is erased, whatever is sent
 after it is new, and an erasure that a crash cut off is made whole by making it again.
 
+What a shadow has decided is erased first, each time: where that fails, so does the erasure.
+
 At the end a generation begins: what other members have read of the record and wait to do comes to nothing.
 """
 
@@ -26,6 +28,7 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.log import encoded_items, items_of, log_row
 from opportune_service.app.ports import Clock, Ledger, LedgerTransaction, LiveState
 from opportune_service.app.records import LogRow
+from opportune_service.app.shadow import Shadow
 from opportune_service.app.takeover import hold
 from opportune_service.core.erase import STAND_IN_DIGITS, Erasing
 from opportune_service.core.state import SubscriberState, encode_state
@@ -68,6 +71,7 @@ class Erasures:
         clock: Clock,
         ingest: Ingest,
         restart_backfill: Callable[[], None],
+        shadow: Shadow,
     ) -> None:
         self._states = states
         self._ledger = ledger
@@ -75,6 +79,7 @@ class Erasures:
         self._clock = clock
         self._ingest = ingest
         self._restart_backfill = restart_backfill
+        self._shadow = shadow
         self._turn = asyncio.Lock()
         self._running: dict[str, asyncio.Task[Erased]] = {}
 
@@ -144,6 +149,8 @@ class Erasures:
 
     async def _put(self, found: _Rewritten, erasing: Erasing) -> None:
         """Between two commit groups: live state is as the log has it."""
+        # Before the log tells no more who the others are.
+        await self._shadow.blot_out(erasing, found.others)
         async with self._holding(found.others) as held:
             states = await self._without(held, erasing)
             await self._thread.run(self._write, found, states, erasing)
@@ -195,6 +202,7 @@ class Erasures:
         reason: str,
     ) -> Erased:
         number = erasing.number
+        await self._shadow.erase(erasing, tail.others, by, reason)
         known = held[number] != SubscriberState()
         states = await self._without(held, erasing)
         at_us = self._clock.now_us()

@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from opportune_service.app.aside import aside, let_go
 from opportune_service.app.checkpoint import Checkpoints
 from opportune_service.app.commit import alone, commit_group
 from opportune_service.app.deferrals import MOST as MOST_DEFERRALS
@@ -39,11 +40,12 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.membership import SILENT_US, Membership, Pulse
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
+from opportune_service.app.records import InForce
 from opportune_service.app.recover import Recovered, note_listening, recover_some, recovered_only
-from opportune_service.app.revisions import LiveRevision, stored_revision
+from opportune_service.app.revisions import LiveRevision, Made, make, runs, stored_archive
 from opportune_service.app.takeover import Folding, rebuild, take_over
 from opportune_service.app.work_queue import WorkQueue
-from opportune_service.app.works import Group, Receipt, Work
+from opportune_service.app.works import Group, Receipt, Shadowed, Work
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event
 from opportune_service.core.revision import EngineFactory, Revision
@@ -77,6 +79,7 @@ class Ingest:
         recovered: Recovered,
         on_verdicts: Callable[[Sequence[Verdict]], None],
         membership: Membership | None = None,
+        on_shadowed: Callable[[Sequence[Shadowed]], None] = lambda _: None,
     ) -> None:
         self._live = live
         self._states = states
@@ -87,6 +90,7 @@ class Ingest:
         self._membership = membership
         self._observer = Observer(live, states, recovered, clock.now_us(), membership)
         self._on_verdicts = on_verdicts
+        self._on_shadowed = on_shadowed
         self._wake = asyncio.Event()
         self._queue = WorkQueue(self._wake.set)
         self._closing = False
@@ -402,6 +406,7 @@ class Ingest:
 
     def _retire(self, work: Work, revision: Revision) -> None:
         revision.close()
+        let_go(revision.rulebase.campaigns.values())
         if not work.done.done():
             work.done.set_result(Receipt(0, 0, [], [], revision.id))
 
@@ -437,6 +442,8 @@ class Ingest:
         verdicts = [verdict for _, receipt in group.answers for verdict in receipt.verdicts]
         if verdicts:
             self._on_verdicts(verdicts)
+        if group.shadowed:
+            self._on_shadowed(group.shadowed)
 
     async def _give_back(self, group: Group) -> bool:
         """What is committed is saved, for others to have; but not what the next group changed further.
@@ -578,7 +585,8 @@ class Ingest:
         """What a pulse calls for; it may take longer than until the next one."""
         try:
             if pulse.generation != membership.generation:
-                await self._at_once(lambda: self._adopt(membership))
+                made = await self._make_ready()  # before the pipeline waits for it
+                await self._at_once(lambda: self._adopt(membership, made))
             if pulse.silent and membership.leads:
                 await self._at_once(lambda: self._take_over(membership, pulse.silent))
         except StoreUnavailableError as error:
@@ -652,20 +660,37 @@ class Ingest:
         for subscriber_id in subscriber_ids:
             self._observer.timers.set(subscriber_id, now_us)
 
-    async def _adopt(self, membership: Membership) -> None:
-        """Work under the present generation. Between two commit groups."""
-        generation, active, position, since = await self._thread.run(self._present)
-        if active and active != self._live.id:
-            revision = await self._thread.run(stored_revision, self._ledger, active, self._make_engine)
-            previous = self._live.swap(revision)
-            if previous is not None:
-                previous.close()
-            log.info("revision %s is active", active[:12])
+    async def _adopt(self, membership: Membership, made: Made | None = None) -> None:
+        """Work under the present generation. Between two commit groups. `made`: what may have been made
+        ready for it before."""
+        generation, in_force, position, since = await self._thread.run(self._present)
+        if made is not None and not made.fits(self._live, in_force):
+            made.close()
+            made = None
+        if made is None and not runs(self._live, in_force):
+            made = await self._make_ready()
+        if made is not None:
+            for each in self._live.swap(made.revision):
+                each.close()
+            log.info("in force: %s", ", ".join(f"{each.revision[:12]} ({each.mode})" for each in in_force))
         if self._live.id:
-            # Also where it is the same: it may have gone and come back, or a backfill has ended.
+            # Also where they are the same: one may have gone and come back, or a backfill has ended.
             self._live.current.live_since(*since)
         self.deferrals.forget()  # what was taken for a commit that failed is still due
         self.begin_generation(generation, position)
+
+    async def _make_ready(self) -> Made | None:
+        """What is in force, ready to be swapped in; None if it is live already."""
+        in_force = await self._thread.run(self._ledger.in_force)
+        if runs(self._live, in_force):
+            return None
+        archives = await self._thread.run(self._archives, in_force)
+        full = self._live.current if self._live.id == in_force[0].revision else None
+        return await aside(lambda: make(archives, in_force, full, self._make_engine))
+
+    def _archives(self, in_force: Sequence[InForce]) -> dict[str, bytes]:
+        """In the ledger's thread."""
+        return {each.revision: stored_archive(self._ledger, each.revision) for each in in_force}
 
     def begin_generation(self, generation: int, position: int) -> None:
         """Work under it from now on; all that was logged before it began is up to this position. Call it
@@ -675,11 +700,13 @@ class Ingest:
         if self._membership is not None:
             self._membership.generation = generation
 
-    def _present(self) -> tuple[int, str, int, tuple[Mapping[str, int], Mapping[str, int]]]:
+    def _present(
+        self,
+    ) -> tuple[int, Sequence[InForce], int, tuple[Mapping[str, int], Mapping[str, int]]]:
         """In the ledger's thread. The generation first: if another begins meanwhile, guards will tell."""
-        generation, active = self._ledger.generation(), self._ledger.active_revision()
+        generation, in_force = self._ledger.generation(), self._ledger.in_force()
         since = self._ledger.coverage(), self._ledger.births()
-        return generation, active, self._ledger.last_position(), since
+        return generation, in_force, self._ledger.last_position(), since
 
 
 def _unanswered() -> asyncio.Future[Receipt]:

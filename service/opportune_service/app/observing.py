@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 TURN = 200
 """Timers that are looked at in one turn: if all of them fire, about 20 ms between two commit groups."""
 
+_NEVER_US = 2**62
 _LOOK_AGAIN_US = 1_000_000
 _BUSY_US = 50_000
 """A timer whose subscriber another member holds is looked at again so much later: a commit of theirs."""
@@ -141,6 +142,7 @@ class Observer:
         group.batches += draft.batches
         group.touches += draft.touches
         group.derived += draft.derived
+        group.shadowed += draft.shadowed
         group.answers.append((draft.work, draft.receipt))
 
     async def hold_all(self, works: Collection[Work], group: Group) -> None:
@@ -226,10 +228,31 @@ class Observer:
             states = await self._load(draft, {event.subscriber_id for event, _ in admitted})
             self._observe(draft, admitted, states)
             return
+        shortest_us = _shortest_wait_us(draft.revision)
+        together: list[tuple[Event, Attributes]] = []
+        first_us = until_us = 0
         for each in admitted:
-            await self._settle_earlier(draft, each[0].occurred_at_us)
-            # Loaded one by one: what was loaded before the timers were settled may be gone.
-            self._observe(draft, [each], await self._load(draft, [each[0].subscriber_id]))
+            at_us = each[0].occurred_at_us
+            if not together or not first_us <= at_us <= until_us:
+                await self._take_together(draft, together)
+                await self._settle_earlier(draft, at_us)
+                # Up to then nothing is due, whatever these start.
+                first_us, until_us = at_us, min(self.timers.next_us(), at_us + shortest_us)
+                together = []
+            together.append(each)
+        await self._take_together(draft, together)
+
+    async def _take_together(self, draft: Draft, admitted: Sequence[tuple[Event, Attributes]]) -> None:
+        """By event time: events among which no timer is due, if those of each subscriber are in order. The
+        others may start a wait that is over already, and are taken in alone."""
+        rest = list(admitted)
+        while rest:
+            states = await self._load(draft, {event.subscriber_id for event, _ in rest})
+            count = _in_order(rest, states)
+            self._observe(draft, rest[:count], states)
+            rest = rest[count:]
+            if rest:
+                await self._settle_earlier(draft, rest[0][0].occurred_at_us)
 
     def _admit(self, draft: Draft) -> list[tuple[Event, Attributes | Rejection]]:
         work = draft.work
@@ -247,6 +270,11 @@ class Observer:
         self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], states: States
     ) -> None:
         work, revision = draft.work, draft.revision
+        prompts = work.prompts
+        if prompts:  # then there is one event
+            decides = revision.of(work.events[0].subscriber_id)
+            # Another revision may have made them, whose campaign was not what it is in this one.
+            prompts = {c: id_ for c, id_ in prompts.items() if decides.shows(c, work.touch_point)}
         observed = observe(
             revision,
             work.source,
@@ -255,8 +283,7 @@ class Observer:
             draft.position(LogKind.EVENTS),
             work.now_us,
             touch_point=work.touch_point,
-            # Another revision may have made them, whose campaign was not what it is in this one.
-            prompts={c: id_ for c, id_ in work.prompts.items() if revision.shows(c, work.touch_point)},
+            prompts=prompts,
             peers=self._states.peek,
             deferred=self.deferrals.take,
         )
@@ -316,23 +343,23 @@ class Observer:
                 self.deferrals.forget()  # still due: they are read again
                 return
             state = states[subscriber_id]
-            draft.decide(observe_deferred(draft.revision, due, state, now_us, peers=self._states.peek))
+            decides = draft.revision.of(subscriber_id)
+            draft.decide(observe_deferred(decides, due, state, now_us, peers=self._states.peek))
 
     async def _show(self, draft: Draft, prompts: Sequence[OpenPrompt]) -> None:
         """Likewise all prompts of one subscriber that are shown together."""
         revision, touch_point = draft.revision, draft.work.touch_point
         of_subscriber: defaultdict[str, list[OpenPrompt]] = defaultdict(list)
         for prompt in prompts:
-            if revision.shows(prompt.campaign, touch_point):
+            if revision.of(prompt.subscriber_id).shows(prompt.campaign, touch_point):
                 of_subscriber[prompt.subscriber_id].append(prompt)
         now_us = draft.work.now_us or 0
         triggers = [(each.trigger.type, each.trigger.attributes) for each in prompts if each.trigger]
         states = await self._load(draft, of_subscriber, self._named(draft, triggers))
         for subscriber_id, state in states.items():
             own = of_subscriber[subscriber_id]
-            draft.decide(
-                observe_prompts(revision, own, state, now_us, touch_point, peers=self._states.peek)
-            )
+            decides = revision.of(subscriber_id)
+            draft.decide(observe_prompts(decides, own, state, now_us, touch_point, peers=self._states.peek))
 
     # -- timers and triggers ----------------------------------------------------------------------
 
@@ -369,14 +396,14 @@ class Observer:
 
     def _by_watermarks(self, draft: Draft, horizons: dict[str, Horizon], now_us: int) -> _Ask:
         """How far the sources have come is asked once a turn and pattern, and put in `horizons`."""
-        revision, watermarks = draft.revision, self.watermarks
-
-        rulebase, coverage = revision.rulebase, revision.coverage
+        watermarks = self.watermarks
         known_us: dict[str, int] = {}
 
         def ask(key: str, due_us: int) -> Word:
-            pattern = revision.patterns_by_key[key]
+            pattern = draft.revision.patterns_by_key[key]
             if key not in horizons:
+                owner = draft.revision.owner(key)
+                rulebase, coverage = owner.rulebase, owner.coverage
                 horizons[key] = watermarks.horizon(awaited_by(pattern, rulebase), rulebase, now_us)
                 known_us[key] = known_from_us(pattern, rulebase, coverage, coverage.get(LOG_KEY, 0))
             if isinstance(pattern, _WAITS) and due_us - pattern.for_us < known_us[key]:
@@ -436,7 +463,10 @@ class Observer:
             draft.add(LogKind.TIMERS, [due], observed.steps)
         self._schedule(revision, observed.timers, states)
         if pattern is not None and not due.fired:
-            self._miss(draft, due.subscriber_id, pattern.name, due.at_us, states)
+            self._miss(
+                *(draft, due.subscriber_id, lambda each: each.pattern_names.get(due.name, "")),
+                *(due.at_us, states),
+            )
 
     async def _miss_event(self, draft: Draft, event: Event) -> None:
         """An event was rejected. It is not folded, but what it tells of may have happened."""
@@ -444,18 +474,29 @@ class Observer:
             states = await self._load(draft, [event.subscriber_id])
             told = (event.type, CELL if event.cell_id else "", IMEI if event.imei else "")
             for type_ in filter(None, told):
-                self._miss(draft, event.subscriber_id, type_, event.occurred_at_us, states)
+                self._miss(
+                    *(draft, event.subscriber_id, lambda _, type_=type_: type_),
+                    *(event.occurred_at_us, states),
+                )
 
-    def _miss(self, draft: Draft, subscriber_id: str, type_: str, at_us: int, states: States) -> None:
-        """Something of this type that may have happened then is missing: drop the waits that it may have
-        ended."""
+    def _miss(
+        self,
+        draft: Draft,
+        subscriber_id: str,
+        type_in: Callable[[Revision], str],
+        at_us: int,
+        states: States,
+    ) -> None:
+        """Something of a type that may have happened then is missing: drop the waits that it may have
+        ended. `type_in`: what a revision calls the type, "" if it does not have it."""
         revision = draft.revision
         for due_us, key in pending(revision, states[subscriber_id]):
             pattern = revision.patterns_by_key[key]
+            owner = revision.owner(key)
             if (
                 isinstance(pattern, _WAITS)
                 and due_us - pattern.for_us < at_us <= due_us
-                and type_ in awaited_types(pattern, revision.rulebase)
+                and type_in(owner) in awaited_types(pattern, owner.rulebase)
             ):
                 self._take_due(draft, Due(subscriber_id, key, due_us, fired=False), states)
 
@@ -466,7 +507,28 @@ class Observer:
 
     def _named(self, draft: Draft, told: Collection[tuple[str, Attributes]]) -> Collection[str]:
         """The other subscribers that these name, if they have to be asked for."""
-        return peers_of(draft.revision, told) if self._membership else ()
+        if not self._membership:
+            return ()
+        return {peer for each in draft.revision.side_by_side for peer in peers_of(each, told)}
+
+
+def _shortest_wait_us(revision: Revision) -> int:
+    """How long after an event the first timer that it starts may be due."""
+    waits = [each.for_us for each in revision.patterns_by_key.values() if isinstance(each, _WAITS)]
+    return min(waits, default=_NEVER_US)
+
+
+def _in_order(admitted: Sequence[tuple[Event, Attributes]], states: States) -> int:
+    """How many of these, at least one, come before the first that is late for its subscriber."""
+    latest_us: dict[str, int] = {}
+    for number, (event, _) in enumerate(admitted):
+        subscriber_id, at_us = event.subscriber_id, event.occurred_at_us
+        if number and at_us < latest_us.get(subscriber_id, states[subscriber_id].latest_us):
+            return number
+        latest_us[subscriber_id] = max(at_us, states[subscriber_id].latest_us)
+        if at_us < states[subscriber_id].latest_us:
+            return 1  # the first one is late itself
+    return len(admitted)
 
 
 def _fire(_: str, __: int) -> Word:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from enum import StrEnum
 from itertools import islice
@@ -11,7 +11,7 @@ from itertools import islice
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.policies import OutcomeKind
 
-from opportune_service.app.errors import InvalidRequestError
+from opportune_service.app.errors import InvalidRequestError, NotReadyError
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Ledger
 from opportune_service.app.records import CampaignFigures, ChannelFigures
@@ -19,6 +19,7 @@ from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import mask
 from opportune_service.core.calendars import day_begins_us, local_day, weekday
 from opportune_service.core.estimates import Estimate, difference, share
+from opportune_service.core.revision import Revision
 
 MAX_PERIODS = 1_000
 """A report with more would keep commits waiting, and nobody reads it."""
@@ -82,13 +83,16 @@ async def report(
     start_us: int,
     end_us: int,
     period: Period,
+    *,
+    of_shadow: bool = False,
 ) -> Report:
-    """Report on `campaigns` (none: all of the present revision) in [start, end), by time of decision.
+    """Report on `campaigns` (none: all of the revisions in force) in [start, end), by time of decision.
+    `of_shadow`: on those of the shadow, whose ledger is given.
 
     Each period is read in a call of its own, so that commits get their turn. Raises `InvalidRequestError`
     for an empty or too finely cut time, or a campaign that is unknown; `NoRulebaseError`.
     """
-    rulebase = live.current.rulebase
+    rulebase = _reported(live.current, of_shadow=of_shadow)
     for name in campaigns:
         if name not in rulebase.campaigns:
             asked_for = mask(name[:64])
@@ -121,6 +125,23 @@ async def report(
         channels=sorted(channels, key=lambda each: (each.figures.channel, each.figures.start_us)),
         frequencies=dict(frequencies),
     )
+
+
+def _reported(revision: Revision, *, of_shadow: bool) -> Rulebase:
+    """The rulebase in full force, with the campaigns and channels of a canary that it does not have; or
+    that of the shadow."""
+    shadow = revision.shadow
+    if of_shadow:
+        if shadow is None:
+            raise NotReadyError("no revision is in force as a shadow")
+        return shadow.rulebase
+    deciding = [each.revision.rulebase for each in revision.beside if each.share is not None]
+    if not deciding:
+        return revision.rulebase
+    rulebase = revision.rulebase
+    campaigns = {name: each for other in deciding for name, each in other.campaigns.items()}
+    vocabulary = replace(rulebase.vocabulary, channels=revision.channels)
+    return replace(rulebase, vocabulary=vocabulary, campaigns=campaigns | dict(rulebase.campaigns))
 
 
 def effect(rulebase: Rulebase, figures: dict[str, CampaignFigures], name: str) -> CampaignEffect:

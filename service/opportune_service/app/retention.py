@@ -62,10 +62,12 @@ def horizons(revision: Revision, keep: Keep, now_us: int) -> Mapping[Kept, Horiz
 
 def history_needed_us(revision: Revision) -> int:
     """How far back anything looks that is decided, answered or watched under this revision."""
-    campaigns = revision.rulebase.campaigns.values()
-    alarms = [revision.rulebase.policies.alarm, *(each.alarm for each in campaigns if each.alarm)]
+    rulebases = [each.rulebase for each in revision.side_by_side]
+    campaigns = [campaign for rulebase in rulebases for campaign in rulebase.campaigns.values()]
+    alarms = [rulebase.policies.alarm for rulebase in rulebases]
+    alarms += [each.alarm for each in campaigns if each.alarm]
     return max(
-        revision.lookback_us,
+        *(each.lookback_us for each in revision.side_by_side),
         *(each.conversion.within_us for each in campaigns if each.conversion),
         *(alarm.within_us for alarm in alarms),
     )
@@ -73,12 +75,12 @@ def history_needed_us(revision: Revision) -> int:
 
 def _longest_window_us(revision: Revision) -> int:
     """Of the metrics that the log can fill: a revision to come may ask for as much anew."""
-    rulebase = revision.rulebase
     return max(
         (
             metric.last_us or (metric.days or 0) * DAY_US
-            for metric in rulebase.metrics.values()
-            if fillable(metric, rulebase.vocabulary)
+            for each in revision.side_by_side
+            for metric in each.rulebase.metrics.values()
+            if fillable(metric, each.rulebase.vocabulary)
         ),
         default=0,
     )

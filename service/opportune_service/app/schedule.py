@@ -108,7 +108,7 @@ class Schedule:
         if revision is self._revision and since_us <= now_us < until_us:
             return
         until_us = now_us + _CENSUS_US
-        if revision.rulebase.triggers:
+        if revision.triggers:
             known = revision is self._revision and 0 <= now_us - self._census_us < _CENSUS_US
             if not known and not await self._scan(revision, []):
                 return  # another revision has come
@@ -124,7 +124,7 @@ class Schedule:
         """The sweeps that are due and not done, in the order in which they fell due."""
         due = {
             Sweep(trigger.name, zone, at_us)
-            for trigger in revision.rulebase.triggers.values()
+            for trigger in revision.triggers.values()
             for zone, tz in self._zones.items()
             for at_us in moments(trigger, tz, self._from_us(revision, trigger, now_us), now_us)
         }
@@ -140,7 +140,7 @@ class Schedule:
         """When the next sweep is due, at the latest `until_us`."""
         coming = [
             at_us
-            for trigger in revision.rulebase.triggers.values()
+            for trigger in revision.triggers.values()
             for tz in self._zones.values()
             for at_us in moments(trigger, tz, now_us, until_us)
         ]
@@ -151,7 +151,7 @@ class Schedule:
         False: another revision became active on the way, or somebody was erased, and the scan ended."""
         tasks: dict[str, list[tuple[Sweep, Callable[[Mapping[str, object]], bool]]]] = defaultdict(list)
         for sweep in sweeps:
-            trigger = revision.rulebase.triggers[sweep.trigger]
+            trigger = revision.triggers[sweep.trigger]
             tasks[sweep.zone].append((sweep, due_at(trigger, self._zones[sweep.zone], sweep.due_us)))
         zones: dict[str, tzinfo] = {str(revision.rulebase.time_zone): revision.rulebase.time_zone}
         generation = self._live.generation
@@ -169,7 +169,7 @@ class Schedule:
                 dues += [
                     Due(subscriber_id, sweep.trigger, sweep.due_us)
                     for sweep, is_due in tasks.get(name, ())
-                    if is_due(known)
+                    if is_due(known) and _concerns(sweep.trigger, revision, subscriber_id)
                 ]
             while len(dues) >= BATCH:
                 if self._live.generation != generation:
@@ -188,3 +188,11 @@ class Schedule:
         """In the ledger's thread."""
         with self._ledger.transaction() as tx:
             tx.finish_sweeps(sweeps, forget_before_us)
+
+
+def _concerns(trigger: str, revision: Revision, subscriber_id: str) -> bool:
+    """Whether the trigger is one of the revision that decides for the subscriber, or of the shadow."""
+    if not revision.beside:
+        return True
+    deciding = (revision.of(subscriber_id), revision.shadow)
+    return any(trigger in each.rulebase.triggers for each in deciding if each)

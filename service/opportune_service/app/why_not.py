@@ -77,15 +77,16 @@ async def why_not(
     Raises `NotFoundError` for a campaign that the active revision does not have, `InvalidRequestError` for
     an event that would be rejected, `NoRulebaseError`, `StoreUnavailableError`.
     """
-    revision = live.current
+    full = live.current
+    revision = full.of(subscriber_id)
     campaign = revision.rulebase.campaigns.get(campaign_name)
     if campaign is None:
-        raise NotFoundError("the active revision has no campaign of this name")
+        raise NotFoundError("the revision that decides for this subscriber has no campaign of this name")
     now_us = clock.now_us()
-    events = list(_events(revision, campaign, event, subscriber_id, now_us))
+    events = list(_events(full, campaign, event, subscriber_id, now_us))
     state = await states.view(subscriber_id, peers_of(revision, [(e.type, told) for e, told in events]))
     supposed = [
-        suppose(revision, state, campaign_name, each, attributes, now_us, states.peek)
+        suppose(full, state, campaign_name, each, attributes, now_us, states.peek)
         for each, attributes in events
     ]
     keys = {key for each in supposed for key in usage_keys(revision.rulebase, each.moment)}

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opportune_service.app.log import Item
 from opportune_service.app.records import LogKind, Quarantined
@@ -127,8 +128,9 @@ class Batch:
     """What was observed under one log position: all there is to make durable of it.
 
     `items` are those accepted, without duplicates. `kind` None: there is nothing to log, only to decide.
-    `now_us` 0: the own time of each. `steps`, in order: moments to decide, and responses to what was
-    decided before. `verdicts` is filled by the commit: one for each moment, decided now or before.
+    `now_us` 0: the own time of each. `revision`: the one in full force, with those beside it. `steps`, in
+    order: moments to decide, and responses to what was decided before. `verdicts` is filled by the commit:
+    one for each moment, decided now or before.
     """
 
     position: int
@@ -141,10 +143,17 @@ class Batch:
     steps: list[Moment | Response] = field(default_factory=list)
 
 
+class Shadowed(NamedTuple):
+    """A moment of a shadow."""
+
+    revision: Revision
+    moment: Moment
+
+
 @dataclass(slots=True)
 class Group:
     """What is committed together, with what to answer. `rejected`: events to keep in quarantine; `touches`:
-    for the contact view; `derived`: (type, hour) of derived events.
+    for the contact view; `derived`: (type, hour) of derived events; `shadowed`: what a shadow decides.
 
     `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes. `busy`:
     those whom another member held: nothing of them is taken in before the next group. `works`: what was
@@ -154,6 +163,7 @@ class Group:
     batches: list[Batch] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
     derived: Counter[tuple[str, int]] = field(default_factory=Counter)
+    shadowed: list[Shadowed] = field(default_factory=list)
     rejected: list[Quarantined] = field(default_factory=list)
     answers: list[tuple[Work, Receipt]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
@@ -189,6 +199,7 @@ class Draft:
         self.batches: list[Batch] = []
         self.touches: list[Touch] = []
         self.derived: Counter[tuple[str, int]] = Counter()
+        self.shadowed: list[Shadowed] = []
         self.receipt = Receipt(0, 0, [], [], revision.id)
 
     def above(self, position: int) -> None:
@@ -205,6 +216,9 @@ class Draft:
         """Keep what is known of it besides what is logged and decided."""
         self.touches += observed.touches
         self.derived.update((name, at_us // HOUR_US) for name, at_us in observed.derived)
+        shadow = self.revision.shadow
+        if shadow is not None:
+            self.shadowed += [Shadowed(shadow, moment) for moment in observed.shadowed]
 
     def decide(self, moment: Moment) -> None:
         """Keep a moment of which there is nothing to log."""

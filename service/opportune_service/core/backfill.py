@@ -44,11 +44,12 @@ def take_fill(fill: Fill, state: SubscriberState, revision: Revision, position: 
     does not have, or that became live anew since, are passed over."""
     if state.filled >= fill.boundary:
         return
-    metrics = {metric.key: metric for metric in revision.rulebase.metrics.values()}
     for key, series in fill.series.items():
-        if key in metrics and revision.births.get(key) == fill.boundary:
+        folding = revision.foldings.get(key)
+        metric = folding.of if folding else None
+        if isinstance(metric, Metric) and revision.births.get(key) == fill.boundary:
             live = state.series.get(key)
-            state.series[key] = series if live is None else merged(metrics[key], live, series)
+            state.series[key] = series if live is None else merged(metric, live, series)
     state.filled = fill.boundary
     state.position = position
 
@@ -145,17 +146,20 @@ def _plans(revision: Revision, metrics: Collection[Metric]) -> dict[str, Plan]:
 
 
 class Aside:
-    """Folds events of the log into `states` that nobody else sees: some metrics of a revision, and what
-    their filters need. The revision's engine must not be used by anybody else."""
+    """Folds events of the log into `states` that nobody else sees but others that fold the same: some
+    metrics of a revision, and what their filters need. The revision's engine must not be used by anybody
+    else."""
 
-    def __init__(self, revision: Revision, metrics: Collection[Metric]) -> None:
+    def __init__(
+        self, revision: Revision, metrics: Collection[Metric], states: dict[str, SubscriberState]
+    ) -> None:
         self._revision = revision
         self._plans = _plans(revision, metrics)
         self._slow_plans = _plans(revision, [metric for metric in metrics if metric.days])
         reads = {name for metric in metrics if metric.where for name in metric.where.reads}
         self._place = any(name.startswith("place.") for name in reads)
         self._handset = any(name.startswith("terminal.") for name in reads)
-        self.states: dict[str, SubscriberState] = {}
+        self.states = states
 
     def fold(self, source: str, events: Iterable[Event], contexts: Mapping[str, Mapping[str, Any]]) -> None:
         """Fold the events of one batch. `contexts` has what is known of subscribers who may be new here."""
@@ -185,11 +189,12 @@ class Aside:
                 chain_.begin(event.subscriber_id, state)
                 chain_.take(event.type, event.occurred_at_us, 0, attributes, event.cell_id, plan, None)
 
-    def fills(self, boundary: int, most: int) -> list[Fill]:
-        """Up to `most` subscribers' fills; their states are then given up."""
-        fills: list[Fill] = []
-        while self.states and len(fills) < most:
-            subscriber_id, state = self.states.popitem()
-            if state.series:
-                fills.append(Fill(subscriber_id, boundary, state.series))
-        return fills
+
+def fills_of(states: dict[str, SubscriberState], boundary: int, most: int) -> list[Fill]:
+    """Up to `most` subscribers' fills of what was folded aside; their states are then given up."""
+    fills: list[Fill] = []
+    while states and len(fills) < most:
+        subscriber_id, state = states.popitem()
+        if state.series:
+            fills.append(Fill(subscriber_id, boundary, state.series))
+    return fills

@@ -47,6 +47,11 @@ def no_peer(_: str) -> Mapping[str, object] | None:
     return None
 
 
+def in_order(completion: Completion) -> tuple[int, int]:
+    """By which what completes at one event is sorted."""
+    return completion.at_us, completion.digest
+
+
 class _Seen(Facts):
     """The facts of an event. Where it was and with what handset is looked up when a rule asks.
 
@@ -107,7 +112,10 @@ class Chain:
 
     `candidates`: campaign -> candidate. A campaign that several events of the chain trigger is matched by
     the first. `timers_changed`: whether a pattern with a timer took part. `responses`: what may answer a
-    contact. `derived`: (type, time) of the events that were derived.
+    contact. `derived`: (type, time) of the events that were derived. `type`: that of the event itself.
+    `imei`: what it told of the handset. `matches`: whether the revision decides for the subscriber; if not,
+    events are folded and no more. What completes at one event is taken in order of time, then of digests,
+    so that it does not depend on the revision.
     """
 
     __slots__ = (
@@ -117,17 +125,18 @@ class Chain:
         "_day_until_us",
         "_day_zone",
         "_facts",
-        "_imei",
-        "_own_type",
         "_peers",
-        "_pending",
         "candidates",
         "derived",
+        "imei",
+        "matches",
+        "pending",
         "responses",
         "revision",
         "state",
         "subscriber_id",
         "timers_changed",
+        "type",
         "zone",
     )
 
@@ -136,9 +145,10 @@ class Chain:
         self.revision = revision
         self._peers = peers
         self._at_us = 0
-        self._imei = ""
-        self._own_type = ""
-        self._pending: list[Completion] = []
+        self.imei = ""
+        self.type = ""
+        self.matches = True
+        self.pending: list[Completion] = []
         self._day = self._day_from_us = self._day_until_us = 0
         self._day_zone: tzinfo | None = None
         self.candidates: dict[str, Candidate] = {}
@@ -156,7 +166,7 @@ class Chain:
         self.zone: tzinfo = (
             revision.zone_of(context) if "time_zone" in context else revision.rulebase.time_zone
         )
-        self._own_type = self._imei = ""
+        self.type = self.imei = ""
         self.timers_changed = False
         if self.derived or self.responses:
             self.derived, self.responses = (), ()
@@ -166,24 +176,19 @@ class Chain:
 
     def see_handset(self, event: Event, digest: int) -> None:
         """Remember the handset; a new one gives `handset_changed`."""
-        self._imei = event.imei
-        self._pending += take_handset(self.state, event.occurred_at_us, digest, event.cell_id, event.imei)
+        self.imei = event.imei
+        self.pending += take_handset(self.state, event.occurred_at_us, digest, event.cell_id, event.imei)
 
-    def settle(self, due: Due) -> tuple[str, str] | None:
-        """Begin with a timer or a trigger that is due: type and id of its event; None if nothing comes of
-        it."""
+    def settle(self, due: Due) -> str | None:
+        """Begin with a timer or a trigger that is due: the id of its event; None if nothing comes of it."""
         revision = self.revision
         if due.name in revision.rulebase.triggers:
             # By the local day: whoever moves west in the middle of it is not due twice. The hours make one
             # day of a midnight that the clock skips and the earlier instant that stands for it.
             event_id = f"{due.name}@{local_day(due.at_us + _SKIPPED_US, self.zone)}"
-            plan = revision.plans.get(due.name)
             digest = ranked(xxh3_64_intdigest(event_id.encode()), 0)
-            self.derived = ((due.name, due.at_us),)
-            if plan is not None and plan.told:
-                self.hear(plan.told, due.name, due.at_us, {}, "")
-            self.take(due.name, due.at_us, digest, {}, "", plan, None)
-            return due.name, event_id
+            self.derive(Completion(due.name, event_id, digest, due.at_us, {}, ""), due.name)
+            return event_id
         pattern = revision.patterns_by_key.get(due.name)
         if pattern is None:
             return None
@@ -193,8 +198,9 @@ class Chain:
         )
         if completion is None:
             return None
-        self._pending.append(completion)
-        return completion.name, completion.id
+        self.type = completion.name
+        self.pending.append(completion)
+        return completion.id
 
     def take(
         self,
@@ -208,9 +214,9 @@ class Chain:
     ) -> None:
         """Fold one event, infer from it, and match it. `prompts`: campaigns that are candidates anyway."""
         revision, state = self.revision, self.state
-        self._own_type = self._own_type or type_  # whatever is taken later was derived of it
+        self.type = self.type or type_  # whatever is taken later was derived of it
         self._at_us = at_us
-        facts = self._facts.see(self, type_, at_us, attributes, cell_id, self._imei)
+        facts = self._facts.see(self, type_, at_us, attributes, cell_id, self.imei)
         matched: Sequence[Campaign] = ()
         if plan is not None:
             if plan.peer:
@@ -231,12 +237,12 @@ class Chain:
                 roles = roles.at(revision.rulebase.tables.cells.get(cell_id), plan.stays)
             completions, timed = take(revision.machines, roles, state, facts, digest, cell_id, horizon)
             if completions:
-                self._pending += completions
+                self.pending += completions
             if timed:
                 self.timers_changed = True
             if part.changes:
                 self._change(part.changes, facts, digest, attributes, cell_id, horizon)
-            if plan.triggers:
+            if plan.triggers and self.matches:
                 # What `where` filters computed came before the fold; campaigns see the event included.
                 facts.memo.clear()
                 matched = revision.engine.match(facts)
@@ -265,7 +271,7 @@ class Chain:
             *(self.zone, self.revision.coverage),
         )
         for change in changes:
-            self._pending += change(seen)
+            self.pending += change(seen)
         if seen.timed:
             self.timers_changed = True
 
@@ -275,7 +281,7 @@ class Chain:
         for name in prompts:
             if name in campaigns:
                 found.setdefault(name, campaigns[name])
-        derived = facts.type != self._own_type
+        derived = facts.type != self.type
         trigger = Trigger(facts.type, facts.now_us, dict(facts.event), facts.cell_id)
         for name, campaign in found.items():
             if name not in self.candidates:
@@ -293,8 +299,8 @@ class Chain:
                 refuse_channel(self.state, channel, at_us)
             if reply.kind is not None:
                 self.responses += (Response(self.subscriber_id, at_us, reply.kind, reply.channel),)
-        if told.orders:
-            facts = _Seen(self).see(self, type_, at_us, attributes, cell_id, self._imei)
+        if told.orders and self.matches:
+            facts = _Seen(self).see(self, type_, at_us, attributes, cell_id, self.imei)
             tests = self.revision.tests
             campaigns = {
                 campaign.name: conversion.within_us
@@ -357,17 +363,28 @@ class Chain:
     def finish(self) -> bool:
         """Take in what was derived, and what is derived of that, to the end; whether there is any, of a
         timer or a trigger too."""
-        if not self._pending:
+        pending = self.pending
+        if not pending:
             return bool(self.derived)
-        for each in self._pending:  # grows meanwhile; ends, for patterns do not go in circles
-            self.derived += ((each.name, each.at_us),)
-            plan = self.revision.plans.get(each.name)
-            if plan is not None:
-                if plan.told:
-                    self.hear(plan.told, each.name, each.at_us, each.attributes, each.cell_id)
-                self.take(each.name, each.at_us, each.digest, each.attributes, each.cell_id, plan, None)
-        self._pending.clear()
+        if len(pending) > 1:
+            pending.sort(key=in_order)
+        for each in pending:  # grows meanwhile; ends, for patterns do not go in circles
+            before = len(pending)
+            self.derive(each, each.name)
+            if len(pending) > before + 1:
+                pending[before:] = sorted(pending[before:], key=in_order)
+        pending.clear()
         return True
+
+    def derive(self, completion: Completion, name: str) -> None:
+        """Take in what was derived, under the name that it has in this revision."""
+        at_us, attributes, cell_id = completion.at_us, completion.attributes, completion.cell_id
+        self.derived += ((name, at_us),)
+        plan = self.revision.plans.get(name)
+        if plan is not None:
+            if plan.told:
+                self.hear(plan.told, name, at_us, attributes, cell_id)
+            self.take(name, at_us, completion.digest, attributes, cell_id, plan, None)
 
     def metric(self, name: str) -> tuple[object, bool]:
         """What rules ask of metrics, as of the event that is taken."""

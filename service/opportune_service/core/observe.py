@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -22,6 +23,7 @@ from opportune_service.core.chain import Chain, Peers, no_peer
 from opportune_service.core.events import MAX_LATENESS_US, MAX_SKEW_US, Due, Event
 from opportune_service.core.forgetting import forget_unread
 from opportune_service.core.join import preferred, profile_of
+from opportune_service.core.lanes import Lanes, chain_of
 from opportune_service.core.patterns import forget_idle, horizon_us
 from opportune_service.core.responses import touches_of
 from opportune_service.core.revision import Revision
@@ -55,11 +57,19 @@ def nothing_deferred(_: str, __: int) -> Sequence[Deferral]:
     return ()
 
 
+class _Now(NamedTuple):
+    """When a moment is decided (`now_us` None: at its own time), where, and with what was deferred."""
+
+    now_us: int | None
+    touch_point: str
+    deferred: DueDeferrals
+
+
 class Observed(msgspec.Struct):
     """What a batch came to: events to log (duplicates left out); what the ledger is to do, in order:
     moments to decide, and responses to what was decided before; touches for the contact view; the
     subscribers whose next timer may be due at another time than before; and (type, time) of events that
-    were derived."""
+    were derived. `shadowed`: moments of the shadow, if there is one."""
 
     events: list[Event] = msgspec.field(default_factory=list)
     duplicates: int = 0
@@ -67,12 +77,13 @@ class Observed(msgspec.Struct):
     touches: list[Touch] = msgspec.field(default_factory=list)
     timers: set[str] = msgspec.field(default_factory=set)
     derived: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    shadowed: list[Moment] = msgspec.field(default_factory=list)
 
     @property
     def moments(self) -> list[Moment]:
         return [step for step in self.steps if isinstance(step, Moment)]
 
-    def note(self, chain: Chain) -> None:
+    def note(self, chain: Chain | Lanes) -> None:
         """What a chain came to, its moment apart."""
         if chain.timers_changed:
             self.timers.add(chain.subscriber_id)
@@ -80,6 +91,15 @@ class Observed(msgspec.Struct):
             self.derived += chain.derived
         if chain.responses:
             self.steps += chain.responses
+
+    def decide(self, chain: Chain | Lanes, key: EventKey, at_us: int, now: _Now) -> None:
+        """The moment of a chain, if it has candidates, and that of its shadow."""
+        deciding = chain.deciding if isinstance(chain, Lanes) else chain
+        shadow = chain.shadow if isinstance(chain, Lanes) else None
+        if shadow is not None and shadow.candidates:
+            self.shadowed.append(_moment(shadow, key, at_us, now._replace(deferred=nothing_deferred)))
+        if deciding.candidates:
+            self.steps.append(_moment(deciding, key, at_us, now))
 
 
 def observe(
@@ -101,6 +121,7 @@ def observe(
     each event's own time (replay). `touch_point` and `prompts` (campaign -> earlier decision) come from
     `advise`: those campaigns are candidates at this moment whether or not the event triggers them.
     `peers` gives the context of subscribers that events name. `deferred` is asked for those of a moment.
+    Those beside the revision fold as well; whichever decides for a subscriber has its candidates decided.
     """
     observed = Observed()
     seed = xxh3_64_intdigest(source.encode())
@@ -109,7 +130,9 @@ def observe(
     again_us = lateness_us + MAX_SKEW_US
     definitions = len(revision.keys)
     plans = revision.slow_plans if slow else revision.plans
-    chain = Chain(revision, peers)
+    shadow = revision.shadow is not None
+    chain = chain_of(revision, peers, slow=slow)
+    now = _Now(now_us, touch_point, deferred)
     for event, attributes in admitted:
         subscriber_id = event.subscriber_id
         state = states[subscriber_id]
@@ -147,9 +170,8 @@ def observe(
         chain.take(event.type, at_us, ordering, attributes, event.cell_id, plan, prompts)
         if chain.finish() or chain.timers_changed or chain.responses:
             observed.note(chain)
-        if chain.candidates:
-            key = EventKey(subscriber_id, source, event.id)
-            observed.steps.append(_moment(chain, key, event.type, at_us, now_us, touch_point, deferred))
+        if chain.candidates or shadow:
+            observed.decide(chain, EventKey(subscriber_id, source, event.id), at_us, now)
     return observed
 
 
@@ -170,22 +192,20 @@ def observe_due(
     answer stay empty. The moments' keys have CLOCK for a source.
     """
     observed = Observed()
-    chain = Chain(revision, peers)
+    chain = chain_of(revision, peers)
+    now = _Now(now_us, "", deferred)
     for due in dues:
         state = states[due.subscriber_id]
         chain.begin(due.subscriber_id, state)
-        derived = chain.settle(due)
+        event_id = chain.settle(due)
         if due.name in revision.patterns_by_key:
             state.position = position
             observed.timers.add(due.subscriber_id)
-        if derived is None:
+        if event_id is None:
             continue
         chain.finish()
         observed.note(chain)
-        if chain.candidates:
-            name, event_id = derived
-            key = EventKey(due.subscriber_id, CLOCK, event_id)
-            observed.steps.append(_moment(chain, key, name, due.at_us, now_us, "", deferred))
+        observed.decide(chain, EventKey(due.subscriber_id, CLOCK, event_id), due.at_us, now)
     return observed
 
 
@@ -207,7 +227,8 @@ def observe_deferred(
     event_id = blake2b("\n".join(parts).encode(), digest_size=12, person=b"opp-deferral").hexdigest()
     chain = Chain(revision, peers).begin(first.subscriber_id, state)
     key = EventKey(first.subscriber_id, DEFERRAL, event_id)
-    return _moment(chain, key, first.trigger.type, first.trigger.at_us, now_us, "", lambda _, __: deferrals)
+    chain.type = first.trigger.type
+    return _moment(chain, key, first.trigger.at_us, _Now(now_us, "", lambda _, __: deferrals))
 
 
 def observe_prompts(
@@ -229,7 +250,8 @@ def observe_prompts(
     for each in prompts:
         chain.show(each, now_us)
     key = EventKey(first.subscriber_id, PROMPT, event_id)
-    return _moment(chain, key, PROMPT, now_us, now_us, touch_point, nothing_deferred)
+    chain.type = PROMPT
+    return _moment(chain, key, now_us, _Now(now_us, touch_point, nothing_deferred))
 
 
 def refold(
@@ -264,17 +286,9 @@ def refold_due(
     observe_due(revision, behind, states, position, None)
 
 
-def _moment(
-    chain: Chain,
-    key: EventKey,
-    event_type: str,
-    at_us: int,
-    now_us: int | None,
-    touch_point: str,
-    deferred: DueDeferrals,
-) -> Moment:
-    now_us = at_us if now_us is None else now_us
-    for deferral in deferred(key.subscriber_id, now_us):
+def _moment(chain: Chain, key: EventKey, at_us: int, now: _Now) -> Moment:
+    now_us = at_us if now.now_us is None else now.now_us
+    for deferral in now.deferred(key.subscriber_id, now_us):
         chain.decide_again(deferral, now_us)
     preference = chain.revision.rulebase.policies.preference
     scores: dict[str, float] = {}
@@ -283,12 +297,12 @@ def _moment(
         scores, segment = preferred(chain.revision, chain.facts(now_us))
     return Moment(
         key=key,
-        event_type=event_type,
+        event_type=chain.type,
         occurred_at_us=at_us,
         now_us=now_us,
         profile=profile_of(chain.revision, chain.state, chain.zone),
         candidates=tuple(chain.candidates[name] for name in sorted(chain.candidates)),
-        touch_point=touch_point,
+        touch_point=now.touch_point,
         channel_scores=scores,
         segment=segment,
     )

@@ -55,14 +55,15 @@ class Reply:
     opted_out: tuple[str, ...]
 
 
-def told_by(rulebase: Rulebase) -> dict[str, Told]:
-    """What events tell, by type; without the types that tell nothing."""
+def told_by(rulebase: Rulebase, *, orders_alone: bool = False) -> dict[str, Told]:
+    """What events tell, by type; without the types that tell nothing. `orders_alone`: of which campaigns
+    they may be conversions, and no more."""
     replies = rulebase.policies.replies
     found = {
         name: Told(
             tuple(c for c in rulebase.campaigns.values() if c.conversion and c.conversion.event == name),
-            _words(rulebase, replies) if replies and replies.event == name else None,
-            event_type.touch,
+            _words(rulebase, replies) if replies and replies.event == name and not orders_alone else None,
+            None if orders_alone else event_type.touch,
         )
         for name, event_type in rulebase.vocabulary.events.items()
     }

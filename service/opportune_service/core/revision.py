@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from opportune_rulebase.model import (
     AbsencePattern,
     Campaign,
     ChangePattern,
+    Channel,
     CountPattern,
     DwellPattern,
     Fact,
@@ -21,6 +24,7 @@ from opportune_rulebase.model import (
     Pattern,
     Rulebase,
     SequencePattern,
+    Trigger,
 )
 from opportune_rulebase.policies import Fate, Mode, Suppression
 
@@ -39,8 +43,11 @@ from opportune_service.core.patterns import (
     change_taker,
     no_roles,
 )
+from opportune_service.core.patterns.handset import HANDSET_CHANGED
+from opportune_service.core.patterns.journal import Machine
 from opportune_service.core.patterns.sighting import Holds
 from opportune_service.core.responses import Told, told_by
+from opportune_service.core.stable import number_below
 from opportune_service.core.state import SubscriberState
 
 EngineFactory = Callable[[Rulebase], Engine]
@@ -86,7 +93,7 @@ class Plan:
     attribute that names another subscriber. `stays`: patterns that it goes through if it has a cell.
     `told`: what it tells besides. `by` is the attribute of which its filters ask most, `parts` are what is
     to be looked at by its value; None for any other. Without one it is the `whole`: filters then count what
-    they miss.
+    they miss. `folds`: whether it changes states.
     """
 
     whole: Part
@@ -97,10 +104,32 @@ class Plan:
     by: str | None = None
     parts: Mapping[object, Part] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
+    folds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
         sure, asked, patterns, changes = self.whole
-        folds = sure or asked or patterns.marks or patterns.asked or changes
-        return bool(folds or self.triggers or self.stays or self.told)
+        folds = sure or asked or patterns.marks or patterns.asked or changes or self.stays
+        object.__setattr__(self, "folds", bool(folds))
+
+    def __bool__(self) -> bool:
+        return bool(self.folds or self.triggers or self.told)
+
+
+_NOTHING = Plan(part_of((), no_roles()))
+"""Of events at which only revisions look that run beside another."""
+
+PARTS = 1_000_000
+"""The share of a canary is so many parts of all subscribers."""
+_CANARY = b"opp-canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A revision that runs beside the one in full force. `share`: for how many of `PARTS` subscribers it
+    decides in its place; None: it is a shadow, which decides for everybody and contacts nobody."""
+
+    revision: Revision
+    share: int | None
 
 
 class Revision:
@@ -112,8 +141,15 @@ class Revision:
     `readers` by name how each metric is read. `coverage` maps the key of a metric, fact
     or pattern to the instant since when it has been folded, `births` to the last log position before that;
     `keys` are all such keys. `newest_birth` is the greatest of `births`. `patterns_by_key` finds the
-    pattern of a timer, `machines` how it gets on.
-    `lookback_us` is how far back any contact policy looks. `defers`: whether any policy defers.
+    pattern of a timer, each after those whose events it takes in; `machines` how it gets on.
+    `pattern_names` has the names of the rulebase's patterns by key. `lookback_us` is how far back any
+    contact policy looks. `defers`: whether any policy defers.
+
+    Other revisions may run `beside` the one in full force (`alongside`), on the same states: what it folds,
+    they leave out (`folded`). Of the former, `keys`, `foldings`, `patterns_by_key`, `machines` and
+    `triggers` are then those of all, and so is whether there is a plan; `channels` are those of all that
+    contact anybody, as the first declares them that has them. `renamed[i][j]` has, by their names
+    in the i-th of those side by side, the names in the j-th of the events that the i-th derives.
     Not thread-safe (the engine is not); close it when it is retired.
     """
 
@@ -123,30 +159,103 @@ class Revision:
         engine: Engine,
         coverage: Mapping[str, int],
         births: Mapping[str, int] = MappingProxyType({}),
+        folded: Collection[str] | None = None,
     ) -> None:
+        """`folded`: of a revision that is to run beside another, the keys of the definitions that the other
+        folds. Such a one also leaves it to the other to hear what replies mean."""
         self.rulebase = rulebase
         self.engine = engine
+        self.beside: tuple[Beside, ...] = ()
         self.live_since(coverage, births)
         self.admission = Admission(rulebase.vocabulary, rulebase.metrics)
         self.tests: Mapping[Expression, Holds] = _Tests(engine)
-        self.foldings = _foldings(rulebase, self.tests)
-        compile_ = compilers(engine)
-        self.machines = Machines(rulebase.patterns.values(), _declared(rulebase), compile_)
-        self.plans = _plans(rulebase, self.foldings, self.machines, compile_)
-        self.slow_plans = _slow_plans(rulebase, self.foldings)
-        stays = self.machines.stays
-        self.cell_plan = Plan(part_of((), no_roles()), stays=stays) if stays else None
-        self.patterns_by_key = {pattern.key: pattern for pattern in rulebase.patterns.values()}
-        self.keys = frozenset(
-            each.key
-            for each in (*rulebase.metrics.values(), *rulebase.facts.values(), *rulebase.patterns.values())
-        )
+        self._own = _Own(rulebase, engine, self.tests, folded)
+        self.pattern_names = {pattern.key: name for name, pattern in rulebase.patterns.items()}
+        self._join()
         self.suppressions_of = {c.name: _suppressions(rulebase, c) for c in rulebase.campaigns.values()}
         self.defaults = {
             a.name: a.default for a in rulebase.vocabulary.subscriber.values() if a.default is not None
         }
-        self.lookback_us = _lookback_us(rulebase)
+        self.lookback_us = lookback_us(rulebase)
         self.defers = _defers(rulebase)
+
+    def _join(self) -> None:
+        """Put together what is of all revisions that run side by side."""
+        every = [self._own, *(each.revision._own for each in self.beside)]
+        first, others = every[0], every[1:]
+        self.machines: Mapping[str, Machine] = {
+            k: each for own in every for k, each in own.machines.items()
+        }
+        self.foldings = {k: each for own in every for k, each in own.foldings.items()}
+        ranked = sorted((each for own in every for each in own.patterns), key=itemgetter(0, 1))
+        self.patterns_by_key = {key: pattern for _, key, pattern in ranked}
+        self.keys = frozenset(self.foldings) | self.patterns_by_key.keys()
+        self.plans = _with_nothing(first.plans, [own.plans for own in others])
+        self.slow_plans = _with_nothing(first.slow_plans, [own.slow_plans for own in others])
+        stay = any(own.cell_plan for own in others)
+        self.cell_plan = first.cell_plan or (_NOTHING if stay else None)
+        self.triggers: Mapping[str, Trigger] = {
+            name: trigger
+            for revision in (*(each.revision for each in self.beside), self)
+            for name, trigger in revision.rulebase.triggers.items()
+        }
+        deciding = [each.revision for each in reversed(self.beside) if each.share is not None]
+        self.channels: Mapping[str, Channel] = {
+            name: channel
+            for revision in (*deciding, self)
+            for name, channel in revision.rulebase.vocabulary.channels.items()
+        }
+        for each in self.beside:
+            each.revision.machines = self.machines
+        revisions = self.side_by_side
+        self.renamed = tuple(tuple(_renamed(one, other) for other in revisions) for one in revisions)
+
+    def alongside(self, beside: Sequence[Beside]) -> Revision:
+        """The same with these beside it, the canary first; each folds what neither this one does nor those
+        before it. This one, and whatever ran beside it, is not to be used any more."""
+        joined = copy(self)
+        joined.beside = tuple(beside)
+        joined._join()
+        return joined
+
+    def of(self, subscriber_id: str) -> Revision:
+        """The revision that decides for a subscriber."""
+        for each in self.beside:
+            # The name, not the revisions: whoever is in stays in when the share grows.
+            if each.share and number_below(PARTS, _CANARY, self.rulebase.name, subscriber_id) < each.share:
+                return each.revision
+        return self
+
+    def campaign(self, name: str) -> Campaign | None:
+        """The campaign of this name: of this one, or of those beside it that contact somebody."""
+        contacting = (each.revision for each in self.beside if each.share is not None)
+        every = (each.rulebase.campaigns for each in (self, *contacting))
+        return next((campaigns[name] for campaigns in every if name in campaigns), None)
+
+    @property
+    def shadow(self) -> Revision | None:
+        """The one that contacts nobody, if there is one."""
+        return next((each.revision for each in self.beside if each.share is None), None)
+
+    @property
+    def side_by_side(self) -> tuple[Revision, ...]:
+        """All that fold, in order."""
+        return (self, *(each.revision for each in self.beside))
+
+    def owner(self, key: str) -> Revision:
+        """The one of these that folds the definition."""
+        return next(each for each in self.side_by_side if key in each.own_keys)
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """Of the definitions that this one folds itself."""
+        return self._own.keys
+
+    @property
+    def stamp(self) -> str:
+        """What tells from which revisions states come that were folded under this one: the ids of all, in
+        order; see `stamped`."""
+        return "+".join(each.id for each in self.side_by_side)
 
     def live_since(self, coverage: Mapping[str, int], births: Mapping[str, int]) -> None:
         """Note since when its definitions have been folded."""
@@ -157,6 +266,8 @@ class Revision:
         }
         self.births = births
         self.newest_birth = max(births.values(), default=-1)
+        for each in self.beside:
+            each.revision.live_since(coverage, births)
 
     @property
     def id(self) -> str:
@@ -193,7 +304,61 @@ class Revision:
         return found is not None and found.mode is Mode.MANUAL and touch_point in found.channels
 
     def close(self) -> None:
+        """Close its engine; those of the ones beside it are theirs."""
         self.engine.close()
+
+
+def stamped(stamp: str) -> tuple[str, ...]:
+    """The ids in a stamp: the revision that was in full force, then those beside it."""
+    return tuple(stamp.split("+"))
+
+
+class _Own:
+    """What a revision folds itself: all of its rulebase but what is `folded` by another one. `patterns`:
+    (rank, key, pattern), each with a greater rank than those whose events it takes in. Rank and key are of
+    the content alone: in what order timers of one instant are settled does not depend on the revision."""
+
+    def __init__(
+        self,
+        rulebase: Rulebase,
+        engine: Engine,
+        tests: Mapping[Expression, Holds],
+        folded: Collection[str] | None,
+    ) -> None:
+        told = told_by(rulebase, orders_alone=folded is not None)
+        folded = folded or ()
+        patterns = [each for each in rulebase.patterns.values() if each.key not in folded]
+        self.foldings = _foldings(rulebase, tests, folded)
+        compile_ = compilers(engine)
+        self.machines = Machines(patterns, _declared(rulebase), compile_)
+        self.plans = _plans(rulebase, patterns, self.foldings, self.machines, compile_, told)
+        self.slow_plans = _slow_plans(rulebase, self.foldings, told)
+        stays = self.machines.stays
+        self.cell_plan = Plan(part_of((), no_roles()), stays=stays) if stays else None
+        ranks = _ranks(rulebase)
+        self.patterns = [(ranks[each.name], each.key, each) for each in patterns]
+        self.keys = frozenset(self.foldings) | {each.key for each in patterns}
+
+
+def _renamed(one: Revision, other: Revision) -> Mapping[str, str]:
+    """The derived events that one revision completes, by its names for them -> the other's."""
+    shared = one.own_keys & other.pattern_names.keys()
+    return {HANDSET_CHANGED: HANDSET_CHANGED} | {
+        one.pattern_names[key]: other.pattern_names[key] for key in shared if key in one.pattern_names
+    }
+
+
+def _with_nothing(plans: Mapping[str, Plan], others: Iterable[Mapping[str, Plan]]) -> Mapping[str, Plan]:
+    """These, and an empty one for each type that only others look at."""
+    return {**{name: _NOTHING for each in others for name in each}, **plans}
+
+
+def _ranks(rulebase: Rulebase) -> dict[str, int]:
+    """How many patterns follow from each other up to each one, by name."""
+    ranks: dict[str, int] = {}
+    for name, pattern in rulebase.patterns.items():
+        ranks[name] = 1 + max((ranks.get(each, 0) for each in types_of(pattern)), default=0)
+    return ranks
 
 
 class _Tests(dict[Expression, Holds]):
@@ -208,27 +373,33 @@ class _Tests(dict[Expression, Holds]):
         return test
 
 
-def _foldings(rulebase: Rulebase, tests: Mapping[Expression, Holds]) -> dict[str, Folding]:
+def _foldings(
+    rulebase: Rulebase, tests: Mapping[Expression, Holds], folded: Collection[str]
+) -> dict[str, Folding]:
     found: dict[str, Folding] = {}
     for metric in rulebase.metrics.values():
-        found[metric.key] = Folding(
-            metric, tests[metric.where] if metric.where else None, metric_fold(metric)
-        )
+        if metric.key not in folded:
+            where = tests[metric.where] if metric.where else None
+            found[metric.key] = Folding(metric, where, metric_fold(metric))
     for fact in rulebase.facts.values():
-        found[fact.key] = Folding(fact, tests[fact.when] if fact.when else None, fact_fold(fact))
+        if fact.key not in folded:
+            found[fact.key] = Folding(fact, tests[fact.when] if fact.when else None, fact_fold(fact))
     return found
 
 
 def _plans(
-    rulebase: Rulebase, foldings: Mapping[str, Folding], machines: Machines, compile_: Compilers
+    rulebase: Rulebase,
+    own: Collection[Pattern],
+    foldings: Mapping[str, Folding],
+    machines: Machines,
+    compile_: Compilers,
+    told: Mapping[str, Told],
 ) -> dict[str, Plan]:
     triggers = {name for campaign in rulebase.campaigns.values() for name in campaign.on}
-    told = told_by(rulebase)
     plans = {}
     for name, event_type in rulebase.vocabulary.events.items():
-        patterns = [each for each in rulebase.patterns.values() if name in types_of(each)]
-        folded = [foldings[m.key] for m in rulebase.metrics.values() if name in m.of]
-        folded += [foldings[f.key] for f in rulebase.facts.values() if name in f.on]
+        patterns = [each for each in own if name in types_of(each)]
+        folded = [each for each in foldings.values() if name in _taken(each.of)]
         roles = machines.roles(patterns, name, frozenset(event_type.attributes))
         plan = Plan(
             part_of(folded, roles, _changes(patterns, name, compile_)),
@@ -243,13 +414,14 @@ def _plans(
     return plans
 
 
-def _slow_plans(rulebase: Rulebase, foldings: Mapping[str, Folding]) -> dict[str, Plan]:
+def _slow_plans(
+    rulebase: Rulebase, foldings: Mapping[str, Folding], told: Mapping[str, Told]
+) -> dict[str, Plan]:
     """What is left for events from slow sources: metrics in days, and what they tell besides."""
-    told = told_by(rulebase)
-    in_days = [metric for metric in rulebase.metrics.values() if metric.days]
+    in_days = [each for each in foldings.values() if isinstance(each.of, Metric) and each.of.days]
     plans = {
         name: Plan(
-            part_of((foldings[m.key] for m in in_days if name in m.of), no_roles()), told=told.get(name)
+            part_of((each for each in in_days if name in _taken(each.of)), no_roles()), told=told.get(name)
         )
         for name in rulebase.vocabulary.events
     }
@@ -293,6 +465,11 @@ def _changes(patterns: Iterable[Pattern], type_: str, compile_: Compilers) -> tu
 
 def _where(folding: Folding) -> Expression | None:
     return folding.of.where if isinstance(folding.of, Metric) else folding.of.when
+
+
+def _taken(of: Metric | Fact) -> tuple[str, ...]:
+    """The event types that it takes in."""
+    return of.of if isinstance(of, Metric) else of.on
 
 
 def _left(foldings: Iterable[Folding], name: str, value: str | None) -> tuple[Folding, ...]:
@@ -376,7 +553,7 @@ def _suppressions(rulebase: Rulebase, campaign: Campaign) -> tuple[Suppression, 
     )
 
 
-def _lookback_us(rulebase: Rulebase) -> int:
+def lookback_us(rulebase: Rulebase) -> int:
     policies = rulebase.policies
     spans = [cap.rolling_us or _CALENDAR_LOOKBACK_US for cap in policies.caps]
     spans += [cool_down.for_us for cool_down in policies.cool_downs]

@@ -35,7 +35,8 @@ def suppose(
     now_us: int,
     peers: Peers,
 ) -> Supposed:
-    """Take the event into a copy of the state, and see what would have to be decided at `now_us`."""
+    """Take the event into a copy of the state, and see what would have to be decided at `now_us`.
+    `revision`: the one in full force, with those beside it."""
     data = encode_state(state)
     freely = _moment(revision, data, event, attributes, now_us, peers, {})
     if freely is not None and any(each.campaign == campaign for each in freely.candidates):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from opportune_service.adapters.sql.locks import Space, has_locks, key_of
+from opportune_service.adapters.sql.locks import HERE, Space, has_locks, key_of
 from opportune_service.adapters.sql.unit import unit_of
 
 _SPACES = {"decisions": Space.DECISIONS, "contact_changes": Space.CHANGES}
@@ -25,15 +25,15 @@ _last = "coalesce(pg_sequence_last_value('{table}_cursor_seq'), 0)"
 _drawing = sa.text(
     "SELECT "
     + ", ".join(
-        f"pg_advisory_xact_lock_shared({key_of(space)} + {_last.format(table=table)})"
+        f"pg_advisory_xact_lock_shared({HERE} + {key_of(space)} + {_last.format(table=table)})"
         for table, space in _SPACES.items()
     )
 )
 _least = sa.text(
-    "SELECT min((classid::bigint << 32 | objid::bigint) - :key) FROM pg_locks"
+    f"SELECT min((classid::bigint << 32 | objid::bigint) - {HERE} - :key) FROM pg_locks"  # noqa: S608 - numbers
     " WHERE locktype = 'advisory' AND objsubid = 1"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND classid::bigint >> 24 = :space AND pid <> pg_backend_pid()"
+    f" AND classid::bigint >> 24 = :space + ({HERE} >> 56) AND pid <> pg_backend_pid()"
 )
 
 

@@ -15,6 +15,9 @@ of their numbers, in one statement, so that nobody waits in a circle:
     NAME        whatever use cases agree on: a counter that is limited   alone
     DECISIONS, CHANGES  cursors drawn, see `cursors.py`                  who draws more shares it
 
+The ledger of a shadow is a schema of the same database. Its locks are numbers of their own, with the next
+to highest bit set, so that nobody who works for customers ever waits for the shadow.
+
 A member's commit takes GENERATION and MEMBER first (`guard`), then its subscribers and names, all at once.
 """
 
@@ -44,15 +47,24 @@ class Space(IntEnum):
     CHANGES = 9
 
 
+SHADOW = "shadow"
+"""The schema of a shadow's ledger."""
+
 _BITS = 56
 _MASK = (1 << _BITS) - 1
+_ASIDE = 1 << 62
 
-_alone = sa.text("SELECT pg_advisory_xact_lock(:key)")
-_shared = sa.text("SELECT pg_advisory_xact_lock_shared(:first), pg_advisory_xact_lock_shared(:second)")
+HERE = f"(CASE current_schema() WHEN '{SHADOW}' THEN {_ASIDE} ELSE 0 END)"
+"""What is added to the number of every lock, in SQL."""
+
+_alone = sa.text(f"SELECT pg_advisory_xact_lock(:key + {HERE})")
+_shared = sa.text(
+    f"SELECT pg_advisory_xact_lock_shared(:first + {HERE}), pg_advisory_xact_lock_shared(:second + {HERE})"
+)
 
 
 def _hashed(space: Space, id_: str) -> str:
-    return f"({space << _BITS} | (hashtextextended({id_}, 0) & {_MASK}))"
+    return f"({HERE} + ({space << _BITS} | (hashtextextended({id_}, 0) & {_MASK})))"
 
 
 # The inner query is sorted, and without doubles, before the locks are taken one after the other.

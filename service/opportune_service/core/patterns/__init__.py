@@ -22,7 +22,7 @@ from opportune_service.core.patterns import journal
 from opportune_service.core.patterns.change import change_taker, idle_from_us, resolve_change
 from opportune_service.core.patterns.handset import take_handset
 from opportune_service.core.patterns.history import MAX_RECENT, horizon_us, settle
-from opportune_service.core.patterns.journal import MAX_JOURNAL, unmark
+from opportune_service.core.patterns.journal import MAX_JOURNAL, Machine, unmark
 from opportune_service.core.patterns.roles import Machines, Roles, Stays, no_roles, take
 from opportune_service.core.patterns.sighting import (
     Compilers,
@@ -60,7 +60,7 @@ __all__ = [
 
 def resolve(
     pattern: Pattern,
-    machines: Machines,
+    machines: Mapping[str, Machine],
     state: SubscriberState,
     due_us: int,
     fired: bool,
@@ -76,7 +76,9 @@ def resolve(
     return None if machine.wait is None else resolve_timed(machine, state, due_us, fired)
 
 
-def forget_idle(patterns: Mapping[str, Pattern], machines: Machines, state: SubscriberState) -> None:
+def forget_idle(
+    patterns: Mapping[str, Pattern], machines: Mapping[str, Machine], state: SubscriberState
+) -> None:
     """Drop what can matter no more. `patterns` by key. Changes nothing that can be seen; taking part does
     the same, but nobody takes part in a pattern whose events have stopped."""
     horizon = horizon_us(state, 0)

@@ -123,12 +123,15 @@ def _wait_of(machine: Machine, what: int) -> Wait:
 def take_late(
     machines: Mapping[str, Machine], state: SubscriberState, noted: Noted, horizon: int
 ) -> list[Completion]:
-    """Take in an event that others of the journal come after; what to give out now."""
-    journal, marks = state.journal, noted.marks
+    """Take in an event that others of the journal come after, or that is there for other patterns; what to
+    give out now."""
+    journal = state.journal
     place = bisect_left(journal, _order(noted), key=_order)
+    marks = noted.marks
     if place < len(journal) and _order(journal[place]) == _order(noted):
-        return []  # it is there
-    if noted.at_us > horizon:
+        marks = join(journal[place], noted)
+        noted = journal[place]
+    elif noted.at_us > horizon:
         journal.insert(place, noted)
     completions: list[Completion] = []
     for key, what in zip(marks[::2], marks[1::2], strict=True):
@@ -142,6 +145,19 @@ def take_late(
         if kept.tip or kept.base or kept.given:
             state.patterns[key] = kept
     return completions
+
+
+def join(there: Noted, noted: Noted) -> tuple[Any, ...]:
+    """Let an event that is in the journal be what it is to further patterns: those of a revision that runs
+    beside another. The marks that it did not have: to the others it came before."""
+    known = there.marks[::2]
+    pairs = zip(noted.marks[::2], noted.marks[1::2], strict=True)
+    marks = tuple(part for pair in pairs if pair[0] not in known for part in pair)
+    if marks:
+        there.marks += marks
+        if noted.attributes is not there.attributes:
+            there.attributes = {**(there.attributes or {}), **(noted.attributes or {})} or None
+    return marks
 
 
 def shorten(machines: Mapping[str, Machine], state: SubscriberState, horizon: int) -> None:

@@ -24,6 +24,7 @@ from opportune_service.core.patterns.journal import (
     Machine,
     Wait,
     advance_of,
+    join,
     shorten,
     take_late,
     wait_of,
@@ -195,7 +196,7 @@ class Machines(dict[str, Machine]):
 
 
 def take(
-    machines: Machines,
+    machines: Mapping[str, Machine],
     roles: Roles,
     state: SubscriberState,
     facts: Facts,
@@ -218,6 +219,9 @@ def take(
     if journal:
         last = journal[-1]
         if last.at_us >= at_us and (last.at_us > at_us or last.digest >= digest):
+            if last.digest == digest and last.at_us == at_us and not {*last.marks[::2]} & {*marks[::2]}:
+                join(last, noted)
+                return _go(going, state.patterns, last, horizon)
             return take_late(machines, state, noted, horizon), True
         if len(journal) >= FEW:
             shorten(machines, state, horizon)
