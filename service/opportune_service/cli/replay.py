@@ -66,7 +66,7 @@ def replay_command(
 
     Example: opportune replay calls.csv --mapping vast2008.yaml --known
     """
-    recording = _read(files, mapping, context)
+    recording = read_recording(files, mapping, context)
     if not recording.events:
         stop(ExitCode.NO, "There are no events in these files.")
     settings = Settings(
@@ -82,7 +82,8 @@ def replay_command(
         show_replay(report, recording.faults, views, labels)
 
 
-def _read(files: Sequence[Path], mapping: Path | None, context: Path | None) -> Recording:
+def read_recording(files: Sequence[Path], mapping: Path | None, context: Path | None) -> Recording:
+    """Events of all files in order of time. Raises EventFileError for a file that cannot be used at all."""
     faults = Faults()
     events: list[Event] = []
     if mapping is None:
