@@ -6,12 +6,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+TOOLS  := .venv-tools
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench month torture clean compiler stores
+.PHONY: help dev test lint types imports proto proto-check buf-lint buf-breaking format bench month torture fuzz clean compiler stores
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -71,8 +72,30 @@ month: $(VENV)/.stamp-dev ## A simulated month of a small province and its repor
 torture: stores $(VENV)/.stamp-dev ## Break things at random while events stream, and check every promise (ARGS="--seed 7 --minutes 10")
 	@PYTHONPATH=tests $(BIN)/python tests/torture/run.py $(ARGS)
 
+fuzz: $(VENV)/.stamp-dev ## Hostile bytes to every method of a running service (ARGS="--seed 7 --minutes 10")
+	@PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py $(ARGS)
+
+# No index is named in what this writes: installing asks whichever is configured.
+UV_LOCK := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
+
+lock: $(TOOLS)/.stamp ## Pin every dependency with its hashes, in requirements/ (ARGS=--upgrade: newest releases)
+	@$(UV_LOCK) --extra dev pyproject.toml -o requirements/dev.lock
+	@$(UV_LOCK) --extra server --extra postgres --extra redis --extra otel --constraint requirements/dev.lock \
+		--no-annotate pyproject.toml -o requirements/image.lock
+	@$(TOOLS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(UV_LOCK) --no-annotate - -o requirements/build.lock
+
+sbom: $(TOOLS)/.stamp ## What the image consists of: build/opportune.cdx.json, in CycloneDX
+	@rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	@$(TOOLS)/bin/python -m pip --python build/sbom install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/image.lock
+	@$(TOOLS)/bin/cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-format JSON --output-file build/opportune.cdx.json
+	@rm -rf build/sbom
+
 clean: ## Remove everything that was made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TOOLS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -114,3 +137,9 @@ $(VENV)/.stamp-dev: pyproject.toml | $(BIN)/python
 	@echo "== installing, with the tools for development (once; a minute or two)"
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.stamp-server $@
+
+# Tools that the service does not need, apart: what they need must not change what it gets.
+$(TOOLS)/.stamp:
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'uv>=0.9'
+	@touch $@

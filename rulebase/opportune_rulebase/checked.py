@@ -7,7 +7,7 @@ are not described are carried along untouched. Only what is read is described.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import count
 from math import prod
 from typing import Any
@@ -216,27 +216,33 @@ def tree(checked: Any, declared: frozenset[str]) -> Node:
     references = {entry.key: entry.value for entry in checked.reference_map}
     types = {entry.key: entry.value for entry in checked.type_map}
 
-    def build(expr: Any) -> Node:
-        identity = expr.id
-        kind = expr.WhichOneof(_EXPR_KINDS)
-        if kind == "const_expr":
-            return _constant(expr.const_expr)
-        type_ = type_name(types[identity]) if identity in types else "dyn"
-        if kind == "ident_expr" and expr.ident_expr.name in declared:
-            return Variable(expr.ident_expr.name, type_)
-        if kind == "call_expr":
-            call = expr.call_expr
-            overloads = tuple(references[identity].overload_id) if identity in references else ()
-            return Call(call.function, tuple(map(build, _operands(expr))), type_, overloads)
-        if kind == "list_expr" and not expr.list_expr.optional_indices:
-            return ListLiteral(tuple(map(build, _operands(expr))), type_)
-        return Opaque(
-            kind.removesuffix("_expr"),
-            type_,
-            frozenset(each.ident_expr.name for each in _idents(expr)) & declared,
-        )
+    return _node(checked.expr, references, types, declared)
 
-    return build(checked.expr)
+
+def _node(
+    expr: Any, references: Mapping[int, Any], types: Mapping[int, Any], declared: frozenset[str]
+) -> Node:
+    # No function within `tree`: one that calls itself is a cycle and keeps the message until collected.
+    identity = expr.id
+    kind = expr.WhichOneof(_EXPR_KINDS)
+    if kind == "const_expr":
+        return _constant(expr.const_expr)
+    type_ = type_name(types[identity]) if identity in types else "dyn"
+    if kind == "ident_expr" and expr.ident_expr.name in declared:
+        return Variable(expr.ident_expr.name, type_)
+    if kind == "call_expr":
+        call = expr.call_expr
+        overloads = tuple(references[identity].overload_id) if identity in references else ()
+        operands = tuple(_node(each, references, types, declared) for each in _operands(expr))
+        return Call(call.function, operands, type_, overloads)
+    if kind == "list_expr" and not expr.list_expr.optional_indices:
+        items = tuple(_node(each, references, types, declared) for each in _operands(expr))
+        return ListLiteral(items, type_)
+    return Opaque(
+        kind.removesuffix("_expr"),
+        type_,
+        frozenset(each.ident_expr.name for each in _idents(expr)) & declared,
+    )
 
 
 def presence_tests(checked: Any, text: str, declared: frozenset[str]) -> Iterator[tuple[int, str]]:
@@ -278,20 +284,21 @@ def growth(checked: Any) -> int:
     bounds how often a comprehension runs, but not what it builds."""
     fixed = {entry.key for entry in checked.type_map if _is_of_fixed_size(entry.value)}
 
-    def uses(expr: Any, name: str) -> int:
-        if expr.id in fixed:
-            return 0
-        kind = expr.WhichOneof(_EXPR_KINDS)
-        if kind == "ident_expr":
-            return int(expr.ident_expr.name == name)
-        if kind != "comprehension_expr":
-            return sum(uses(below, name) for below in _below(expr, kind))
-        loop = expr.comprehension_expr
-        inside = 0 if name in (loop.iter_var, loop.accu_var) else uses(loop.loop_step, name)
-        return uses(loop.iter_range, name) + _REPEATED * inside
-
     loops = (e.comprehension_expr for e in _everything(checked.expr) if e.HasField("comprehension_expr"))
-    return prod(max(1, uses(loop.loop_step, loop.iter_var)) for loop in loops)
+    return prod(max(1, _uses(loop.loop_step, loop.iter_var, fixed)) for loop in loops)
+
+
+def _uses(expr: Any, name: str, fixed: Set[int]) -> int:
+    if expr.id in fixed:
+        return 0
+    kind = expr.WhichOneof(_EXPR_KINDS)
+    if kind == "ident_expr":
+        return int(expr.ident_expr.name == name)
+    if kind != "comprehension_expr":
+        return sum(_uses(below, name, fixed) for below in _below(expr, kind))
+    loop = expr.comprehension_expr
+    inside = 0 if name in (loop.iter_var, loop.accu_var) else _uses(loop.loop_step, name, fixed)
+    return _uses(loop.iter_range, name, fixed) + _REPEATED * inside
 
 
 _REPEATED = 10

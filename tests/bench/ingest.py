@@ -51,6 +51,11 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
+    def memory(self) -> int:
+        """Bytes of memory that it has now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024
+
 
 @contextmanager
 def serving(*command: str, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
@@ -74,8 +79,9 @@ def serving(*command: str, settings: Mapping[str, str] | None = None) -> Iterato
 
 
 @contextmanager
-def embedded_service(folder: str) -> Iterator[Server]:
-    """The service on SQLite in `folder`, with the workload's rulebase and customers."""
+def embedded_service(folder: str, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """The service on SQLite in `folder`, with the workload's rulebase and customers. `settings`: more of
+    its environment."""
     rulebase = Path(folder, "rulebase")
     for name, content in traffic.rulebase_files().items():
         path = rulebase / name
@@ -83,7 +89,8 @@ def embedded_service(folder: str) -> Iterator[Server]:
         path.write_bytes(content)
     database = f"sqlite:///{folder}/opportune.db"
     serve = ("-m", "opportune_service.cli", "serve", "--listen", "127.0.0.1:0")
-    with serving(*serve, "--database", database, "--rulebase", str(rulebase)) as service:
+    options = ("--database", database, "--rulebase", str(rulebase))
+    with serving(*serve, *options, settings=settings) as service:
         import_contexts(service.target)
         yield service
 
@@ -105,15 +112,16 @@ def batches(seed: int, prefix: str, count: int = EVENTS) -> list[bytes]:
     return encoded(traffic.events(seed, count, time.time_ns() // 1_000 - 1_000_000, prefix))
 
 
-def encoded(made: Sequence[Event]) -> list[bytes]:
-    """The stream's messages, encoded: what is measured is the server, not this generator."""
+def encoded(made: Sequence[Event], first: int = 1) -> list[bytes]:
+    """The stream's messages, encoded: what is measured is the server, not this generator. `first`: the
+    number of the first batch."""
     return [
         pb.StreamEventsRequest(
             batch=pb.EventBatch(
                 number=number, events=[message(event) for event in made[start : start + BATCH]]
             )
         ).SerializeToString()
-        for number, start in enumerate(range(0, len(made), BATCH), start=1)
+        for number, start in enumerate(range(0, len(made), BATCH), start=first)
     ]
 
 

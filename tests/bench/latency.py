@@ -15,8 +15,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ from opportune.v1 import event_service_pb2 as pb
 from opportune.v1 import event_service_pb2_grpc as stubs
 from rich.table import Table
 
-__all__ = ["rows"]
+__all__ = ["Call", "at_random", "quantile", "rows", "streaming"]
 
 SECONDS = 20
 PUBLISHED_A_SECOND = 50
@@ -51,18 +52,18 @@ def rows(only: str) -> list[Row]:
         ("PublishEvents, one event", PUBLISHED_A_SECOND, published, published_late),
         ("Advise", ADVISED_A_SECOND, advised, advised_late),
     ):
-        quantiles = [f"{_quantile(found, q):.1f}" for q in (0.5, 0.9, 0.99, 1)]
+        quantiles = [f"{quantile(found, q):.1f}" for q in (0.5, 0.9, 0.99, 1)]
         table.add_row(name, str(rate), *quantiles, f"{late * 1000:.0f}")
     console.print(table)
     return [
-        Row("publish/unary_p50_ms", _quantile(published, 0.5), "ms"),
-        Row("publish/unary_p99_ms", _quantile(published, 0.99), "ms"),
-        Row("advise/p50_ms", _quantile(advised, 0.5), "ms"),
-        Row("advise/p99_ms", _quantile(advised, 0.99), "ms"),
+        Row("publish/unary_p50_ms", quantile(published, 0.5), "ms"),
+        Row("publish/unary_p99_ms", quantile(published, 0.99), "ms"),
+        Row("advise/p50_ms", quantile(advised, 0.5), "ms"),
+        Row("advise/p99_ms", quantile(advised, 0.99), "ms"),
     ]
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
@@ -74,7 +75,7 @@ def _during_ingest(
     messages = batches(ROUNDS, name, int(rate * SECONDS * 1.5))
     ending = threading.Event()
     late: list[float] = []
-    with grpc.insecure_channel(target) as channel, _streaming(channel, messages, rate, ending, late):
+    with grpc.insecure_channel(target) as channel, streaming(channel, messages, rate, ending, late):
         try:
             found = measure(channel)
         finally:
@@ -83,9 +84,9 @@ def _during_ingest(
 
 
 @contextmanager
-def _streaming(
+def streaming(
     channel: grpc.Channel,
-    messages: Sequence[bytes],
+    messages: Iterable[bytes],
     rate: float,
     ending: threading.Event,
     late: list[float],
@@ -93,16 +94,17 @@ def _streaming(
     """Send the batches evenly until `ending`; `late` gets by how many seconds the service was behind at
     most. Raises `RuntimeError` if there were too few batches, or if it did not take all of them."""
     sent = accepted = acked = most_waiting = 0
+    enough = False
 
     def paced() -> Iterator[bytes]:
-        nonlocal sent, most_waiting
+        nonlocal sent, most_waiting, enough
         yield pb.StreamEventsRequest(hello=pb.EventStreamHello(source="load")).SerializeToString()
         began = time.perf_counter()
         for data in messages:
             yield data
             sent += 1
             most_waiting = max(most_waiting, sent - acked)
-            if ending.wait(max(0.0, began + sent * BATCH / rate - time.perf_counter())):
+            if enough := ending.wait(max(0.0, began + sent * BATCH / rate - time.perf_counter())):
                 return
 
     call: Any = channel.stream_stream(
@@ -125,8 +127,8 @@ def _streaming(
         ending.set()
         listening.join()
     late.append(most_waiting * BATCH / rate)
-    if sent == len(messages) or accepted != sent * BATCH:
-        raise RuntimeError(f"of {len(messages)} batches {sent} were sent, with {accepted} events accepted")
+    if not enough or accepted != sent * BATCH:
+        raise RuntimeError(f"{sent} batches were sent, with {accepted} events accepted")
 
 
 def _publish(channel: grpc.Channel) -> list[float]:
@@ -139,10 +141,10 @@ def _publish(channel: grpc.Channel) -> list[float]:
         for n in range(PUBLISHED_A_SECOND * SECONDS)
     ]
     publish = stubs.EventServiceStub(channel).PublishEvents
-    found, answers = _latencies_ms(publish, requests, PUBLISHED_A_SECOND)
-    if any(answer.accepted_count != 1 for answer in answers):
+    calls = at_random(publish, requests, PUBLISHED_A_SECOND)
+    if any(call.answer.accepted_count != 1 for call in calls):
         raise RuntimeError("not every published event was accepted")
-    return found
+    return sorted(call.ms for call in calls)
 
 
 def _advise(channel: grpc.Channel) -> list[float]:
@@ -154,24 +156,38 @@ def _advise(channel: grpc.Channel) -> list[float]:
         for n in range(ADVISED_A_SECOND * SECONDS)
     ]
     advise = advice_stubs.AdviceServiceStub(channel).Advise
-    found, answers = _latencies_ms(advise, requests, ADVISED_A_SECOND)
-    if any(len(answer.advices) != 1 for answer in answers):
+    calls = at_random(advise, requests, ADVISED_A_SECOND)
+    if any(len(call.answer.advices) != 1 for call in calls):
         raise RuntimeError("not every visit was advised")
-    return found
+    return sorted(call.ms for call in calls)
 
 
-def _latencies_ms(call: Any, requests: Sequence[Any], rate: float) -> tuple[list[float], list[Any]]:
-    """Latencies of calls at random instants, so many a second, in order of size; and the answers."""
+@dataclass(slots=True)
+class Call:
+    """A call: when it was due and when it was answered, by the monotonic clock, and the answer."""
+
+    began: float
+    ended: float = 0.0
+    answer: Any = None
+
+    @property
+    def ms(self) -> float:
+        return (self.ended - self.began) * 1_000
+
+
+def at_random(call: Any, requests: Sequence[Any], rate: float) -> list[Call]:
+    """Call at random instants, so many a second."""
     rng = random.Random(1)
-    ended: list[float] = []
-    made = []
+    made: list[tuple[Call, Any]] = []
     at = time.perf_counter()
     for request in requests:
         at += rng.expovariate(rate)
         time.sleep(max(0.0, at - time.perf_counter()))
-        made.append(call.future(request))
-        made[-1].add_done_callback(lambda _, at=at: ended.append(time.perf_counter() - at))
-    answers = [each.result() for each in made]
-    while len(ended) < len(made):  # the last callback may still be running
+        each, future = Call(at), call.future(request)
+        future.add_done_callback(lambda _, each=each: setattr(each, "ended", time.perf_counter()))
+        made.append((each, future))
+    for each, future in made:
+        each.answer = future.result()
+    while not all(each.ended for each, _ in made):  # the last callback may still be running
         time.sleep(0.001)
-    return sorted(seconds * 1_000 for seconds in ended), answers
+    return [each for each, _ in made]

@@ -27,6 +27,8 @@ BENCHES = {
     "fold_match": "fold",
     "scan": "scan",
     "decide": "decide",
+    "rehearse": "rehearse",
+    "reload": "reload",
 }
 """How row names begin -> the module that measures them; of several beginnings the longest counts."""
 RESULTS = Path(__file__).parents[2] / "build" / "bench.json"

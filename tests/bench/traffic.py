@@ -24,8 +24,9 @@ has one of the type's 10 campaigns as a candidate."""
 TOUCH_POINT = "counter"
 
 
-def rulebase_files() -> dict[str, bytes]:
-    """Each campaign has five conditions: two on an amount, a kind, an age by a behaviour, and a metric."""
+def rulebase_files(version: str = "") -> dict[str, bytes]:
+    """Each campaign has five conditions: two on an amount, a kind, an age by a behaviour, and a metric.
+    `version` is a word of every message: each makes another revision that decides the same."""
     events = "\n".join(
         f"  e{n}: {{attributes: {{amount: {{type: int, min: 0}}, kind: string}}}}" for n in range(TYPES)
     )
@@ -56,7 +57,7 @@ def rulebase_files() -> dict[str, bytes]:
             f"when: event.amount >= {low} && event.amount < {low + WIDTH} && event.kind == 'k{n % KINDS}' "
             f"&& behaviour.grown && {metric}\n"
             f"mode: automatic\nchannels: [sms, mms]\npriority: {n}\n"
-            f"content: {{default: 'Offer {n} for {{{{product.label}}}}'}}\n"
+            f"content: {{default: 'Offer {n}{version} for {{{{product.label}}}}'}}\n"
         )
     return {name: text.encode() for name, text in files.items()}
 

@@ -82,7 +82,8 @@ class Storm:
     reloads: int = 0
     tries: int = 0
     """How often a collector began a stream."""
-    _current: str = ""
+    current: str = ""
+    """The revision that `reload` activated last."""
     _acks: int = 0
     _acked: threading.Condition = field(default_factory=threading.Condition)
     _failures: list[BaseException] = field(default_factory=list)
@@ -202,10 +203,10 @@ class Storm:
             revision = made.rulebase.revision
             self.revisions.add(revision)
             activation = rulebases_pb.ActivateRulebaseRequest(
-                revision=revision, expected_current_revision=self._current
+                revision=revision, expected_current_revision=self.current
             )
             stub.ActivateRulebase(activation, timeout=30)
-            self._current = revision
+            self.current = revision
 
     # -- the books ------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ has the figures, tests/bench/durable_limits.py measures them again):
 - Every value is `True`. Comparisons of strings, nulls, large integers and mixed types are unsound.
 - `assert_fact`, never `assert_event`, which fires one of several matching rules. No `not`, no `$or`.
 - A derived fact outlives what it was derived from, so every fact is retracted at the end of a run.
-- Deleting a ruleset forgets its session without freeing it, so the session is deleted first. Deleting one that
-  never fired frees memory that was never set, so a rule that is there for this alone fires before.
+- Deleting a ruleset forgets its session without freeing it, so the session is deleted first. Deleting one
+  that never fired frees memory that was never set, so a rule that is there for this alone fires before.
 - Some limits hang the process or crash it rather than report an error, so no ruleset comes near them.
 """
 

@@ -25,8 +25,7 @@ from opportune_rulebase.variables import bindings
 class DurableEngine:
     """The `Engine` over durable_rules. See `opportune_rulebase.engine.Engine` for what it guarantees.
 
-    Non-guarantees: durable_rules keeps some memory with every ruleset it ever made, so a process that
-    swaps revisions often grows.
+    Close it: what durable_rules holds for it is given back by that alone.
     """
 
     def __init__(self, rulebase: Rulebase) -> None:

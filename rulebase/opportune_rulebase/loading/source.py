@@ -19,6 +19,9 @@ from ruamel.yaml.reader import ReaderError
 from opportune_rulebase.errors import Position
 from opportune_rulebase.loading.problems import Code, Report, clip
 
+if __with_libyaml__:
+    from ruamel.yaml.cyaml import CParser  # type: ignore[attr-defined]
+
 MAX_YAML_BYTES = 1 << 19
 MAX_LINE = 1 << 16
 MAX_DEPTH = 32
@@ -209,6 +212,14 @@ def _end_of(name: str, text: str) -> Position:
     return Position(name, len(lines), len(lines[-1]) + 1)
 
 
+def _events(text: str) -> Iterator[Any]:
+    """As `YAML(typ="safe").parse` gives them, which makes classes for every text: they hold each other, and
+    the text, until they are collected."""
+    parser = CParser(text)
+    while parser.check_event():
+        yield parser.get_event()
+
+
 class _Composer:
     """Builds nodes from the parser's events."""
 
@@ -218,7 +229,9 @@ class _Composer:
         self.left = MAX_FILE_NODES
         self.report = report
         # Events only: ruamel resolves and constructs nothing.
-        self.events: Iterator[Any] = iter(YAML(typ="safe", pure=pure).parse(source.text))
+        self.events: Iterator[Any] = (
+            iter(YAML(typ="safe", pure=True).parse(source.text)) if pure else _events(source.text)
+        )
 
     def documents(self) -> list[Node]:
         found: list[Node] = []

@@ -121,7 +121,9 @@ class NetworkEngine:
                 ],
             )
             sources.append("\n".join([*lines, ""]))
-            self._generator.define(name, sources[-1])  # one by one: other threads wait while one is compiled
+            self._generator.define(
+                name, sources[-1]
+            )  # one by one: other threads wait while one is compiled
         self._sources[""] = "".join(sources)
 
     def _define_matcher(self, event_type: str) -> None:

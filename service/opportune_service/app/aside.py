@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["aside"]
+__all__ = ["aside", "let_go"]
 
 T = TypeVar("T")
 
-_TURN_SECONDS = 0.0005
-"""Python lets one thread compute at a time, and whoever waits asks for its turn after so long. A call passes
-through several threads, and each waits once or more: with Python's 5 ms a publish took 30 ms while a rulebase
-was being compiled. A turn costs some microseconds."""
+_TURN_SECONDS = 0.00003
+"""Python lets one thread compute at a time, and who wants its turn waits so long before it takes it. A call
+goes through several threads, and a commit asks for its turn at every statement, so short turns are worth
+much: with Python's own 5 ms, one publish in a hundred took 0.13 s while a rulebase of 200 campaigns was
+made ready; with this, 0.03 s. The computation takes half as long again."""
 
 _computing = 0
 _usual_seconds = 0.0
 
 
 async def aside(call: Callable[[], T]) -> T:
-    """What `call` returns, computed in a thread of its own. Raises what it raises.
+    """What `call` returns, computed in a thread. Raises what it raises.
 
-    Threads of the process take short turns meanwhile. Call it on the event loop.
+    Meanwhile all threads of the process take short turns. Call it from the event loop. What is one call of
+    C (compiling a long source, freeing a large object) is one turn, however long it takes.
     """
     global _computing, _usual_seconds  # noqa: PLW0603 - the interval is one for the whole process
     if not _computing:
@@ -36,3 +38,23 @@ async def aside(call: Callable[[], T]) -> T:
         _computing -= 1
         if not _computing:
             sys.setswitchinterval(_usual_seconds)
+
+
+_HELD_SECONDS = 1.0
+_AT_ONCE = 100
+"""Campaigns that are freed in one piece: some 3 ms."""
+
+
+def let_go(things: Iterable[object]) -> None:
+    """Free what nobody else holds any more a second from now, a few at a time. Call it on the event loop.
+
+    Freeing the 3,000 campaigns of a rulebase takes 0.1 s, and in one piece nobody else has a turn.
+    """
+    held, loop = list(things), asyncio.get_running_loop()
+
+    def free_some() -> None:
+        del held[-_AT_ONCE:]
+        if held:
+            loop.call_soon(free_some)
+
+    loop.call_later(_HELD_SECONDS, free_some)

@@ -82,7 +82,14 @@ def serve_command(
     settings = Settings(**given)
     log_to_stderr(log_format, worker=worker)
     if settings.database == Settings.model_fields["database"].default:
-        Path("var").mkdir(exist_ok=True)
+        try:
+            Path("var").mkdir(exist_ok=True)
+        except OSError as error:
+            stop(
+                ExitCode.NO,
+                f"cannot make the directory var for the ledger here: {error.strerror}; "
+                "start where it may be made, or set database",
+            )
     if worker is not None:
         end_with_supervisor(settings)
     try:
