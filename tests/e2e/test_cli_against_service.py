@@ -96,6 +96,32 @@ def test_send_tail_explain_advise_and_reload(tmp_path: Path, town: Path, target:
     assert ask("health") == "ready\n"
 
 
+def test_revisions_of_a_service_that_asks_nobody_who_calls(tmp_path: Path, town: Path, target: str) -> None:
+    def ask(*arguments: object, code: int = 0) -> str:
+        command = ["rulebases", *map(str, arguments), "--target", target]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    (first,) = [json.loads(line)["revision"] for line in ask("list", "--json").splitlines()]
+    (town / "campaigns/care.yaml").unlink()
+    second = json.loads(ask("upload", town, "--comment", "no care", "--json"))["revision"]
+    (change,) = json.loads(ask("diff", second[:8], "--json"))
+    assert (change["kind"], change["name"]) == ("removed", "care-plan-at-counter")
+    ask("test", second[:8])
+    ask("approve", second[:8], code=1)  # anonymous is its author
+    for how, share in (("--shadow", None), ("--canary=25%", 0.25)):
+        said = json.loads(ask("activate", second[:8], how, "--yes", "--json"))
+        assert (said["in_force"][0]["revision"], said["activation"]["share"]) == (first, share)
+    ask("activate", second[:8], "--yes")
+    assert json.loads(ask("show", "--json"))["revision"] == second
+    ask("activate", first[:8], "--expect", first[:8], "--yes", code=1)
+    ask("rollback", "--yes")
+    shown = json.loads(ask("show", "--archive", tmp_path / "old.zip", "--json"))
+    assert (shown["revision"], len(shown["in_force"])) == (first, 1)
+    assert opportune("check", "old.zip", cwd=tmp_path).returncode == 0
+
+
 def test_a_service_that_is_not_there() -> None:
     for arguments in (["health"], ["advise", "8613800000001"], ["tail", "--no-follow"]):
         result = CliRunner().invoke(app, [*arguments, "--target", "127.0.0.1:1"])

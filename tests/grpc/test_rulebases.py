@@ -117,7 +117,9 @@ async def test_a_lost_update_is_aborted_and_said_afterwards() -> None:
         assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION")
 
 
-@pytest.mark.parametrize("odd", ["\0", "x", "x" * 100_000, "修订", REVISION.upper(), REVISION + "\n"])
+@pytest.mark.parametrize(
+    "odd", ["\0", "8613800000001", "x" * 100_000, "修订", REVISION.upper(), REVISION + "\n"]
+)
 def test_what_is_no_revision_is_not_found(odd: str) -> None:
     @in_loop
     async def body() -> None:
@@ -134,15 +136,25 @@ def test_what_is_no_revision_is_not_found(odd: str) -> None:
                 request = getattr(pb, f"{call}Request")(**fields)
                 said = await refused(getattr(service.rulebases, call)(request))
                 assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_REVISION"), call
+                await _shows_no_such_attempt(service)
             for call in ("ActivateRulebase", "RollbackRulebase"):
                 request = getattr(pb, f"{call}Request")(revision=REVISION, expected_current_revision=odd)
                 assert (await refused(getattr(service.rulebases, call)(request))).reason == "CONFLICT"
+                await _shows_no_such_attempt(service)
             request = pb.RollbackRulebaseRequest(expected_current_revision=odd)
             assert (await refused(service.rulebases.RollbackRulebase(request))).reason == "CONFLICT"
             listing = pb.ListRulebasesRequest(page_token=odd)
             assert (await refused(service.rulebases.ListRulebases(listing))).fields == ["page_token"]
 
     body()
+
+
+async def _shows_no_such_attempt(service: Service) -> None:
+    """Everybody is shown the last attempt: it is neither what one caller wrote, nor of any length."""
+    shown = (await service.rulebases.GetRulebase(pb.GetRulebaseRequest())).last_attempt
+    assert shown.revision in ("", REVISION)
+    assert "8613800000001" not in shown.message
+    assert len(shown.message) < 1_000
 
 
 @in_loop

@@ -9,6 +9,7 @@ from textwrap import dedent
 import grpc
 import pytest
 from opportune.v1 import rulebase_service_pb2 as pb
+from opportune.v1 import types_pb2 as types
 from opportune_rulebase import load
 from support.operators import Person, Team, refused, team
 from support.server import in_loop
@@ -189,3 +190,34 @@ async def test_without_the_look_at_branches_it_would_be_stored(tmp_path: Path) -
         async with team(tmp_path, province()) as people:
             for files in OTHERS.values():
                 await people.north.upload(files)
+
+
+@pytest.mark.parametrize("mode", [types.ACTIVATION_MODE_CANARY, types.ACTIVATION_MODE_SHADOW])
+def test_what_another_branch_tries_out_is_ended_by_nobody_else(
+    mode: types.ActivationMode.ValueType, tmp_path: Path
+) -> None:
+    @in_loop
+    async def body() -> None:
+        share = {"canary_share": 0.5} if mode == types.ACTIVATION_MODE_CANARY else {}
+        async with team(tmp_path, province()) as people:
+            own = await people.north.upload(OWN[0])
+            await people.north.test(own)
+            await people.northern.approve(own)
+            souths = await people.ann.upload(province(campaign("south-sms", "[south]", "Bye")))
+            await people.ann.test(souths)
+            await people.amy.approve(souths)
+            await people.olga.activate(souths, CURRENT, mode=mode, **share)
+            running = (await people.victor.get()).activations
+            for revision, fields in ((CURRENT, {}), (own, {}), (own, {"mode": mode, **share})):
+                said = await refused(people.north.activate(revision, CURRENT, **fields))
+                assert (said.code, said.reason) == DENIED
+                assert souths[:12] in said.message
+            assert (await people.victor.get()).activations == running
+            await people.olga.activate(CURRENT, CURRENT)
+            # Their own they may replace, and let decide for all.
+            await people.north.activate(own, CURRENT, mode=mode, **share)
+            await people.northern.activate(own, CURRENT, mode=mode, **share)
+            await people.northern.activate(own, CURRENT)
+            assert (await people.victor.get()).rulebase.revision == own
+
+    body()

@@ -19,7 +19,7 @@ from opportune_service.app.log import events_of
 from opportune_service.app.records import LogKind
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
-from opportune_service.core.backfill import Aside, Fill
+from opportune_service.core.backfill import Aside, fills_of, Fill
 from opportune_service.core.events import MAX_SKEW_US, Encoding, Event, ImportMode
 from support.applications import activate, in_loop, running
 from support.rebuilt import live_and_rebuilt
@@ -241,11 +241,12 @@ def test_control_without_the_boundary_events_count_twice(up_to_the_boundary: boo
             live = app.live.current
             metric = live.rulebase.metrics["charges_2d"]
             boundary = live.births[metric.key]
-            aside = Aside(live, [metric])
+            states: dict[str, SubscriberState] = {}
+            aside = Aside(live, [metric], states)
             for row in await app.thread.run(lambda: list(app.ledger.read_log(0))):
                 if row.kind is LogKind.EVENTS and (row.position <= boundary or not up_to_the_boundary):
                     aside.fold(row.source, events_of(row), {})
-            await app.ingest.fill(aside.fills(boundary, 10))
+            await app.ingest.fill(fills_of(states, boundary, 10))
             counted = (await readings(app, NOON_US))[ANNE]["charges_2d"][0]
             assert counted == (6 if up_to_the_boundary else 8)
 

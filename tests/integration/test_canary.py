@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from opportune_rulebase.engine import Engine
 from opportune_rulebase.policies import Fate
+from opportune_service.app.advise import Visit, advise
 from opportune_service.app.errors import NotReadyError, StoreConflictError
 from opportune_service.app.why_not import why_not
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
+from opportune_service.core.events import Event
 from opportune_service.core.revision import PARTS
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Reason
@@ -370,3 +372,26 @@ def watch(engine: Engine, name: str, closed: list[str]) -> None:
         close()
 
     engine.close = noted  # type: ignore[method-assign]
+
+
+def test_a_visit_is_answered_by_the_one_that_decides() -> None:
+    """Also with prompts that the other one made."""
+
+    async def body() -> None:
+        async with running(files=small(9), people=PEOPLE) as app:
+            await publish(app, [mms(who, "large", NOON_US, 300) for who in PEOPLE])
+            await publish(app, [Event("text", who, "sms_sent", NOON_US + 1) for who in PEOPLE])
+            changed = small(9)
+            changed["campaigns/care-plan.yaml"] = changed["campaigns/care-plan.yaml"].replace(
+                b"Offer the care plan.", b"Offer it with a smile."
+            )
+            canary = await let(app, changed, CANARY, THIRD)
+            for who in PEOPLE:
+                visit = Visit(who, "counter", f"visit {who}", "counter_visit")
+                told = await advise(app.live, app.ingest, app.ledger, app.thread, app.clock, visit)
+                decides = app.live.of(who).id
+                assert told.revision == decides
+                words = "Offer it with a smile." if decides == canary else "Offer the care plan."
+                assert [each.say for each in told.advices] == [words]
+
+    in_loop(body)

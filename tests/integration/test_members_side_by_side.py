@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from opportune_service.adapters.sql.ledger import SqlLedger
+from opportune_service.adapters.sql.migrate import HEAD, migrate
+from opportune_service.adapters.sql.shadow import open_shadow, shadow_url
 from opportune_service.app.insight import Insight
 from opportune_service.bootstrap import Application
+from opportune_service.cli.migrate import migrate_command
 from support.applications import in_loop
 from support.in_force import ANY, CANARY, FULL, PEOPLE, SHADOW, THIRD, by_revision, let, senders, small
 from support.members import Stores, members, publish, until
@@ -63,7 +67,7 @@ def test_the_shadow_is_apart_in_the_database(stores: Stores) -> None:
             receipt = await publish(app, senders(PEOPLE, 1))
             assert receipt.verdicts == []
             await app.shadow.settled()
-            assert stores.rows("SELECT count(*) FROM shadow.verdicts") == [(len(PEOPLE),)]
+            assert stores.rows("SELECT count(*) FROM opportune_shadow.verdicts") == [(len(PEOPLE),)]
             assert stores.rows("SELECT count(*) FROM public.verdicts") == [(0,)]
             ledger = await app.shadow.ledger()
 
@@ -88,6 +92,20 @@ def test_without_a_shadow_there_is_no_schema(stores: Stores) -> None:
     async def body() -> None:
         async with members(stores, count=1, files=small(3), people=PEOPLE) as (app,):
             await app.erasures.erase(PEOPLE[0], "test", "asked for")
-            assert stores.rows("SELECT count(*) FROM pg_namespace WHERE nspname = 'shadow'") == [(0,)]
+            assert stores.rows("SELECT count(*) FROM pg_namespace WHERE nspname = 'opportune_shadow'") == [
+                (0,)
+            ]
 
     in_loop(body)
+
+
+def test_what_a_shadow_decided_is_migrated_along(postgres_url: str) -> None:
+    SqlLedger.open(postgres_url).close()
+    opened = open_shadow(postgres_url, make=True)
+    assert opened is not None
+    opened.close()
+    for revision in ("0004", HEAD):
+        migrate_command(postgres_url, revision, sql=False, config=None)
+        assert [migrate(url, revision) for url in (postgres_url, shadow_url(postgres_url))] == [
+            (revision, revision)
+        ] * 2

@@ -16,6 +16,7 @@ import pytest
 from opportune_service.adapters.sql import SqlLedger
 from opportune_service.adapters.sql.transaction import SqlTransaction
 from opportune_service.app import takeover
+from opportune_service.app.callers import Caller
 from opportune_service.app.context import show_subscriber
 from opportune_service.app.defer import decide_due
 from opportune_service.app.errors import NotFoundError, StoreUnavailableError
@@ -253,11 +254,11 @@ def test_an_activation_holds_for_whatever_is_committed_after_it(stores: Stores) 
 def test_a_pause_at_one_member_holds_at_all(stores: Stores) -> None:
     async def body() -> None:
         async with members(stores) as (first, second):
-            await first.pauses.pause("mms-bundle", "test", "")
+            await first.pauses.pause("mms-bundle", Caller("test"), "")
             events = [mms(ANNE, f"a{n}", NOON_US + n) for n in range(3)]
             paused = await second.ingest.publish("test", events)
             assert decided(paused.verdicts) == []
-            await first.pauses.resume("mms-bundle", "test", "")
+            await first.pauses.resume("mms-bundle", Caller("test"), "")
             going = await second.ingest.publish("test", [mms(ANNE, "a4", NOON_US + 4)])
             assert decided(going.verdicts) == [(ANNE, "mms-bundle")]
 

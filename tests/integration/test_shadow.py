@@ -294,5 +294,5 @@ def test_its_ledger_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert shadow_url("sqlite://") == "sqlite://"
     place = shadow_url("postgresql://u:p@h/n?options=-c%20work_mem%3D1MB")
     assert "u:p@h/n" in place
-    assert "search_path%3Dshadow" in place
+    assert "search_path%3Dopportune_shadow" in place
     assert "work_mem" in place

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from opportune_rulebase.policies import Mode, OutcomeKind
 from opportune_service.app.advise import Visit, advise
+from opportune_service.app.callers import Caller
 from opportune_service.app.consent import ALL, Consent, set_consent
 from opportune_service.app.contacts import RecordedContact, record_contacts
 from opportune_service.app.context import ImportItem, import_context
@@ -253,7 +254,7 @@ class Life:
 
     async def _redrive(self, app: Application, rng: random.Random) -> None:
         lasting = rng.choice([None, 2 * HOUR_US, DAY_US])
-        await app.dead_letters.redrive_all("", "", Redrive("test", "try again", lasting))
+        await app.dead_letters.redrive_all("", "", Redrive(Caller("test"), "try again", lasting))
 
     async def _expire(self, app: Application, rng: random.Random) -> None:
         await app.deliveries.expire()
@@ -322,9 +323,9 @@ class Life:
         name = rng.choice(sorted(app.live.current.rulebase.campaigns))
         if await app.pauses.paused() and rng.random() < 0.7:
             for paused in await app.pauses.paused():
-                await app.pauses.resume(paused, "test", "")
+                await app.pauses.resume(paused, Caller("test"), "")
         else:
-            await app.pauses.pause(name, "test", "")
+            await app.pauses.pause(name, Caller("test"), "")
 
     # -- the end ----------------------------------------------------------------------------------
 

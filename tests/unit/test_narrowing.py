@@ -11,7 +11,7 @@ import pytest
 from opportune_rulebase.errors import Position
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.network import NetworkEngine
-from opportune_service.core import revision as revisions
+from opportune_service.core import plans
 from opportune_service.core.events import Event
 from opportune_service.core.narrowing import MAX_VALUES, decided, told_apart
 from opportune_service.core.observe import observe
@@ -167,5 +167,5 @@ def test_parts_come_to_what_the_whole_comes_to(seed: int) -> None:
 def test_a_filter_that_is_decided_wrongly_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     given = events(0)
     right = come_to(undivided, given)
-    monkeypatch.setattr(revisions, "decided", lambda where, name, value: True)
+    monkeypatch.setattr(plans, "decided", lambda where, name, value: True)
     assert come_to(revision, given) != right

@@ -254,8 +254,8 @@ class Backfill:
 
 
 class _Worker:
-    """A thread that folds aside metrics of revisions that run side by side, with engines of its own. What is
-    under way when it is left is finished before the engines are closed."""
+    """A thread that folds aside metrics of revisions that run side by side, with engines of its own. What
+    is under way when it is left is finished before the engines are closed."""
 
     def __init__(self, wanted: Mapping[Revision, Collection[Metric]], make_engine: EngineFactory) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backfill")

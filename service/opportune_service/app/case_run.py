@@ -4,7 +4,7 @@ decided. Pure."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from opportune_rulebase.engine import Engine
@@ -20,7 +20,8 @@ from opportune_service.core.events import ContextRecord, Due, Event, ImportMode,
 from opportune_service.core.fold import fold_fact, fold_metric
 from opportune_service.core.observe import observe, observe_deferred, observe_due
 from opportune_service.core.patterns import no_roles
-from opportune_service.core.revision import Plan, Revision, part_of
+from opportune_service.core.plans import Plan, part_of
+from opportune_service.core.revision import Revision
 from opportune_service.core.schedule import due_instants
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import (
@@ -41,7 +42,13 @@ _MADE_UP = 1 << 40
 """Numbers from here on stand for values that a case only counts."""
 
 
-def run_case(rulebase: Rulebase, engine: Engine, case: Case) -> list[Decision]:
+class StoppedError(Exception):
+    """Nobody waits for the case any more."""
+
+
+def run_case(
+    rulebase: Rulebase, engine: Engine, case: Case, stopped: Callable[[], bool] = lambda: False
+) -> list[Decision]:
     """Everything that is decided in a case, in order of time, from a fresh state.
 
     Everything counts as folded since ever: a metric that is not given is exactly 0 (or missing, if it is a
@@ -49,8 +56,10 @@ def run_case(rulebase: Rulebase, engine: Engine, case: Case) -> list[Decision]:
     each at its own time, after the events of that instant; none waits for a source. What was due at the
     beginning itself has passed. What is deferred is decided again if it falls due before the end; what
     settles is, in any case. The subscriber is in no control group, unless that is given.
+
+    `stopped` is asked before each moment; raises `StoppedError` once it says so.
     """
-    run = _Run(_revision(rulebase, engine, case), case)
+    run = _Run(_revision(rulebase, engine, case), case, stopped)
     for event in case.events:
         run.let_pass(event.occurred_at_us - 1)
         run.take(event)
@@ -63,9 +72,10 @@ def run_case(rulebase: Rulebase, engine: Engine, case: Case) -> list[Decision]:
 class _Run:
     """A case while it runs: what is known of its subscriber, and what was decided so far."""
 
-    def __init__(self, revision: Revision, case: Case) -> None:
+    def __init__(self, revision: Revision, case: Case, stopped: Callable[[], bool]) -> None:
         self.revision = revision
         self.case = case
+        self.stopped = stopped
         self.history = History(contacts=list(case.contacts), outcomes=list(case.outcomes))
         self.decisions: list[Decision] = []
         self._usage = _usage(revision.rulebase, case)
@@ -109,6 +119,8 @@ class _Run:
         return [each for each in self.history.deferrals if each.due_us <= now_us]
 
     def _decide(self, moments: Iterable[Moment]) -> None:
+        if self.stopped():
+            raise StoppedError
         for moment in moments:
             verdict = decide(
                 self.revision.rulebase, moment, self.history, self._usage, self.case.given.paused

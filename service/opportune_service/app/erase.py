@@ -107,6 +107,7 @@ class Erasures:
 
     async def _erase(self, erasing: Erasing, by: str, reason: str) -> Erased:
         async with self._turn:
+            await self._shadow.settled()  # while nobody waits for it yet
             after = complete = 0
             named = False
             while True:

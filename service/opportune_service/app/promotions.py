@@ -13,6 +13,7 @@ from opportune_service.app.aside import aside
 from opportune_service.app.callers import Caller
 from opportune_service.app.errors import (
     ConflictError,
+    ForbiddenError,
     InvalidRequestError,
     NotReadyError,
     OpportuneError,
@@ -24,7 +25,7 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.lifecycle import check_activation, check_approval, check_rollback
 from opportune_service.app.ports import Clock, Ledger
 from opportune_service.app.records import ActivationMode, InForce, Step, StepKind
-from opportune_service.app.rulebases import Rulebases, Stored, unpacked
+from opportune_service.app.rulebases import Rulebases, Stored, is_revision, unknown_revision, unpacked
 from opportune_service.app.run_tests import SuiteReport, run_tests
 from opportune_service.app.signing import SignerOf, check_stored
 from opportune_service.core.revision import EngineFactory
@@ -101,13 +102,17 @@ class Promotions:
 
     async def test_files(self, files: Mapping[str, bytes], only: str = "") -> SuiteReport:
         """Run the tests of a rulebase that need not be stored. One suite runs at a time, beside what
-        serves; it ends early if the caller goes away."""
+        serves; it ends early if the caller goes away, and the next one begins when it has."""
         gone = Event()
         async with self._testing:
+            running = asyncio.create_task(
+                aside(lambda: run_tests(files, self._make_engine, only, gone.is_set))
+            )
             try:
-                return await aside(lambda: run_tests(files, self._make_engine, only, gone.is_set))
+                return await asyncio.shield(running)
             finally:
                 gone.set()
+                await asyncio.wait({running})
 
     async def note_rehearsed(self, revision: str, caller: Caller, comment: str) -> None:
         """A rehearsal of the revision came to its end. Raises `UnknownRevisionError`."""
@@ -146,6 +151,7 @@ class Promotions:
         touch), `ConflictError` (another revision is in full force than expected), `StoreUnavailableError`.
         Whatever it raises, what was in force still is, and the attempt is kept to be shown.
         """
+        _check_names(asked.revision, asked.expected)
         return await self._noted(asked.revision, self._activate(asked, caller))
 
     async def roll_back(
@@ -153,6 +159,8 @@ class Promotions:
     ) -> Activated:
         """Let an earlier revision decide in full again: "" for the one that was in full force before the
         expected one. Metrics that come back with it are computed from the log. Errors as of `activate`."""
+        if revision:
+            _check_names(revision, expected)
         return await self._noted(revision, self._roll_back(revision, expected, caller, comment, request_id))
 
     async def _roll_back(
@@ -201,6 +209,7 @@ class Promotions:
         stored = await self._rulebases.find(asked.revision)
         check_activation(asked.revision, stored.progress, asked.mode, gated=self._gated)
         await self._check_scope(stored, caller, asked.expected)
+        await self._check_ends(asked, caller)
         archive, signature = await self._rulebases.archive(asked.revision)
         await asyncio.to_thread(check_stored, self._signer_of, asked.revision, archive, signature)
         if not (asked.request_id and _is_repetition(asked, await self._rulebases.in_force())):
@@ -229,6 +238,29 @@ class Promotions:
         if caller.branches is not None:
             rulebase = await self._rulebases.loaded(stored.row.revision)
             await self._rulebases.check_change(caller, rulebase, expected)
+
+    async def _check_ends(self, asked: Asked, caller: Caller) -> None:
+        """What runs beside the one in full force, and ends with this, has to be the caller's own too."""
+        if caller.branches is None:
+            return
+        for each in await self._rulebases.in_force():
+            stays = asked.mode not in (ActivationMode.FULL, each.mode) or each.revision == asked.revision
+            if each.mode is ActivationMode.FULL or stays:
+                continue
+            ended = await self._rulebases.loaded(each.revision)
+            try:
+                await self._rulebases.check_change(caller, ended, asked.expected)
+            except ForbiddenError as error:
+                raise ForbiddenError(f"this ends the {each.mode} {each.revision[:12]}: {error}") from error
+
+
+def _check_names(revision: str, expected: str) -> None:
+    """An attempt is kept and shown to everybody, with what it was about; so it has to be about revisions.
+    Raises `UnknownRevisionError`, `ConflictError`."""
+    if not is_revision(revision):
+        raise unknown_revision(revision)
+    if expected and not is_revision(expected):
+        raise ConflictError("what is expected to be in full force is no revision: read again what is")
 
 
 def share_of(fraction: float) -> int:

@@ -82,6 +82,11 @@ class WorkOrder:
     bindings: Mapping[str, str]
 
 
+def is_revision(text: str) -> bool:
+    """Whether a text may be the name of a revision at all."""
+    return _REVISION.fullmatch(text) is not None
+
+
 def check(files: Files, today: date) -> CheckReport:
     """Everything that is wrong with a rulebase, at once, as seen on a day. Pure."""
     try:
@@ -203,9 +208,9 @@ class Rulebases:
         wanted = revision or self._ledger.active_revision()
         if not wanted:
             raise NoRulebaseError("no rulebase is in force; upload one and activate it, or name a revision")
-        row = self._ledger.rulebase(wanted) if _REVISION.fullmatch(wanted) else None
+        row = self._ledger.rulebase(wanted) if is_revision(wanted) else None
         if row is None:
-            raise _unknown(wanted)
+            raise unknown_revision(wanted)
         return self._stored([row])[0]
 
     async def page(self, state: RulebaseState | None, after: str, size: int) -> tuple[list[Stored], bool]:
@@ -214,7 +219,7 @@ class Rulebases:
         return await self._thread.run(self._page, state, after, size)
 
     def _page(self, state: RulebaseState | None, after: str, size: int) -> tuple[list[Stored], bool]:
-        last = self._ledger.rulebase(after) if _REVISION.fullmatch(after) else None
+        last = self._ledger.rulebase(after) if is_revision(after) else None
         if after and last is None:
             raise InvalidRequestError("page_token", "page_token must be one that an answer gave")
         found: list[Stored] = []
@@ -249,9 +254,9 @@ class Rulebases:
         return await self._thread.run(self._archive, revision)
 
     def _archive(self, revision: str) -> tuple[bytes, bytes]:
-        archive = self._ledger.rulebase_archive(revision) if _REVISION.fullmatch(revision) else None
+        archive = self._ledger.rulebase_archive(revision) if is_revision(revision) else None
         if archive is None:
-            raise _unknown(revision)
+            raise unknown_revision(revision)
         return archive, self._ledger.rulebase_signature(revision)
 
     async def loaded(self, revision: str) -> Rulebase:
@@ -309,7 +314,8 @@ async def unpacked(archive: bytes) -> dict[str, bytes]:
         raise RulebaseRefusedError(error.problems) from error
 
 
-def _unknown(revision: str) -> UnknownRevisionError:
+def unknown_revision(revision: str) -> UnknownRevisionError:
+    """That nobody uploaded it, shown as far as it may be one."""
     return UnknownRevisionError(f"no rulebase with revision {mask(revision[:64])!r} was uploaded")
 
 

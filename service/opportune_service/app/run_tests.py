@@ -9,6 +9,7 @@ from opportune_rulebase import load
 from opportune_rulebase.errors import Problem, RulebaseError
 from opportune_rulebase.model import Rulebase
 
+from opportune_service.app.case_run import StoppedError
 from opportune_service.app.coverage import Seen
 from opportune_service.app.read_cases import read_cases
 from opportune_service.app.try_cases import CaseResult, try_case
@@ -33,8 +34,8 @@ class SuiteReport:
 def run_tests(
     files: Mapping[str, bytes], make_engine: EngineFactory, only: str, stopped: Callable[[], bool]
 ) -> SuiteReport:
-    """Try the cases whose file or name contains `only`, in order of file and place. Between two of them
-    `stopped` is asked whether nobody waits for the report any more."""
+    """Try the cases whose file or name contains `only`, in order of file and place. Before each moment
+    `stopped` is asked whether nobody waits for the report any more; it ends with the case before then."""
     try:
         rulebase = load(files)
         cases = read_cases(rulebase, files)
@@ -47,7 +48,9 @@ def run_tests(
             if stopped():
                 break
             if only in case.position.file or only in case.name:
-                results.append(try_case(rulebase, engine, case))
+                results.append(try_case(rulebase, engine, case, stopped))
+    except StoppedError:
+        pass
     finally:
         engine.close()
     return SuiteReport(tuple(results), _counts(rulebase, [each.seen for each in results]))

@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_WAITING = 5_000
-"""Moments that wait to be decided; what comes on top is dropped. A ledger in a file decides as many in some
-seconds."""
+MOST_WAITING = 2_000
+"""Moments that wait to be decided; what comes on top is dropped. A ledger in a file decides as many in
+about a second."""
 
 _DEFERRALS = 200
 _EXPIRE_AT_ONCE = 1_000

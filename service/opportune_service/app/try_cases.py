@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
@@ -27,14 +27,16 @@ class CaseResult:
     seen: Seen
 
 
-def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
+def try_case(
+    rulebase: Rulebase, engine: Engine, case: Case, stopped: Callable[[], bool] = lambda: False
+) -> CaseResult:
     """Publish the case's events, let its time pass, decide each moment at its own time, and compare.
 
     What is known before the first event is in `run_case`. A decision that is not listed under `expect` is a
-    failure; other reasons need not be listed.
+    failure; other reasons need not be listed. `stopped` as for `run_case`.
     """
     watcher = Watcher(rulebase, engine)
-    decisions = run_case(rulebase, watcher, case)
+    decisions = run_case(rulebase, watcher, case, stopped)
     watcher.seen.decided = {each.campaign for each in decisions if each.reason is Reason.DECIDED}
     remaining = list(decisions)
     missing = []
@@ -45,7 +47,7 @@ def try_case(rulebase: Rulebase, engine: Engine, case: Case) -> CaseResult:
             missing.append(expected)
         else:
             remaining.remove(found)
-    failures = _why_missing(rulebase, engine, case, missing, decisions) if missing else []
+    failures = _why_missing(rulebase, engine, case, missing, decisions, stopped) if missing else []
     # What an expectation named but wanted otherwise is one failure, not two.
     named = {expected.campaign for expected in missing}
     failures += [
@@ -74,10 +76,11 @@ def _why_missing(
     case: Case,
     missing: Sequence[Expected],
     decisions: Sequence[Decision],
+    stopped: Callable[[], bool],
 ) -> list[str]:
     """Why expectations are not met, with what happened instead."""
     watcher = Watcher(rulebase, engine, asked={expected.campaign for expected in missing})
-    run_case(rulebase, watcher, case)
+    run_case(rulebase, watcher, case, stopped)
     return [_why(rulebase, case, expected, decisions, watcher.values) for expected in missing]
 
 

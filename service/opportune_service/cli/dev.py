@@ -104,6 +104,7 @@ def dev_command(
         tls_certificate=None,
         tls_key=None,
         tls_client_ca=None,
+        callers=None,
     )
     plan = Plan(settings, seed, subscribers, speed, start, days, seconds)
     view = make_view(live=live, json=json)

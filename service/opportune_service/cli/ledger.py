@@ -27,7 +27,7 @@ from opportune_service.app.housekeeping import Housekeeping, step_of
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.records import Kept, Place
 from opportune_service.app.retention import Horizon, Keep, horizons
-from opportune_service.app.revisions import LiveRevision, stored_revision
+from opportune_service.app.revisions import LiveRevision, stored_in_force
 from opportune_service.cli.options import JsonOption
 from opportune_service.cli.settings import ConfigOption
 from opportune_service.cli.terminal import ExitCode, out, print_json, stop
@@ -119,11 +119,11 @@ async def _prune(settings: Settings, *, dry_run: bool, json: bool) -> None:
     keep = Keep(settings.keep_log_days, settings.keep_history_days, settings.keep_audit_days)
     now_us = WallClock().now_us()
     with closing(SqlLedger.open(settings.database)) as ledger, closing(LedgerThread()) as thread:
-        active = ledger.active_revision()
-        if not active:
+        in_force = stored_in_force(ledger, NetworkEngine)
+        if in_force is None:
             stop(ExitCode.NO, "No rulebase was ever activated; nothing is pruned.")
         live = LiveRevision()
-        live.swap(stored_revision(ledger, active, NetworkEngine))
+        live.swap(in_force)
         until = horizons(live.current, keep, now_us)
         if dry_run:
             found = {kind: _count(ledger, kind, horizon) for kind, horizon in until.items()}

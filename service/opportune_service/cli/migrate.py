@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from opportune_service.adapters.sql.migrate import HEAD, migrate, script
+from opportune_service.adapters.sql.shadow import is_there, shadow_url
 from opportune_service.cli.settings import ConfigOption
 from opportune_service.cli.terminal import out
 from opportune_service.settings import Settings
@@ -29,7 +30,7 @@ def migrate_command(
     A ledger in a SQLite file is migrated by the service itself when it starts. One in PostgreSQL is not:
     migrate it with the new release before the first process of that starts; processes of the release before
     go on meanwhile. To go back, stop those of the new release, migrate with it to the revision of the old
-    one, and start that. All of it happens, or nothing.
+    one, and start that. All of it happens, or nothing. What shadows decided is migrated after it.
 
     Example: opportune migrate --database postgresql://opportune@db/opportune
     """
@@ -40,6 +41,8 @@ def migrate_command(
         typer.echo(script(url, to), nl=False)
         return
     before, after = migrate(url, to)
+    if is_there(url):
+        migrate(shadow_url(url), to)
     if before == after:
         out().print(f"The ledger has revision {after}: there was nothing to do.")
     else:

@@ -13,14 +13,21 @@ from typing import Annotated
 import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opportune_client import CrmClient, OperatorClient, RequestError, connect, pack_rulebase
+from opportune_client import CrmClient, OperatorClient, RequestError, pack_rulebase
 from opportune_client.errors import NotFoundError, translated
 from rich.text import Text
 
 from opportune_service.adapters.files.rulebase_dir import read_rulebase
 from opportune_service.app.rulebases import check
+from opportune_service.cli.connection import connected
 from opportune_service.cli.decisions import decision_record, show_trace, tell, trace_record
-from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, RulebaseArgument, TargetOption
+from opportune_service.cli.options import (
+    DEFAULT_TARGET,
+    JsonOption,
+    RulebaseArgument,
+    ShadowOption,
+    TargetOption,
+)
 from opportune_service.cli.problems import show_problems
 from opportune_service.cli.terminal import ExitCode, err, out, print_json, stop
 
@@ -30,8 +37,8 @@ _DEADLINE_SECONDS = 10.0
 
 @contextmanager
 def service(target: str) -> Iterator[grpc.Channel]:
-    """A channel to the running service. TLS unless the target is the loopback."""
-    with connect(target) as channel:
+    """A channel to the running service; see `connected`."""
+    with connected(target) as channel:
         yield channel
 
 
@@ -88,6 +95,7 @@ def tail_command(
     follow: Annotated[bool, typer.Option(help="Go on as decisions are recorded.")] = True,
     subscriber: Annotated[str, typer.Option(metavar="SUBSCRIBER", help="Only of this subscriber.")] = "",
     campaign: Annotated[str, typer.Option(metavar="NAME", help="Only of this campaign.")] = "",
+    shadow: ShadowOption = False,
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,
 ) -> None:
@@ -107,6 +115,7 @@ def tail_command(
                 campaign=campaign,
                 include_trace=True,
                 page_size=max(1, min(last, 1_000)),
+                shadow=shadow,
             )
             for decision in reversed(list(islice(past, last))):
                 shown.add(decision.decision_id)
@@ -123,7 +132,7 @@ def tail_command(
             time.sleep(seconds)
 
         for decision in client.follow_decisions(
-            subscriber_id=subscriber, campaign=campaign, include_trace=True, pause=pause
+            subscriber_id=subscriber, campaign=campaign, include_trace=True, shadow=shadow, pause=pause
         ):
             begin()
             if decision.decision_id not in shown:
@@ -150,6 +159,7 @@ def _print_decision(decision: object, *, json: bool) -> None:
 
 def explain_command(
     decision_id: Annotated[str, typer.Argument(metavar="DECISION_ID", help="As tail and advise show it.")],
+    shadow: ShadowOption = False,
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,
 ) -> None:
@@ -160,7 +170,7 @@ def explain_command(
     Example: opportune explain 3f6c0d1be2a94c7788a0b1c2
     """
     with service(target) as channel:
-        verdict = OperatorClient(channel).explain(decision_id, timeout=_DEADLINE_SECONDS)
+        verdict = OperatorClient(channel).explain(decision_id, shadow=shadow, timeout=_DEADLINE_SECONDS)
     if json:
         print_json(
             {

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opportune_service.cli.decisions import reason_word
-from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, TargetOption
+from opportune_service.cli.options import DEFAULT_TARGET, JsonOption, ShadowOption, TargetOption
 from opportune_service.cli.remote import service
 from opportune_service.cli.report_svg import STAGES, Pictured, report_svg
 from opportune_service.cli.rulebase_files import write_text
@@ -49,6 +49,7 @@ def report_command(
         Path | None,
         typer.Option("--svg", metavar="FILE.svg", dir_okay=False, help="Also draw funnels and uplift."),
     ] = None,
+    shadow: ShadowOption = False,
     target: TargetOption = DEFAULT_TARGET,
     json: JsonOption = False,
 ) -> None:
@@ -68,7 +69,12 @@ def report_command(
     begin = _instant(since, "--since") if since else (end or datetime.now(UTC)) - timedelta(days=7)
     with service(target) as channel:
         answer = OperatorClient(channel).report(
-            campaigns or (), since=begin, until=end, period=by.value, timeout=_DEADLINE_SECONDS
+            campaigns or (),
+            since=begin,
+            until=end,
+            period=by.value,
+            shadow=shadow,
+            timeout=_DEADLINE_SECONDS,
         )
     if svg is not None:
         last = max((from_timestamp(each.period_end) for each in answer.reports), default=begin)

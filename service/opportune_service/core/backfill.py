@@ -24,7 +24,8 @@ from opportune_service.core.events import MAX_LATENESS_US, Event
 from opportune_service.core.exact import add
 from opportune_service.core.fold import HORIZON_US, MAX_RETAINED, SLACK_DAYS, bounded
 from opportune_service.core.patterns import no_roles, unmark
-from opportune_service.core.revision import Plan, Revision, part_of
+from opportune_service.core.plans import Plan, part_of
+from opportune_service.core.revision import Revision
 from opportune_service.core.state import Series, SubscriberState
 
 

@@ -29,8 +29,9 @@ from opportune_service.core.patterns import (
     take,
     take_handset,
 )
+from opportune_service.core.plans import Plan
 from opportune_service.core.responses import Told, reply_in
-from opportune_service.core.revision import Plan, Revision
+from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Candidate, Deferral, OpenPrompt, Response, Trigger
 

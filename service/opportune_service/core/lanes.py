@@ -20,8 +20,9 @@ from opportune_service.core.admit import Attributes
 from opportune_service.core.chain import Chain, Peers, in_order
 from opportune_service.core.events import Due, Event
 from opportune_service.core.patterns import Completion
+from opportune_service.core.plans import Plan
 from opportune_service.core.responses import Told
-from opportune_service.core.revision import Plan, Revision
+from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from opportune_service.core.verdict import Candidate, Response
 

@@ -31,7 +31,8 @@ from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern
 
 from opportune_service.core.events import MAX_LATENESS_US, Event
 from opportune_service.core.patterns.handset import HANDSET_CHANGED
-from opportune_service.core.revision import span_us, types_of
+from opportune_service.core.plans import types_of
+from opportune_service.core.revision import span_us
 
 GRACE_US = 60_000_000
 """Collectors send within seconds what they have; after a minute of silence there is nothing."""

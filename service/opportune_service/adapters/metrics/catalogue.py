@@ -8,6 +8,7 @@ the sum.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,15 +103,22 @@ def _rulebase(seen: Seen) -> list[tuple[Labels, float]]:
 
 
 def _unknowns(seen: Seen) -> Iterator[tuple[Labels, float]]:
-    if seen.live.id:
-        for name, count in seen.live.current.engine.unknowns().items():
-            yield (name,), count
+    counts: Counter[str] = Counter()
+    for each in seen.live.current.side_by_side if seen.live.id else ():
+        counts.update(each.engine.unknowns())
+    for name, count in counts.items():
+        yield (name,), count
 
 
 def _subscribers(seen: Seen) -> list[tuple[Labels, float]]:
     if seen.held is None:
         return []
     return [(("ready",), seen.held[0]), (("at_rest",), seen.held[1])]
+
+
+def _shadowed(seen: Seen) -> list[tuple[Labels, float]]:
+    decided, lost = seen.shadow.decided, seen.shadow.lost
+    return [(("decided",), decided), (("lost",), lost)] if decided or lost else []
 
 
 FIGURES: Sequence[Figure] = (
@@ -148,6 +156,21 @@ FIGURES: Sequence[Figure] = (
         "1 if this process does what is to be done once: of those that share a ledger, one does.",
         (),
         lambda seen: _one(seen.leads),
+    ),
+    Figure(
+        "opportune_callers_refused",
+        Kind.GAUGE,
+        "1 if the newest file of callers has faults, so that an older one is in force. No value without one.",
+        (),
+        lambda seen: [] if seen.access is None else _one(bool(seen.access.refused)),
+    ),
+    Figure(
+        "opportune_shadow_moments_total",
+        Kind.COUNTER,
+        "What a shadow had to decide: decided, or lost because its ledger failed or did not keep up. No "
+        "value without one.",
+        ("result",),
+        _shadowed,
     ),
     Figure(
         "grpc_server_started_total",

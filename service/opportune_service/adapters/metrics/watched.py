@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, runtime_checkable
 
+from opportune_service.app.access import Access
 from opportune_service.app.calls import Calls
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.figures import PipelineFigures
@@ -58,6 +59,15 @@ class Counting(Protocol):
         ...
 
 
+class WatchedShadow(Protocol):
+    """What became of the moments of a shadow since the start: decided, or lost."""
+
+    @property
+    def decided(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+
+
 class Watched(Protocol):
     """The part of the running service that metrics are read from."""
 
@@ -75,6 +85,10 @@ class Watched(Protocol):
     def thread(self) -> LedgerThread: ...
     @property
     def ingest(self) -> WatchedIngest: ...
+    @property
+    def access(self) -> Access | None: ...
+    @property
+    def shadow(self) -> WatchedShadow: ...
     def leads(self) -> bool: ...
 
 
@@ -82,7 +96,7 @@ class Watched(Protocol):
 class Seen:
     """A service at one instant. `not_ready`: why it wants no calls, "" if it does. `held`: subscribers
     ready and at rest; None if the live state is elsewhere. No `backlogs`: there are none, or the ledger did
-    not say."""
+    not say. `access`: who may call; None if nobody is asked."""
 
     version: str
     now_us: int
@@ -95,6 +109,8 @@ class Seen:
     leads: bool
     held: tuple[int, int] | None
     backlogs: Sequence[Backlog]
+    access: Access | None
+    shadow: WatchedShadow
 
 
 async def look(app: Watched, calls: Calls, not_ready: Callable[[], str]) -> Seen:
@@ -118,6 +134,8 @@ async def look(app: Watched, calls: Calls, not_ready: Callable[[], str]) -> Seen
         leads=app.leads(),
         held=app.states.counts() if isinstance(app.states, Counting) else None,
         backlogs=backlogs,
+        access=app.access,
+        shadow=app.shadow,
     )
 
 

@@ -47,8 +47,9 @@ class Space(IntEnum):
     CHANGES = 9
 
 
-SHADOW = "shadow"
-"""The schema of a shadow's ledger."""
+SHADOW = "opportune_shadow"
+"""The schema of a shadow's ledger. No user should be called so: the ledger itself is in the first schema
+that its user finds, which may be one of the user's name."""
 
 _BITS = 56
 _MASK = (1 << _BITS) - 1

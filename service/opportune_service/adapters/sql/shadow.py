@@ -1,7 +1,7 @@
 """Where the ledger of a shadow is: beside the ledger it goes with, and apart from it.
 
 Beside a file it is the file ``NAME.shadow``, beside a ledger in memory another one in memory, and on
-PostgreSQL the schema ``shadow`` of the same database.
+PostgreSQL the schema ``opportune_shadow`` of the same database.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def shadow_url(url: str) -> str:
 def open_shadow(url: str, *, make: bool) -> SqlLedger | None:
     """Open the ledger of a shadow that goes with the ledger at `url`; None if there is none and none is to
     be made. Raises `StoreUnavailableError`."""
-    if not make and not _is_there(url):
+    if not make and not is_there(url):
         return None
     if make and not url.startswith("sqlite"):
         _in(url, sa.text(f"CREATE SCHEMA IF NOT EXISTS {SHADOW}"))
     return SqlLedger.open(shadow_url(url))
 
 
-def _is_there(url: str) -> bool:
+def is_there(url: str) -> bool:
+    """Whether the ledger at `url` has one of a shadow beside it, which outlasts the process. Raises
+    `StoreUnavailableError`."""
     if url.startswith("sqlite"):
         path = sa.make_url(shadow_url(url)).database
         return bool(path) and path != ":memory:" and Path(str(path)).exists()
