@@ -126,8 +126,9 @@ def engine_factory(name: EngineName) -> EngineFactory:
 def run_process(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` in the way a process of the service runs: on uvloop, with a collector tuned for it.
 
-    Live state is millions of objects that stay: walking them as often as Python does by default costs a third
-    of the processor. What is young is walked in small portions: 200,000 objects kept callers waiting for 0.1 s.
+    Live state is millions of objects that stay: walking them as often as Python does by default costs a
+    third of the processor. What is young is walked in small portions: 200,000 objects kept callers waiting
+    for 0.1 s.
     """
     gc.set_threshold(10_000, 1_000, 100)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

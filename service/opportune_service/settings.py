@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     `allow_plaintext`."""
 
     signers: Path | None = None
-    """A directory of PEM files, or one of them: the public Ed25519 keys of those who sign rulebases. With it
-    a rulebase is neither uploaded nor activated without a signature of one of them. Read again at each use.
+    """A directory of PEM files, or one of them: the public Ed25519 keys of those who sign rulebases. With
+    it a rulebase is neither uploaded nor activated without a signature of one of them. Read again at each use.
     Without one signatures are kept, and nobody looks at them."""
 
     allow_plaintext: bool = False

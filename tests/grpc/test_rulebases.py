@@ -11,7 +11,7 @@ from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from opportune_rulebase import from_archive, load
 from support.rulebases import NOON_US
-from support.server import in_loop, refusal, running_service
+from support.server import Service, in_loop, refusal, running_service
 from support.small_rulebase import small_rulebase
 from support.wire import archive, timestamp
 

@@ -134,8 +134,8 @@ async def _is_let_no_further(people: Team, north: Person, revision: str) -> None
 
 @in_loop
 async def test_a_stale_revision_of_ones_own_undoes_nobody_elses_work(tmp_path: Path) -> None:
-    """It differs from what was in force when it was uploaded in the own campaign alone; by now it would take
-    back what another branch has brought since."""
+    """It differs from what was in force when it was uploaded in the own campaign alone; by now it would
+    take back what another branch has brought since."""
     async with team(tmp_path, province()) as people:
         stale = await people.north.upload(OWN[0])
         await people.north.test(stale)

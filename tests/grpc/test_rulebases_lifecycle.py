@@ -114,6 +114,28 @@ async def test_another_process_and_the_next_one_answer_the_same(tmp_path: Path) 
 
 
 @in_loop
+async def test_tests_that_come_later(tmp_path: Path) -> None:
+    """They are no part of what a revision is named by; so it is uploaded again with them, and whoever does
+    so has had a part in it."""
+    files = better()
+    without = {path: text for path, text in files.items() if not path.startswith("tests/")}
+    async with team(tmp_path, IN_FORCE) as people:
+        revision = await people.ann.upload(without)
+        assert (await refused(people.olga.approve(revision))).reason == "NOT_READY"
+        again = pb.UploadRulebaseRequest(archive=archive(files))
+        assert not (await people.amy.call("UploadRulebase", again)).already_known
+        assert (await people.amy.call("UploadRulebase", again)).already_known
+        await people.ann.test(revision)
+        assert (await refused(people.amy.approve(revision))).code == DENIED
+        await people.olga.approve(revision)
+        # Others again: what passed is not what it carries now.
+        await people.ann.upload(better(case=WRONG))
+        assert await people.victor.state(revision) == "APPROVED"
+        answer = await people.ann.call("TestRulebase", pb.TestRulebaseRequest(revision=revision))
+        assert not answer.passed
+
+
+@in_loop
 async def test_nobody_approves_what_he_uploaded(tmp_path: Path) -> None:
     async with team(tmp_path, IN_FORCE) as people:
         revision = await people.amy.upload(better())

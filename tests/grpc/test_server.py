@@ -81,6 +81,18 @@ async def test_health_follows_rulebase_and_store() -> None:
 
 
 @in_loop
+async def test_nobody_fills_the_memory_by_watching() -> None:
+    """Anybody may watch, and what was asked is kept as long as the stream is open."""
+    async with running_service() as service:
+        asked = health_pb2.HealthCheckRequest()
+        hidden = asked.FromString(b"\x12\xe8\x07" + bytes(1_000))  # a field that nobody knows
+        for large in (health_pb2.HealthCheckRequest(service="x" * 1_000), hidden):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health_pb2_grpc.HealthStub(service.channel).Watch(large).read()
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@in_loop
 async def test_the_process_lives_whatever_its_store_does_and_while_it_drains() -> None:
     async with running_service(files={}) as service:
         watch = health_pb2_grpc.HealthStub(service.channel).Watch(

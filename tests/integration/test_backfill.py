@@ -19,8 +19,9 @@ from opportune_service.app.log import events_of
 from opportune_service.app.records import LogKind
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
-from opportune_service.core.backfill import Aside, fills_of, Fill
+from opportune_service.core.backfill import Aside, Fill, fills_of
 from opportune_service.core.events import MAX_SKEW_US, Encoding, Event, ImportMode
+from opportune_service.core.state import SubscriberState
 from support.applications import activate, in_loop, running
 from support.rebuilt import live_and_rebuilt
 from support.rulebases import NOON_US

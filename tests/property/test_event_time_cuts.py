@@ -78,7 +78,25 @@ def test_the_control_takes_in_too_many_together(monkeypatch: pytest.MonkeyPatch)
     async def body() -> None:
         one_by_one = await outcome(1, events)
         assert await outcome(3, events) == one_by_one
-        monkeypatch.setattr(observing, "_shortest_wait_us", lambda _: 2**62)
+        monkeypatch.setattr(observing, "_first_due_us", lambda _, __: 2**62)
         assert await outcome(3, events) != one_by_one
+
+    in_loop(body)
+
+
+def test_a_fall_is_due_at_the_next_midnight_at_the_latest() -> None:
+    """Noon is 12:00 in Shanghai; a fall may be due at 00:00 in any zone, so at any quarter of an hour."""
+    falls = timed_rulebase(
+        patterns="fades: {change: count, of: sms_sent, days: 1, falls_to: 0.5, at_least: 1}"
+    )
+
+    async def first_due(files: dict[str, bytes], minutes: int) -> int:
+        async with running(files=files, people=PEOPLE) as app:
+            return observing._first_due_us(app.live.current, NOON_US + minutes * MINUTE_US) - NOON_US
+
+    async def body() -> None:
+        assert await first_due(falls, 0) == 15 * MINUTE_US
+        assert await first_due(falls, 14) == 15 * MINUTE_US
+        assert await first_due(timed_rulebase(), 14) == (60 + 14) * MINUTE_US
 
     in_loop(body)

@@ -198,6 +198,12 @@ def test_patterns_by_which_one_event_leads_to_very_many_are_refused() -> None:
     assert str(MAX_DERIVED) in problem.message
 
 
+@pytest.mark.parametrize("steps", ["[]", "{}", "called", "[caled, mised]"])
+def test_a_sequence_of_which_no_step_can_be_read_is_an_error_like_others(steps: str) -> None:
+    found = problems_of(patterns=f"p: {{sequence: {steps}, within: 1h}}")
+    assert {each.position.file for each in found} == {"behaviours.yaml"}
+
+
 def test_a_chain_of_patterns_is_bounded_like_one_of_definitions() -> None:
     chain = "".join(f"  p{n}: {{count: p{n + 1}, at_least: 2, within: 1h}}\n" for n in range(101))
     (problem,) = problems_of(patterns=f"\n{chain}  p101: {{count: called, at_least: 2, within: 1h}}")

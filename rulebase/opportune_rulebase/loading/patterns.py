@@ -284,8 +284,9 @@ def _check_volume(drafts: Iterable[RawPattern], vocabulary: Vocabulary, report: 
     most: dict[str, int] = {}  # pattern -> how often one event may complete it
     total = 0
     for draft in drafts:
-        # Whatever takes several events to complete passes on a share; timers complete once.
-        needed = len(draft.steps) if draft.kind == "sequence" else 1
+        # Whatever takes several events to complete passes on a share; timers complete once. A sequence of
+        # which no step could be read has none.
+        needed = max(1, len(draft.steps)) if draft.kind == "sequence" else 1
         if isinstance(draft.pattern, CountPattern):
             needed = draft.pattern.at_least
         own = any(not vocabulary.events[name].derived for name in draft.takes_in)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["aside", "let_go"]
+__all__ = ["aside", "in_turn", "let_go"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,24 @@ async def aside(call: Callable[[], T]) -> T:
         _computing -= 1
         if not _computing:
             sys.setswitchinterval(_usual_seconds)
+
+
+async def in_turn(
+    turn: asyncio.Lock, call: Callable[[], T], left: Callable[[], object] = lambda: None
+) -> T:
+    """As `aside`, while nobody else has the turn: so whoever asks for much keeps others from their turns,
+    and not everybody from all threads. Even if the caller goes away the turn is over when `call` has ended;
+    `left` is called before, and may have it end early."""
+    async with turn:
+        running = asyncio.create_task(aside(call))
+        try:
+            return await asyncio.shield(running)
+        finally:
+            if not running.done():
+                left()
+                await asyncio.wait({running})
+                if not running.cancelled():
+                    running.exception()  # nobody is there to be told
 
 
 _HELD_SECONDS = 1.0

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from opportune_rulebase.model import AbsencePattern, DwellPattern
+from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern
 
 from opportune_service.app.deferrals import Deferrals
 from opportune_service.app.errors import OutdatedError
@@ -59,6 +59,7 @@ _LOOK_AGAIN_US = 1_000_000
 _BUSY_US = 50_000
 """A timer whose subscriber another member holds is looked at again so much later: a commit of theirs."""
 _SAY_AGAIN_US = 60_000_000
+_QUARTER_US = 15 * 60_000_000
 
 _Ask = Callable[[str, int], Word]
 """(pattern key, due) -> what becomes of the timer."""
@@ -228,7 +229,6 @@ class Observer:
             states = await self._load(draft, {event.subscriber_id for event, _ in admitted})
             self._observe(draft, admitted, states)
             return
-        shortest_us = _shortest_wait_us(draft.revision)
         together: list[tuple[Event, Attributes]] = []
         first_us = until_us = 0
         for each in admitted:
@@ -237,7 +237,7 @@ class Observer:
                 await self._take_together(draft, together)
                 await self._settle_earlier(draft, at_us)
                 # Up to then nothing is due, whatever these start.
-                first_us, until_us = at_us, min(self.timers.next_us(), at_us + shortest_us)
+                first_us, until_us = at_us, min(self.timers.next_us(), _first_due_us(draft.revision, at_us))
                 together = []
             together.append(each)
         await self._take_together(draft, together)
@@ -512,10 +512,15 @@ class Observer:
         return {peer for each in draft.revision.side_by_side for peer in peers_of(each, told)}
 
 
-def _shortest_wait_us(revision: Revision) -> int:
-    """How long after an event the first timer that it starts may be due."""
-    waits = [each.for_us for each in revision.patterns_by_key.values() if isinstance(each, _WAITS)]
-    return min(waits, default=_NEVER_US)
+def _first_due_us(revision: Revision, at_us: int) -> int:
+    """No timer that an event of then, or a later one, starts is due before this instant."""
+    patterns = revision.patterns_by_key.values()
+    waits = [each.for_us for each in patterns if isinstance(each, _WAITS)]
+    first_us = at_us + min(waits, default=_NEVER_US)
+    if any(isinstance(each, ChangePattern) and each.falls_to is not None for each in patterns):
+        # A fall is due at a local midnight, which is at a quarter of an hour in every zone.
+        first_us = min(first_us, (at_us // _QUARTER_US + 1) * _QUARTER_US)
+    return first_us
 
 
 def _in_order(admitted: Sequence[tuple[Event, Attributes]], states: States) -> int:

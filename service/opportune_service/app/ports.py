@@ -279,8 +279,8 @@ class LedgerTransaction(Protocol):
         self, row: RulebaseRow, archive: bytes, signature: bytes = b"", *, replace: bool = False
     ) -> bool:
         """Keep an uploaded revision, with the signature of its archive if it has one. A revision that is
-        kept stays as it is, unless `replace` says so and the signature is another: then archive and
-        signature become these. Whether anything changed."""
+        kept stays as it is, unless `replace` says so and archive or signature are others: then they
+        become these. Whether anything changed."""
         ...
 
     def activate(

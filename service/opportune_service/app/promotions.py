@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from opportune_service.app.activation import Activations, Attempt
-from opportune_service.app.aside import aside
+from opportune_service.app.aside import in_turn
 from opportune_service.app.callers import Caller
 from opportune_service.app.errors import (
     ConflictError,
@@ -97,22 +98,17 @@ class Promotions:
         archive, _ = await self._rulebases.archive(stored.row.revision)
         report = await self.test_files(await unpacked(archive), only)
         if report.passed and not only and not stored.progress.tested:
-            await self._note(stored, StepKind.TESTED, caller, f"{len(report.results)} cases passed")
+            await self._note(
+                stored, StepKind.TESTED, caller, f"{len(report.results)} cases passed", archive
+            )
         return report
 
     async def test_files(self, files: Mapping[str, bytes], only: str = "") -> SuiteReport:
         """Run the tests of a rulebase that need not be stored. One suite runs at a time, beside what
         serves; it ends early if the caller goes away, and the next one begins when it has."""
         gone = Event()
-        async with self._testing:
-            running = asyncio.create_task(
-                aside(lambda: run_tests(files, self._make_engine, only, gone.is_set))
-            )
-            try:
-                return await asyncio.shield(running)
-            finally:
-                gone.set()
-                await asyncio.wait({running})
+        suite = partial(run_tests, files, self._make_engine, only, gone.is_set)
+        return await in_turn(self._testing, suite, gone.set)
 
     async def note_rehearsed(self, revision: str, caller: Caller, comment: str) -> None:
         """A rehearsal of the revision came to its end. Raises `UnknownRevisionError`."""
@@ -133,13 +129,17 @@ class Promotions:
             await self._note(stored, StepKind.APPROVED, caller, comment)
         return await self._rulebases.find(revision)
 
-    async def _note(self, stored: Stored, kind: StepKind, caller: Caller, comment: str) -> None:
+    async def _note(
+        self, stored: Stored, kind: StepKind, caller: Caller, comment: str, archive: bytes | None = None
+    ) -> None:
+        """`archive`: the one that it was done with; of another that has come meanwhile nothing is noted."""
         step = Step(stored.row.revision, self._clock.now_us(), caller.name, kind, comment)
-        await self._thread.run(self._note_step, step)
+        await self._thread.run(self._note_step, step, archive)
 
-    def _note_step(self, step: Step) -> None:
+    def _note_step(self, step: Step, archive: bytes | None) -> None:
         with self._ledger.transaction() as tx:
-            tx.note_step(step)
+            if archive is None or self._ledger.rulebase_archive(step.revision) == archive:
+                tx.note_step(step)
 
     # -- coming into force --------------------------------------------------------------------------
 

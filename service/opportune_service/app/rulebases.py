@@ -15,7 +15,7 @@ from opportune_rulebase.model import Rulebase
 from opportune_rulebase.warnings import calendar_warnings
 from opportune_rulebase.work_orders import apply_work_order, unbound_names
 
-from opportune_service.app.aside import aside
+from opportune_service.app.aside import aside, in_turn
 from opportune_service.app.callers import Caller
 from opportune_service.app.errors import (
     ConflictError,
@@ -116,13 +116,16 @@ class Rulebases:
         self._clock = clock
         self._signer_of = signer_of
         self._loaded: dict[str, Rulebase] = {}
+        self._turn = asyncio.Lock()
+        """What callers have loaded or compared: one after the other, so that however much they ask for,
+        what comes into force finds a thread."""
 
     # -- putting in ---------------------------------------------------------------------------------
 
     async def check(self, files: Files) -> CheckReport:
         """As `check`, off the event loop."""
         today = (_EPOCH + timedelta(microseconds=self._clock.now_us())).date()
-        return await aside(lambda: check(files, today))
+        return await in_turn(self._turn, lambda: check(files, today))
 
     async def upload(self, files: Files, by: str, comment: str) -> tuple[Rulebase, tuple[Problem, ...]]:
         """Keep a rulebase of this machine's own files under its revision. Raises `RulebaseRefusedError`
@@ -137,7 +140,8 @@ class Rulebases:
     async def upload_archive(
         self, archive: bytes, signature: bytes, caller: Caller, comment: str
     ) -> Uploaded:
-        """Keep an archive, just as it is, under its revision.
+        """Keep an archive, just as it is, under its revision. One that is kept already is replaced if this
+        is signed by another key or has other tests; but what is signed is not by what is not.
 
         Raises `UnsignedError` unless somebody signed it who may, `RulebaseRefusedError` with every problem,
         `ForbiddenError` if it changes what the caller may not touch.
@@ -149,11 +153,21 @@ class Rulebases:
             raise RulebaseRefusedError(report.problems)
         await self.check_change(caller, report.rulebase)
         row = self._row(report.rulebase.revision, report.rulebase.name, caller.name, comment)
+        replace = bool(signer) or await self._differs(row.revision, files)
         is_new = await self._thread.run(
-            self._save, row, StepKind.UPLOADED, archive, signature, replace=bool(signer)
+            self._save, row, StepKind.UPLOADED, archive, signature, replace=replace
         )
         self._keep(report.rulebase)
         return Uploaded(row.revision, is_new)
+
+    async def _differs(self, revision: str, files: Files) -> bool:
+        """Whether unsigned files are kept under this revision that are not these: tests have no part in
+        what a revision is named by."""
+        try:
+            kept, signature = await self.archive(revision)
+        except UnknownRevisionError:
+            return False
+        return not signature and await unpacked(kept) != files
 
     async def order(self, order: WorkOrder, caller: Caller, comment: str) -> Uploaded:
         """Keep a copy of the order's base with one campaign more: as a draft if names are unbound.
@@ -164,7 +178,9 @@ class Rulebases:
         """
         base = await self.find(order.base)
         files = await unpacked((await self.archive(base.row.revision))[0])
-        made = await aside(lambda: apply_work_order(files, order.order_id, order.document, order.bindings))
+        made = await in_turn(
+            self._turn, lambda: apply_work_order(files, order.order_id, order.document, order.bindings)
+        )
         if any(problem.severity is Severity.ERROR for problem in made.problems):
             raise RulebaseRefusedError(made.problems)
         if made.rulebase is not None:
@@ -268,7 +284,7 @@ class Rulebases:
             archive, _ = await self.archive(revision)
             files = await unpacked(archive)
             try:
-                rulebase = await aside(lambda: load(files))
+                rulebase = await in_turn(self._turn, lambda: self._loaded.get(revision) or load(files))
             except RulebaseError as error:
                 raise _unloadable(revision, files, error) from error
             self._keep(rulebase)
@@ -286,7 +302,7 @@ class Rulebases:
         `loaded`."""
         one = await self.loaded((await self.find(before)).row.revision)
         other = await self.loaded(after)
-        return await aside(lambda: diff(one, other))
+        return await in_turn(self._turn, lambda: diff(one, other))
 
     async def check_change(self, caller: Caller, after: Rulebase, expected: str | None = None) -> None:
         """Raises `ForbiddenError` unless the caller may make this rulebase of the one in full force, or of
@@ -303,7 +319,8 @@ class Rulebases:
             before = await self.loaded(current)
         except UnknownRevisionError as error:
             raise ConflictError(f"what is expected to be in full force is not: {error}") from error
-        check_scope(caller, await aside(lambda: diff(before, after)), before, after)
+        changes = await in_turn(self._turn, lambda: diff(before, after))
+        check_scope(caller, changes, before, after)
 
 
 async def unpacked(archive: bytes) -> dict[str, bytes]:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2
 from opportune.v1 import (
     advice_service_pb2,
@@ -21,8 +23,10 @@ from opportune.v1 import (
 )
 
 from opportune_service.adapters.grpc.use_cases import UseCases
+from opportune_service.app.errors import InvalidRequestError
 
 _EVERY_SECONDS = 0.25
+_MAX_WATCH_BYTES = 300
 
 
 class HealthServicer(Protocol):
@@ -62,6 +66,17 @@ def health_servicer() -> HealthServicer:
     servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
     # The library has only a stub of it, which would be a fault of ours.
     servicer.List = None
+    watch = servicer.Watch
+
+    async def watch_named(
+        request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Message, Message]
+    ) -> None:
+        # It is kept as long as the stream is open, and anybody may open one.
+        if request.ByteSize() > _MAX_WATCH_BYTES:
+            raise InvalidRequestError("service", "service is no name of a service that is here")
+        await watch(request, context)
+
+    servicer.Watch = watch_named
     made: HealthServicer = servicer
     return made
 

@@ -160,7 +160,8 @@ FIGURES: Sequence[Figure] = (
     Figure(
         "opportune_callers_refused",
         Kind.GAUGE,
-        "1 if the newest file of callers has faults, so that an older one is in force. No value without one.",
+        "1 if the newest file of callers has faults, so that an older one is in force. No value without "
+        "one.",
         (),
         lambda seen: [] if seen.access is None else _one(bool(seen.access.refused)),
     ),

@@ -39,8 +39,9 @@ def save_rulebase(
         return True
     if not replace:
         return False
-    known = (_r.revision == row.revision) & _r.signature.is_distinct_from(signature)
-    replacing = schema.rulebases.update().where(known).values(archive=archive, signature=signature)
+    other = _r.signature.is_distinct_from(signature or None) | (_r.archive != archive)
+    known = (_r.revision == row.revision) & other
+    replacing = schema.rulebases.update().where(known).values(archive=archive, signature=signature or None)
     return connection.execute(replacing).rowcount > 0
 
 
