@@ -14,7 +14,7 @@ that has completed, what has completed before and is not settled yet...). What i
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,29 +264,26 @@ def _again(
 
 def _sum_up(machines: Mapping[str, Machine], state: SubscriberState, end: int, horizon: int) -> None:
     """Put the first events of the journal into the bases."""
-    journal, patterns = state.journal, state.patterns
+    journal = state.journal
     last_us = journal[end - 1].at_us
-    touched: Iterable[Any] = patterns
-    if last_us <= horizon:  # most: of what has changed since, there is something in what stays
-        touched = {mark for noted in journal[end:] for mark in noted.marks}
     behind = {
         key: kept
-        for key in touched
-        if (kept := patterns.get(key)) is not None
-        and kept.last_us > horizon
-        and kept.from_us <= last_us
-        and key in machines
+        for key, kept in state.patterns.items()
+        if kept.last_us > horizon and kept.from_us <= last_us and key in machines
     }
     left: dict[str, list[int]] = {key: [] for key, kept in behind.items() if kept.given}
-    keys = frozenset(behind)
-    for noted in journal[:end] if behind else ():
-        marks = noted.marks
-        for key in keys.intersection(marks):
-            kept = behind[key]
-            if noted.at_us >= kept.from_us:
-                kept.base, each = machines[key].step(kept.base, noted, marks[marks.index(key) + 1])
-                if each is not None and key in left:
-                    left[key].append(each.completion.digest)
+    if behind:
+        keys = frozenset(behind)
+        # Most have changed lately only: what they take in begins near the end.
+        first = bisect_left(journal, min([each.from_us for each in behind.values()]), 0, end, key=_time)
+        for noted in journal[first:end]:
+            marks = noted.marks
+            for key in keys.intersection(marks):
+                kept = behind[key]
+                if noted.at_us >= kept.from_us:
+                    kept.base, each = machines[key].step(kept.base, noted, marks[marks.index(key) + 1])
+                    if each is not None and key in left:
+                        left[key].append(each.completion.digest)
     del journal[:end]
     for key, digests in left.items():
         if machines[key].wait is None:
