@@ -14,6 +14,8 @@ even if it lies still, so whoever was not heard of is out of reach, or roams."""
 MAX_CELLS = 1_000
 """Cells that are kept of one subscriber; more within the hour are a fault."""
 
+_ASKED_US = MAX_LATENESS_US + MAX_SKEW_US
+
 
 def see_cell(state: SubscriberState, at_us: int, cell_id: str) -> None:
     """Remember that the subscriber was at this cell then."""
@@ -32,8 +34,10 @@ def see_cell(state: SubscriberState, at_us: int, cell_id: str) -> None:
         at.insert(place, at_us)
         cells.amount.insert(place, cell_id)
     # What lies before everything that may still be asked for tells nothing, but for the newest of it.
-    horizon = at[-1] - MAX_LATENESS_US - MAX_SKEW_US
-    if len(at) > 1 and (at[1] <= horizon or len(at) > MAX_CELLS):
+    if len(at) > 1:
+        horizon = at[-1] - _ASKED_US
+        if at[1] > horizon and len(at) <= MAX_CELLS:
+            return
         stale = max(bisect_right(at, horizon) - 1, len(at) - MAX_CELLS)
         del at[:stale], cells.amount[:stale]
 

@@ -105,21 +105,23 @@ def _fold_of_instants(metric: Metric) -> Fold:
             series = _new_series(state, key)
         at = series.at
         if not at or at_us > at[-1]:
-            size = len(at)
+            amount = series.amount
             at.append(at_us)
-            series.amount.append(value)
-            if size < spare:
+            amount.append(value)
+            size = len(at)
+            if size <= spare:
                 return
-            if size < MAX_RETAINED:
-                horizon = at_us - kept_us
+            horizon = at_us - kept_us
+            if size <= MAX_RETAINED:
                 if at[spare] > horizon:
                     return
                 if at[spare + 1] > horizon:  # most: one goes
-                    del at[0], series.amount[0]
+                    del at[0], amount[0]
                     return
         else:
             _insert(series, at_us, value)
-        _drop(series, at[-1] - kept_us, spare)
+            horizon = at[-1] - kept_us
+        _drop(series, horizon, spare)
 
     return fold
 
@@ -183,7 +185,7 @@ def _fold_of_different(metric: Metric) -> Fold:
         value = attributes.get(name)
         if value is None:
             return
-        token = _token(value)
+        token = value if isinstance(value, str) and len(value) <= _TOKEN_LENGTH else _token(value)
         try:
             series = state.series[key]
         except KeyError:
@@ -235,7 +237,9 @@ def _insert(series: Series, at_us: int, value: Any) -> None:
 def _drop(series: Series, horizon: int, spare: int = 0) -> None:
     """Forget what lies at or before the horizon but for the newest `spare`, and whatever is too much."""
     at = series.at
-    stale = max(bisect_right(at, horizon) - spare, len(at) - MAX_RETAINED)
+    stale = bisect_right(at, horizon) - spare
+    if len(at) - stale > MAX_RETAINED:
+        stale = len(at) - MAX_RETAINED
     if stale > 0:
         del at[:stale], series.amount[:stale]
 

@@ -115,7 +115,7 @@ def carry(attributes: Told | None, names: frozenset[str]) -> Attributes | None:
     """The attributes of an event that have these names; None for nothing."""
     if not attributes or not names:
         return None
-    if isinstance(attributes, dict) and attributes.keys() <= names:  # most
+    if isinstance(attributes, dict) and len(attributes) <= len(names) and attributes.keys() <= names:
         return attributes
     return {name: value for name, value in attributes.items() if name in names} or None
 
