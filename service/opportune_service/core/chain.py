@@ -222,18 +222,21 @@ class Chain:
         if plan is not None:
             if plan.peer:
                 facts.peer = self._peer(attributes.get(plan.peer))
-            part = plan.whole
-            if plan.by is not None and (value := attributes.get(plan.by)) is not None:
-                part = plan.parts.get(value) or plan.parts[None]
-            day = self._local_day(at_us)
-            for fold in part.sure:
+            sure, asked, roles, changes = plan.whole
+            by = plan.by
+            if by is not None and (value := attributes.get(by)) is not None:
+                parts = plan.parts
+                sure, asked, roles, changes = parts.get(value) or parts[None]
+            # Nearly every event is of the same day as the one before.
+            same = self._day_from_us <= at_us < self._day_until_us and self.zone is self._day_zone
+            day = self._day if same else self._local_day(at_us)
+            for fold in sure:
                 fold(state, at_us, day, attributes)
-            for where, fold in part.asked:
+            for where, fold in asked:
                 if where(facts):
                     fold(state, at_us, day, attributes)
             latest_us = state.latest_us
             horizon = (at_us if at_us > latest_us else latest_us) - _LATE_US  # noqa: FURB136 - for speed
-            roles = part.patterns
             if cell_id and plan.stays:
                 roles = roles.at(revision.rulebase.tables.cells.get(cell_id), plan.stays)
             completions, timed = take(revision.machines, roles, state, facts, digest, cell_id, horizon)
@@ -241,8 +244,8 @@ class Chain:
                 self.pending += completions
             if timed:
                 self.timers_changed = True
-            if part.changes:
-                self._change(part.changes, facts, digest, attributes, cell_id, horizon)
+            if changes:
+                self._change(changes, facts, digest, attributes, cell_id, horizon)
             if plan.triggers and self.matches:
                 # What `where` filters computed came before the fold; campaigns see the event included.
                 facts.memo.clear()
@@ -251,10 +254,9 @@ class Chain:
             self._note(matched, facts, prompts or {})
 
     def _local_day(self, at_us: int) -> int:
-        """As `local_day`; nearly every event is of the same day as the one before."""
-        if not self._day_from_us <= at_us < self._day_until_us or self.zone is not self._day_zone:
-            self._day_zone = self.zone
-            self._day, self._day_from_us, self._day_until_us = local_day_around(at_us, self.zone)
+        """As `local_day`, kept for the events that follow."""
+        self._day_zone = self.zone
+        self._day, self._day_from_us, self._day_until_us = local_day_around(at_us, self.zone)
         return self._day
 
     def _change(

@@ -133,6 +133,7 @@ def observe(
     shadow = revision.shadow is not None
     chain = chain_of(revision, peers, slow=slow)
     now = _Now(now_us, touch_point, deferred)
+    tidy_from_us = tidy_until_us = 0
     for event, attributes in admitted:
         subscriber_id = event.subscriber_id
         state = states[subscriber_id]
@@ -147,8 +148,8 @@ def observe(
         before_us = state.latest_us
         if at_us > before_us:
             state.latest_us = at_us
-            if at_us // _TIDY_EVERY_US > before_us // _TIDY_EVERY_US:
-                _tidy(state, revision, before_us)
+            if before_us < tidy_from_us or at_us >= tidy_until_us:
+                tidy_from_us, tidy_until_us = _tidy(state, revision, before_us)
         if len(state.series) + len(state.patterns) > definitions:
             _forget_undefined(state, revision)
         observed.events.append(event)
@@ -308,16 +309,21 @@ def _moment(chain: Chain, key: EventKey, at_us: int, now: _Now) -> Moment:
     )
 
 
-def _tidy(state: SubscriberState, revision: Revision, before_us: int) -> None:
-    """Forget what is old, if it is time to; `before_us`: the newest event before this one."""
-    _forget_hashes(state)
-    if state.latest_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
-        forget(state, revision)
+def _tidy(state: SubscriberState, revision: Revision, before_us: int) -> tuple[int, int]:
+    """Forget what is old, if it is time to; `before_us`: the newest event before this one. Between the two
+    instants that it gives, it is not time again."""
+    from_us = state.latest_us - state.latest_us % _TIDY_EVERY_US
+    if before_us < from_us:
+        _forget_hashes(state)
+        if state.latest_us // _FORGET_EVERY_US > before_us // _FORGET_EVERY_US:
+            forget(state, revision)
+    return from_us, from_us + _TIDY_EVERY_US
 
 
 def _forget_hashes(state: SubscriberState) -> None:
     """Drop those of events that would be rejected as too late by now."""
-    state.seen = {digest: until for digest, until in state.seen.items() if until >= state.latest_us}
+    latest_us = state.latest_us
+    state.seen = {digest: until for digest, until in state.seen.items() if until >= latest_us}
     if len(state.seen) > MAX_SEEN:
         newest = sorted(state.seen.items(), key=lambda item: item[1])[-MAX_SEEN:]
         state.seen = dict(newest)
