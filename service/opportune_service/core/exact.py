@@ -17,6 +17,13 @@ _MAX = sys.float_info.max
 
 def add(parts: Sequence[float], value: float) -> list[float]:
     """The expansion of the sum and `value`. What leaves the range of doubles stops at its bound."""
+    if len(parts) <= 1 and isinstance(value, float):
+        before = parts[0] if parts else 0.0
+        after = before + value
+        step = after - before
+        # What rounding lost, exactly (Knuth's two-sum): mostly nothing. Not a number beyond the range.
+        if (before - (after - step)) + (value - step) == 0:
+            return [after] if after else []
     left = [*parts, value]
     expansion: list[float] = []
     while True:
