@@ -293,7 +293,7 @@ def metric_read(metric: Metric, since_us: int | None) -> Read:
             return _read(metric, since_us, state, at_us, zone)
         if at := series.at:
             newest_us = at[-1]
-            if newest_us <= at_us < newest_us + last_us and newest_us >= first_us:
+            if first_us <= newest_us <= at_us < newest_us + last_us:
                 return series.amount[-1], True  # most: nothing newer than what is asked for
         return _read(metric, since_us, state, at_us, zone)
 

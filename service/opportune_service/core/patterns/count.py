@@ -37,8 +37,8 @@ def _step_of(pattern: CountPattern, declared: frozenset[str]) -> Step:
         if pending:
             after_us = at_us - within_us
             if distinct is not None:
-                for each in pending:  # most: nothing has to go
-                    if each[2] == value or each[0] <= after_us:
+                for was_us, _, was in pending:  # most: nothing has to go
+                    if was == value or was_us <= after_us:
                         pending = tuple([one for one in pending if one[0] > after_us and one[2] != value])
                         break
             elif pending[0][0] <= after_us:

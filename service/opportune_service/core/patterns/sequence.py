@@ -39,11 +39,13 @@ def sequence_machine(pattern: SequencePattern, declared: frozenset[str], compile
 
 
 def _step_of(pattern: SequencePattern, declared: frozenset[str], links: Sequence[Link | None]) -> Step:
-    linked, forbidden = bool(pattern.kept), 1 << len(pattern.steps)
+    linked, forbidden, within_us = bool(pattern.kept), 1 << len(pattern.steps), pattern.within_us
 
     def step(runs: Tip, noted: Noted, what: int) -> tuple[Tip, Found | None]:
-        if runs:
-            runs, done = _move(pattern, links, runs, noted, what) if what < forbidden else ((), None)
+        if runs and (what >= forbidden or runs[-1][0] < noted.at_us - within_us):
+            runs = ()  # what is forbidden ends all; so does time, if it ends the one that began last
+        elif runs:
+            runs, done = _move(pattern, links, runs, noted, what)
             if done is not None:
                 return (), found(
                     pattern.name,
