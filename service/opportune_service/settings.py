@@ -125,8 +125,8 @@ class Settings(BaseSettings):
 
     signers: Path | None = None
     """A directory of PEM files, or one of them: the public Ed25519 keys of those who sign rulebases. With
-    it a rulebase is neither uploaded nor activated without a signature of one of them. Read again at each use.
-    Without one signatures are kept, and nobody looks at them."""
+    it a rulebase is neither uploaded nor activated without a signature of one of them. Read again at each
+    use. Without one signatures are kept, and nobody looks at them."""
 
     allow_plaintext: bool = False
     """Serve plaintext on other addresses than loopback too, behind a proxy that encrypts and says who may

@@ -59,8 +59,8 @@ async def code_of(
 
 async def counted(figures: MethodFigures, number: int) -> None:
     """A call is counted as refused just after its caller was told."""
-    while figures.ended["UNAUTHENTICATED"] < number:
-        await asyncio.sleep(0)  # noqa: ASYNC110 - nothing announces it
+    while figures.ended["UNAUTHENTICATED"] < number:  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0)
     assert figures.ended["UNAUTHENTICATED"] == number
 
 

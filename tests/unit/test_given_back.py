@@ -14,7 +14,10 @@ from opportune_rulebase.engine import Engine, Facts
 from opportune_rulebase.expressions import Expression
 from opportune_rulebase.model import Campaign, Rulebase
 from opportune_rulebase.network import NetworkEngine
+from opportune_service.core.events import Event, Rejection
+from opportune_service.core.observe import observe
 from opportune_service.core.revision import Revision
+from opportune_service.core.state import SubscriberState
 from support.storm import storm_rulebase
 
 HELD = (Campaign, Expression, NetworkEngine, DurableEngine, Revision)
@@ -54,6 +57,10 @@ def used(make_engine: Callable[[Rulebase], Engine]) -> Revision:
     for definition in rulebase.definitions.values():
         assert revision.engine.truth(definition.when, facts) is True
         assert revision.tests[definition.when](facts)
+    event = Event("e1", "8613800000001", "mms_sent", facts.now_us, b'{"size_kb": 3}')
+    attributes = revision.admission.admit(event, 0, facts.now_us)
+    assert not isinstance(attributes, Rejection)
+    observe(revision, "gn", [(event, attributes)], {event.subscriber_id: SubscriberState()}, 1, None)
     return revision
 
 

@@ -62,9 +62,8 @@ class _Seen(Facts):
     __slots__ = ("_cell_id", "_expires", "_imei", "_revision", "_state")
 
     def __init__(self, chain: Chain) -> None:
-        # What `Facts` sets, but for what is looked up. The rest `see` sets.
-        self.metric = chain.metric
-        self.fact = chain.fact
+        # What `Facts` sets, but for what is looked up; the rest `see` sets. Nothing leads back to the
+        # chain: a circle would keep its revision until the garbage collector comes round.
         self.calendar = chain.revision.rulebase.calendar
         self.others = _NOTHING
         self.memo = {}
@@ -106,6 +105,14 @@ class _Seen(Facts):
         terminals = self._revision.rulebase.tables.terminals
         return terminals.get(imei[:8], _NOTHING) if isinstance(imei, str) else _NOTHING
 
+    def metric(self, name: str) -> tuple[object, bool]:
+        return self._revision.readers[name](self._state, self.now_us, self.zone)
+
+    def fact(self, name: str) -> Truth:
+        revision = self._revision
+        fact = revision.rulebase.facts[name]
+        return read_fact(fact, revision.coverage.get(fact.key), self._state, self.now_us)
+
 
 class Chain:
     """One event and what is derived of it; its subscriber's state changes. `begin` makes it that of another
@@ -120,7 +127,6 @@ class Chain:
     """
 
     __slots__ = (
-        "_at_us",
         "_day",
         "_day_from_us",
         "_day_until_us",
@@ -145,7 +151,6 @@ class Chain:
         """Nothing but `begin` may be called first."""
         self.revision = revision
         self._peers = peers
-        self._at_us = 0
         self.imei = ""
         self.type = ""
         self.matches = True
@@ -216,7 +221,6 @@ class Chain:
         """Fold one event, infer from it, and match it. `prompts`: campaigns that are candidates anyway."""
         revision, state = self.revision, self.state
         self.type = self.type or type_  # whatever is taken later was derived of it
-        self._at_us = at_us
         facts = self._facts.see(self, type_, at_us, attributes, cell_id, self.imei)
         matched: Sequence[Campaign] = ()
         if plan is not None:
@@ -354,7 +358,6 @@ class Chain:
 
     def facts(self, now_us: int, trigger: Trigger | None = None) -> Facts:
         """What is known at an instant, of an event that happened where and when it did, or of none."""
-        self._at_us = now_us
         if trigger is None:
             return _Seen(self).see(self, "", now_us, {}, "", "")
         facts = _Seen(self).see(self, trigger.type, now_us, trigger.attributes, trigger.cell_id, "")
@@ -388,16 +391,6 @@ class Chain:
             if plan.told:
                 self.hear(plan.told, name, at_us, attributes, cell_id)
             self.take(name, at_us, completion.digest, attributes, cell_id, plan, None)
-
-    def metric(self, name: str) -> tuple[object, bool]:
-        """What rules ask of metrics, as of the event that is taken."""
-        return self.revision.readers[name](self.state, self._at_us, self.zone)
-
-    def fact(self, name: str) -> Truth:
-        """The same of remembered facts."""
-        revision = self.revision
-        fact = revision.rulebase.facts[name]
-        return read_fact(fact, revision.coverage.get(fact.key), self.state, self._at_us)
 
     def _peer(self, subscriber_id: object) -> Mapping[str, object]:
         context = self._peers(subscriber_id) if isinstance(subscriber_id, str) else None
