@@ -9,6 +9,7 @@ import pytest
 from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
 from opportune_rulebase import from_archive, load
+from opportune_service.app import promotions
 from support.operators import Person, Team, refused, team
 from support.rulebases import NOON_US
 from support.server import in_loop, running_service
@@ -293,6 +294,20 @@ async def test_ending_a_canary_by_what_is_in_full_force(tmp_path: Path) -> None:
             await people.olga.activate(revision, CURRENT, mode=CANARY, canary_share=0.2)
             answer = await people.olga.activate(CURRENT, CURRENT, request_id="end")
             assert [each.revision for each in answer.activations] == [CURRENT]
+
+
+@in_loop
+async def test_tests_that_take_too_long_give_their_turn_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = pb.TestRulebaseRequest(archive=archive(better()))
+    async with team(tmp_path, IN_FORCE) as people:
+        with monkeypatch.context() as patch:
+            patch.setattr(promotions, "_MOST_SECONDS", 0)
+            said = await refused(people.ann.call("TestRulebase", request))
+        assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY")
+        assert "opportune test" in said.message
+        assert (await people.ann.call("TestRulebase", request)).passed
 
 
 @in_loop

@@ -34,6 +34,9 @@ from opportune_service.core.revision import EngineFactory
 SHARE_OF = 1_000_000
 """Shares of canaries are counted in subscribers of so many."""
 
+_MOST_SECONDS = 120.0
+"""How long a suite may take: others wait for their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -105,10 +108,18 @@ class Promotions:
 
     async def test_files(self, files: Mapping[str, bytes], only: str = "") -> SuiteReport:
         """Run the tests of a rulebase that need not be stored. One suite runs at a time, beside what
-        serves; it ends early if the caller goes away, and the next one begins when it has."""
+        serves; it ends early if the caller goes away, and the next one begins when it has. Raises
+        `NotReadyError` if it takes minutes."""
         gone = Event()
         suite = partial(run_tests, files, self._make_engine, only, gone.is_set)
-        return await in_turn(self._testing, suite, gone.set)
+        try:
+            async with asyncio.timeout(_MOST_SECONDS):
+                return await in_turn(self._testing, suite, gone.set)
+        except TimeoutError as error:
+            raise NotReadyError(
+                f"the tests did not end within {_MOST_SECONDS:g} s, their turn waited for included: run a "
+                "part of them here, or all of them with 'opportune test'"
+            ) from error
 
     async def note_rehearsed(self, revision: str, caller: Caller, comment: str) -> None:
         """A rehearsal of the revision came to its end. Raises `UnknownRevisionError`."""
