@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 
 class Figures:
@@ -18,6 +19,12 @@ class Figures:
         self._promised[name] = promised
         if value > bound:
             raise AssertionError(f"{name}: {value:.3g}, promised {promised:g}, at most {bound:g} anywhere")
+
+    def note_growth(self, name: str, used: Sequence[int]) -> None:
+        """How much memory the last quarter of a run took, next to the second one: by then all is warm."""
+        quarter = len(used) // 4
+        later, earlier = used[-quarter:], used[quarter : 2 * quarter]
+        self.note(name, (sum(later) / len(later)) / (sum(earlier) / len(earlier)), 1.1, 1.5)
 
     def show(self) -> None:
         if not self._found:

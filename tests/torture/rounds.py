@@ -121,13 +121,7 @@ def reloads(round_: Round, figures: Figures) -> str:
             assert blowing.tries == 2, "a call failed"
             assert service.stop() == 0
         blowing.check_ledger()
-    quarter = len(used) // 4
-    figures.note(
-        "memory, last quarter of 1,000 reloads / second",
-        ratio(used[-quarter:], used[quarter : 2 * quarter]),
-        1.1,
-        1.5,
-    )
+    figures.note_growth("memory, last quarter of 1,000 reloads / second", used)
     return f"{len(used)} activations, {used[-1] // MIB} MiB"
 
 
@@ -156,13 +150,7 @@ def a_soak(round_: Round, figures: Figures) -> str:
             watcher.join()
         blowing.check_counts()
         assert service.stop() == 0
-    quarter = len(used) // 4
-    figures.note(
-        "memory, last quarter of a soak / second",
-        ratio(used[-quarter:], used[quarter : 2 * quarter]),
-        1.1,
-        1.5,
-    )
+    figures.note_growth("memory, last quarter of a soak / second", used)
     return f"{sum(map(len, blowing.delivered))} events, {used[-1] // MIB} MiB"
 
 
@@ -178,10 +166,6 @@ def memory(service: Served) -> int:
     """Bytes of memory that the process has now."""
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024
-
-
-def ratio(later: list[int], earlier: list[int]) -> float:
-    return (sum(later) / len(later)) / (sum(earlier) / len(earlier))
 
 
 def _last_lines(log: Path) -> str:
