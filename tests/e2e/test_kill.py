@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,19 @@ VICTIMS = {
     "shared": ["service", "live state", "ledger", "service", "live state"],
 }
 
-STEP_US = 100_000
-# So far in the past that all of it has happened, and fresh enough to be decided.
-START_US = time.time_ns() // 1_000 - EVENTS * STEP_US
+STEP_US = 50_000
+
+
+@cache
+def start_us() -> int:
+    """So far in the past that all of it has happened, and fresh enough to be decided, now and in the runs
+    that follow."""
+    return time.time_ns() // 1_000 - EVENTS * STEP_US
 
 
 def made() -> Batches:
     """The same traffic in every run of this test process, just now."""
-    events = list(traffic(11, EVENTS, len(PEOPLE), START_US, STEP_US))
+    events = list(traffic(11, EVENTS, len(PEOPLE), start_us(), STEP_US))
     return [events[n : n + BATCH] for n in range(0, len(events), BATCH)]
 
 
