@@ -27,10 +27,7 @@ FROM python:3.11-slim
 # Bytecode was compiled when installing: nothing is written outside the volume, so that the root
 # filesystem may be read-only.
 # Metrics and probes are for whoever runs the container; calls need TLS or a word that they need none.
-# Live state lies in huge pages where the kernel has any: see docs/guides/sizing.md.
 ENV PATH=/opt/opportune/bin:$PATH \
-    PYTHONMALLOC=malloc \
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     OPPORTUNE_METRICS_LISTEN=0.0.0.0:9464
