@@ -178,7 +178,10 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         )
         aside_thread, aside = stores.aside
         backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
-        activations = Activations(live, ingest, ledger, thread, clock, make_engine, backfill.start, shadow)
+        activations = Activations(
+            *(live, ingest, ledger, thread, clock, make_engine, backfill.start, shadow),
+            kept=lambda revision: rulebases.kept(revision),  # noqa: PLW0108 - made below
+        )
         erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start, shadow)
         thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
         signer = _signer_of(settings)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from opportune_rulebase import from_archive, load
 from opportune_rulebase.errors import Problem, RulebaseError
+from opportune_rulebase.model import Rulebase
 
 from opportune_service.app.aside import aside
 from opportune_service.app.errors import (
@@ -60,7 +61,9 @@ class Activations:
         make_engine: EngineFactory,
         on_activated: Callable[[], None],
         shadow: Shadow,
+        kept: Callable[[str], Rulebase | None],
     ) -> None:
+        """`kept`: the rulebase of a revision if somebody has loaded it a moment ago."""
         self._live = live
         self._ingest = ingest
         self._ledger = ledger
@@ -69,6 +72,7 @@ class Activations:
         self._make_engine = make_engine
         self._on_activated = on_activated
         self._shadow = shadow
+        self._kept = kept
         self._activating = asyncio.Lock()
         self.last_attempt: Attempt | None = None
         """The last attempt to activate a revision since the start."""
@@ -118,10 +122,11 @@ class Activations:
         async with self._activating:
             before = await self._thread.run(self._ledger.in_force)
             archive = await self._thread.run(stored_archive, self._ledger, asked.revision)
+            kept = self._kept(asked.revision)
             full = self._live.current if asked.mode is not ActivationMode.FULL and self._live.id else None
             try:
                 # Made before the ledger calls it active: nothing that may fail comes after.
-                ready = await aside(lambda: self._made_ready(asked, archive, before, full))
+                ready = await aside(lambda: self._made_ready(asked, kept or archive, before, full))
             except RulebaseError as error:
                 raise RulebaseRefusedError(error.problems) from error
             try:
@@ -141,10 +146,11 @@ class Activations:
             return next((each.revision for each in before if each.mode is asked.mode), "")
 
     def _made_ready(
-        self, asked: _Asked, archive: bytes, before: Sequence[InForce], full: Revision | None
+        self, asked: _Asked, stored: Rulebase | bytes, before: Sequence[InForce], full: Revision | None
     ) -> Revision:
-        """What is to be live from now on. In a thread of its own."""
-        rulebase = load(from_archive(archive))
+        """What is to be live from now on. In a thread of its own: to load an archive takes five times as
+        long as the rest."""
+        rulebase = stored if isinstance(stored, Rulebase) else load(from_archive(stored))
         if asked.mode is ActivationMode.FULL:
             return Revision(rulebase, self._make_engine(rulebase), {})
         if full is None:

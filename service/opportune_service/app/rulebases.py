@@ -135,6 +135,7 @@ class Rulebases:
             raise RulebaseRefusedError(report.problems)
         row = self._row(report.rulebase.revision, report.rulebase.name, by, comment)
         await self._thread.run(self._save, row, StepKind.UPLOADED, to_archive(files))
+        self._keep(report.rulebase)
         return report.rulebase, report.problems
 
     async def upload_archive(
@@ -289,6 +290,11 @@ class Rulebases:
                 raise _unloadable(revision, files, error) from error
             self._keep(rulebase)
         return self._loaded[revision]
+
+    def kept(self, revision: str) -> Rulebase | None:
+        """The rulebase of a revision if it was loaded a moment ago: whoever uploads or looks at one often
+        activates it next."""
+        return self._loaded.get(revision)
 
     def _keep(self, rulebase: Rulebase) -> None:
         self._loaded[rulebase.revision] = rulebase
