@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from opportune_rulebase.policies import OutcomeKind
-from opportune_service.app import observing
+from opportune_service.app import activation, observing
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
 from opportune_service.app.errors import (
     NoRulebaseError,
@@ -21,6 +21,7 @@ from opportune_service.app.errors import (
 from opportune_service.app.records import DecisionFilter
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
+from opportune_service.core import admit
 from opportune_service.core.decide import encode_verdict
 from opportune_service.core.events import Event, RejectionReason
 from opportune_service.core.state import encode_state
@@ -307,6 +308,54 @@ def test_a_bad_rulebase_changes_nothing_and_the_call_says_so() -> None:
             with pytest.raises(StoreConflictError):
                 await app.activations.activate(good.revision, "0" * 64, "test", "")
             assert app.live.id == before
+
+    in_loop(body)
+
+
+def test_what_was_just_uploaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers wait less. What nobody has looked at for a while is read from what is stored."""
+
+    def load_again(_: object) -> None:
+        raise AssertionError("it was loaded")
+
+    async def body() -> None:
+        async with running() as app:
+            rulebase, _ = await app.rulebases.upload(small_rulebase(threshold=7), "test", "")
+            monkeypatch.setattr(activation, "load", load_again)
+            await app.activations.activate(rulebase.revision, None, "test", "")
+            assert app.live.id == rulebase.revision
+            old, _ = await app.rulebases.upload(small_rulebase(threshold=8), "test", "")
+            for threshold in range(10, 14):
+                await app.rulebases.upload(small_rulebase(threshold=threshold), "test", "")
+            with pytest.raises(AssertionError, match="it was loaded"):
+                await app.activations.activate(old.revision, None, "test", "")
+
+    in_loop(body)
+
+
+def test_reloads_share_the_decoders_of_what_did_not_change() -> None:
+    """Each is a class, which takes kilobytes until the garbage collector comes round."""
+
+    async def body() -> None:
+        async with running() as app:
+            made = admit._shape.cache_info().misses
+            await activate(app, small_rulebase(threshold=21))
+            await activate(app, small_rulebase(threshold=22))
+            assert admit._shape.cache_info().misses == made
+
+    in_loop(body)
+
+
+def test_while_the_store_is_away_callers_are_told_before_anything_is_queued() -> None:
+    async def body() -> None:
+        async with running() as app:
+            app.ingest.healthy.clear()
+            with pytest.raises(StoreUnavailableError):
+                await app.ingest.publish("mmsc", [mms(subscribers(1)[0], "e1")])
+            with pytest.raises(StoreUnavailableError):
+                await app.ingest.offer("mmsc", [mms(subscribers(1)[0], "e1")])
+            assert app.ingest.queued == 0
+            app.ingest.healthy.set()
 
     in_loop(body)
 
