@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from opportune_service.app import schedule
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.records import DecisionFilter
-from opportune_service.app.schedule import BATCH, Schedule
+from opportune_service.app.schedule import BATCH, CHUNK, Schedule
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import Due, Encoding, Event, ImportMode
@@ -291,6 +292,24 @@ def test_a_sweep_that_was_cut_off_is_made_again_and_nobody_is_decided_twice(tmp_
 
     in_loop(first)
     in_loop(second)
+
+
+def test_who_is_due_comes_in_the_order_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as live state keeps them, or who is within a quota would depend on the process that sweeps."""
+    monkeypatch.setattr(schedule, "_RUN", 7)
+    people = subscribers(2 * CHUNK + 1)
+
+    async def body() -> None:
+        async with running(files=files(DAILY), people=(), now_us=at("2026-11-20T08:00")) as app:
+            for who in reversed(people):
+                await know(app, {who: {}})
+            assert await app.states.subscribers() == people[::-1], "control: it is another order"
+            set_clock(app, at("2026-11-20T10:00"))
+            halting = Halting(app, -1)
+            await halting.schedule().turn()
+            assert [due.subscriber_id for due in halting.dues] == people
+
+    in_loop(body)
 
 
 def test_a_reload_in_the_middle_leaves_nobody_out() -> None:

@@ -37,9 +37,10 @@ MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 
-BASE, LIFT = 0.15, 0.30
+BASE, LIFT = 0.05, 0.60
 """How likely it is that somebody who was on the web orders data within two days anyway; and that a message
-about it makes somebody order it."""
+about it makes somebody order it. So far apart that among a hundred customers chance does not hide it: the
+lower end of what data did was between 0.33 and 0.49 with each of six seeds."""
 
 SILENT_DAYS = 5
 """So long after the last visit something may still be sent or ordered."""

@@ -8,6 +8,9 @@ and instant, so that nobody is decided twice.
 Sweeps that were missed in the last day are made up; a campaign's `fresh_for` turns away what comes too late
 for it. None is made up from before the trigger became active. A subscriber whose date or zone is imported
 after the sweep of a day waits for the next one that fits.
+
+Whoever is due is handed over in the order of subscriber ids: where a quota is not enough for all, who is
+within it depends neither on the order in which live state keeps them nor on the process that sweeps.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import tzinfo
+from heapq import merge
+from itertools import islice
 
 from opportune_rulebase.model import Trigger
 
@@ -43,6 +48,9 @@ is answered, and waits for one such look in each: half a millisecond."""
 
 BATCH = 200
 """What is due is handed over in pieces of this size: so much is decided in one commit, and events wait."""
+
+_RUN = 2_000
+"""Subscribers that are put in order in one go: half a millisecond, too."""
 
 MAKE_UP_US = DAY_US
 _KEEP_US = 2 * DAY_US
@@ -155,13 +163,16 @@ class Schedule:
             tasks[sweep.zone].append((sweep, due_at(trigger, self._zones[sweep.zone], sweep.due_us)))
         zones: dict[str, tzinfo] = {str(revision.rulebase.time_zone): revision.rulebase.time_zone}
         generation = self._live.generation
-        everybody = await self._states.subscribers()
+        everybody = await _in_order(await self._states.subscribers())
         dues: list[Due] = []
-        for start in range(0, len(everybody), CHUNK):
+        while some := list(islice(everybody, CHUNK)):
             if self._live.current is not revision:
                 return False
-            some = await self._states.contexts(everybody[start : start + CHUNK])
-            for subscriber_id, context in some.items():
+            contexts = await self._states.contexts(some)
+            for subscriber_id in some:
+                context = contexts.get(subscriber_id)
+                if context is None:
+                    continue
                 zone = revision.zone_of(context)
                 name = str(zone)
                 zones[name] = zone
@@ -188,6 +199,16 @@ class Schedule:
         """In the ledger's thread."""
         with self._ledger.transaction() as tx:
             tx.finish_sweeps(sweeps, forget_before_us)
+
+
+async def _in_order(subscriber_ids: Sequence[str]) -> Iterator[str]:
+    """These in ascending order, without keeping the event loop from its work for as long as sorting a
+    million takes."""
+    runs: list[list[str]] = []
+    for start in range(0, len(subscriber_ids), _RUN):
+        runs.append(sorted(subscriber_ids[start : start + _RUN]))
+        await asyncio.sleep(0)
+    return merge(*runs)
 
 
 def _concerns(trigger: str, revision: Revision, subscriber_id: str) -> bool:
