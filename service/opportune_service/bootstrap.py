@@ -230,6 +230,8 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
             shadow=shadow,
             access=access,
         )
+        for its_thread, each in (stores.pipeline, stores.aside):
+            await its_thread.run(each.keep_to_this_thread)  # at start there was nobody else to use them
         async with _running(app, changes):
             if settings.rulebase is not None:
                 await activate_directory(app, settings.rulebase)
@@ -237,7 +239,11 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
 
 
 def _open_shadow(database: str, make: bool) -> SqlLedger | None:
-    return open_shadow(database, make=make)
+    """In the shadow's thread."""
+    ledger = open_shadow(database, make=make)
+    if ledger is not None:
+        ledger.keep_to_this_thread()
+    return ledger
 
 
 @contextmanager
@@ -304,6 +310,7 @@ async def _shared(settings: Settings, clock: Clock, _: LiveRevision) -> AsyncIte
         _opened(database) as (own_thread, own),
         _redis(settings, own_thread, own) as states,
     ):
+        await own_thread.run(own.keep_to_this_thread)
         yield _Stores(pipeline, aside, states, Membership(own, own_thread, states, clock))
 
 

@@ -63,6 +63,7 @@ async def make_stage(
     try:
         url = f"sqlite:///{directory / name}.db" if directory else "sqlite://"
         ledger = await thread.run(ScratchLedger.open, url)
+        await thread.run(ledger.keep_to_this_thread)
         await thread.run(_pause, ledger, opening)
         try:
             ingest = Ingest(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from inspect import Parameter, signature
 
 import pytest
 from opportune_rulebase.policies import Mode, OutcomeKind
@@ -29,6 +31,7 @@ from support.verdicts import NOON_US, decision, shown, verdict, waiting
 
 WHO = "8613800000001"
 OTHER = "8613800000002"
+_NONE = Parameter.empty
 
 
 def record(ledger: Ledger, *verdicts: Verdict) -> None:
@@ -121,6 +124,31 @@ def test_may_be_used_by_another_thread_than_the_one_that_opened_it(ledger: Ledge
     with ThreadPoolExecutor(1) as pool:
         pool.submit(record, ledger, verdict(WHO, "e1", decision("d1"))).result()
     assert ledger.verdict_of("d1") is not None
+
+
+ANY_THREAD = {"keep_to_this_thread", "back_up", "close"}
+USES = sorted(name for name in dir(Ledger) if not name.startswith("_") and name not in ANY_THREAD)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_kept_to_one_thread_no_other_uses_it(ledger: Ledger, name: str) -> None:
+    """Whether or not the other one is at it just then, and before anything is done."""
+    method = getattr(ledger, name)
+    given = [parameter for parameter in signature(method).parameters.values() if parameter.default is _NONE]
+
+    def use() -> None:
+        found = method(*[None] * len(given))
+        if name == "transaction":
+            found.__enter__()
+        elif isinstance(found, Iterator):
+            next(found, None)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ledger.keep_to_this_thread).result()
+        with pytest.raises(RuntimeError, match=r"its own thread.*await app\.thread\.run"):
+            use()
+        pool.submit(record, ledger, verdict(WHO, "e1", decision("d1"))).result()
+        assert pool.submit(ledger.verdict_of, "d1").result() is not None
 
 
 # -- verdicts and histories -------------------------------------------------------------------------

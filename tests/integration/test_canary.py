@@ -53,7 +53,7 @@ def test_a_share_is_decided_by_the_canary_and_nobody_twice() -> None:
                 "e2",
             ]
             assert len({verdict.key for verdict in verdicts}) == len(verdicts)
-            assert [(each.revision, each.mode) for each in app.ledger.in_force()] == [
+            assert [(each.revision, each.mode) for each in await app.thread.run(app.ledger.in_force)] == [
                 (full, FULL),
                 (canary, CANARY),
             ]
@@ -87,15 +87,15 @@ def test_what_becomes_full_is_covered_since_it_was_a_canary() -> None:
             )
             await let(app, changed, CANARY, THIRD)
             key = app.live.current.beside[0].revision.rulebase.metrics["large_24h"].key
-            since_us = app.ledger.coverage()[key]
-            born = app.ledger.births()[key]
+            since_us = (await app.thread.run(app.ledger.coverage))[key]
+            born = (await app.thread.run(app.ledger.births))[key]
             await publish(app, [mms(who, "one", clock.value_us, 80) for who in PEOPLE])
             clock.value_us += MINUTE_US
             await let(app, changed, FULL)
             assert app.live.current.beside == ()
-            assert [each.mode for each in app.ledger.in_force()] == [FULL]
-            assert app.ledger.coverage()[key] == since_us
-            assert app.ledger.births()[key] == born
+            assert [each.mode for each in await app.thread.run(app.ledger.in_force)] == [FULL]
+            assert (await app.thread.run(app.ledger.coverage))[key] == since_us
+            assert (await app.thread.run(app.ledger.births))[key] == born
             for who in PEOPLE:
                 assert len((await app.states.view(who)).series[key].at) == 1
 
@@ -115,7 +115,7 @@ def test_what_ends_is_forgotten() -> None:
             await app.activations.activate(full, full, "test", "no good")
             gone -= app.live.current.keys
             assert gone
-            assert not gone & app.ledger.coverage().keys()
+            assert not gone & (await app.thread.run(app.ledger.coverage)).keys()
             assert app.live.current.beside == ()
 
     in_loop(body)
@@ -140,7 +140,8 @@ def test_after_a_restart_all_is_as_it_was(tmp_path: Path) -> None:
                 app, [low(who, f"e{n}", begun_us + n * MINUTE_US) for n in range(3) for who in PEOPLE]
             )
             await later(app, 50 * MINUTE_US)
-            stamps = {row.revision for row in app.ledger.read_log(0) if row.position > 2}
+            rows = await app.thread.run(lambda: list(app.ledger.read_log(0)))
+            stamps = {row.revision for row in rows if row.position > 2}
             assert f"{full}+{canary}" in stamps
             live, rebuilt = await live_and_rebuilt(app, PEOPLE)
             assert live == rebuilt
@@ -276,7 +277,7 @@ def test_what_cannot_run_beside_is_refused() -> None:
             assert app.activations.last_attempt is not None
             assert app.activations.last_attempt.message == str(error.value)
             assert [each.id for each in app.live.current.side_by_side] == [full]
-            assert len(app.ledger.in_force()) == 1
+            assert len(await app.thread.run(app.ledger.in_force)) == 1
 
     in_loop(body)
 
@@ -331,8 +332,9 @@ def test_what_it_adds_is_filled_from_the_log() -> None:
                 await let(app, changed, mode, share)
                 added.append(next(iter(app.live.current.beside[-1].revision.own_keys)))
             await app.backfill.wait()
-            assert app.ledger.backfills() == set()
-            assert all(app.ledger.coverage()[key] < clock.value_us for key in added)
+            assert await app.thread.run(app.ledger.backfills) == set()
+            coverage = await app.thread.run(app.ledger.coverage)
+            assert all(coverage[key] < clock.value_us for key in added)
             for who in PEOPLE:
                 series = (await app.states.view(who)).series
                 assert [series[key].amount for key in added] == [[2], [160]]

@@ -52,6 +52,12 @@ def keeper(app: Application, archive: Archive | None = None, keep: Keep = KEEP) 
     return Housekeeping(app.live, app.ledger, app.thread, app.clock, keep, archive)
 
 
+def refuse(app: Application, decision_id: str) -> None:
+    """In the ledger's thread."""
+    with app.ledger.transaction() as tx:
+        tx.record_outcome(decision_id, OutcomeKind.REFUSED, app.clock.now_us())
+
+
 async def lived(app: Application) -> None:
     """Some days of traffic with decisions, answers, prompts and rejected events, ended and snapshotted."""
     assert isinstance(app.clock, ManualClock)
@@ -65,24 +71,23 @@ async def lived(app: Application) -> None:
             for verdict in receipt.verdicts:
                 for decision in verdict.decisions:
                     if decision.reason is Reason.DECIDED:
-                        with app.ledger.transaction() as tx:
-                            tx.record_outcome(decision.id, OutcomeKind.REFUSED, now_us)
+                        await app.thread.run(refuse, app, decision.id)
         app.clock.value_us += DAY_US
     await app.deliveries.expire()
     await snapshot(app)
 
 
-def aged(app: Application, kind: Kept, before_us: int = LATER_US) -> list[Aged]:
+async def aged(app: Application, kind: Kept, before_us: int = LATER_US) -> list[Aged]:
     found: dict[tuple[object, ...], Aged] = {}
     place: Place | None = ()
     while place is not None:
-        page, place = app.ledger.aged(kind, before_us, place, step_of(kind))
+        page, place = await app.thread.run(app.ledger.aged, kind, before_us, place, step_of(kind))
         found |= {each.key: each for each in page}
     return list(found.values())
 
 
-def everything(app: Application) -> dict[Kept, list[Aged]]:
-    return {kind: aged(app, kind) for kind in Kept}
+async def everything(app: Application) -> dict[Kept, list[Aged]]:
+    return {kind: await aged(app, kind) for kind in Kept}
 
 
 def plain(rows: Sequence[Aged]) -> list[Any]:
@@ -125,12 +130,12 @@ def test_all_that_is_old_goes_and_the_service_goes_on() -> None:
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = {kind: len(rows) for kind, rows in everything(app).items()}
+            before = {kind: len(rows) for kind, rows in (await everything(app)).items()}
             pruned = await keeper(app).turn(LATER_US)
             assert pruned == {kind: number for kind, number in before.items() if number}
             assert pruned.keys() == set(Kept) - {Kept.CONTACTS, Kept.TOUCHES, Kept.AUDIT}
-            assert not any(everything(app).values())
-            assert list(app.ledger.read_log(0)) == []
+            assert not any((await everything(app)).values())
+            assert await app.thread.run(lambda: list(app.ledger.read_log(0))) == []
             live, rebuilt = await live_and_rebuilt(app, PEOPLE)
             assert rebuilt == live
             again = await app.ingest.publish("gn", [mms(PEOPLE[0], "e0", app.clock.now_us())])
@@ -147,7 +152,7 @@ def test_what_the_rulebase_needs_is_kept_whatever_the_settings(caplog: pytest.Lo
             first_day = NOON_US // DAY_US * DAY_US
             for days in (NEEDED_DAYS, NEEDED_DAYS + 1, NEEDED_DAYS + 2):
                 pruned = await housekeeping.turn(first_day + days * DAY_US)
-                decided = {row.at_us // DAY_US for row in aged(app, Kept.HISTORY)}
+                decided = {row.at_us // DAY_US for row in await aged(app, Kept.HISTORY)}
                 gone = max(0, days - NEEDED_DAYS)
                 assert len(decided) == DAYS - gone
                 assert (Kept.HISTORY in pruned) == (gone > 0)
@@ -178,11 +183,11 @@ def test_without_a_rulebase_nothing_goes() -> None:
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = everything(app)
+            before = await everything(app)
             housekeeping = Housekeeping(LiveRevision(), app.ledger, app.thread, app.clock, KEEP)
             with pytest.raises(NoRulebaseError):
                 await housekeeping.turn(LATER_US)
-            assert everything(app) == before
+            assert await everything(app) == before
 
     in_loop(body)
 
@@ -228,7 +233,7 @@ def test_what_is_old_goes_many_at_a_time(tmp_path: Path) -> None:
     async def body(archive: Archive | None) -> None:
         async with running() as app:
             await lived(app)
-            rows = everything(app)
+            rows = await everything(app)
             # With an archive a piece is of one day.
             most = sum(-(-len(found) // step_of(kind)) + DAYS + 1 for kind, found in rows.items())
             ledger = Counting(app.ledger)
@@ -254,11 +259,11 @@ def test_of_several_processes_only_one_does_it() -> None:
             housekeeping = Housekeeping(app.live, app.ledger, app.thread, app.clock, KEEP, mine=mine)
             looking = asyncio.create_task(housekeeping.run(0))
             await until(lambda: len(asked) > 4)
-            assert aged(app, Kept.HISTORY)
+            assert await aged(app, Kept.HISTORY)
             await until(lambda: len(asked) > 7)
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
-            assert not aged(app, Kept.HISTORY)
+            assert not await aged(app, Kept.HISTORY)
 
     in_loop(body)
 
@@ -276,13 +281,13 @@ def test_the_archive_has_all_that_was_pruned_and_nothing_else(tmp_path: Path) ->
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = {kind.value: plain(rows) for kind, rows in everything(app).items() if rows}
+            before = {kind.value: plain(rows) for kind, rows in (await everything(app)).items() if rows}
             await keeper(app, FileArchive(tmp_path)).turn(LATER_US)
             found = in_archive(tmp_path)
             assert found.keys() == before.keys()
             for kind, rows in before.items():
                 assert same(found[kind], rows), kind
-            assert not any(everything(app).values())
+            assert not any((await everything(app)).values())
 
     in_loop(body)
     assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}, "numbers for all to read"
@@ -292,8 +297,9 @@ def test_archived_verdicts_are_whole(tmp_path: Path) -> None:
     async def body() -> list[Verdict]:
         async with running() as app:
             await lived(app)
-            keys = [EventKey(each.key[2], each.key[1], each.key[0]) for each in aged(app, Kept.HISTORY)]
-            verdicts = [app.ledger.verdict(key) for key in keys]
+            rows = await aged(app, Kept.HISTORY)
+            keys = [EventKey(each.key[2], each.key[1], each.key[0]) for each in rows]
+            verdicts = [await app.thread.run(app.ledger.verdict, key) for key in keys]
             await keeper(app, FileArchive(tmp_path)).turn(LATER_US)
             return [verdict for verdict in verdicts if verdict is not None]
 
@@ -310,7 +316,7 @@ def test_pieces_of_a_day_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = plain(aged(app, Kept.HISTORY))
+            before = plain(await aged(app, Kept.HISTORY))
             await keeper(app, FileArchive(tmp_path)).turn(LATER_US)
             assert same(in_archive(tmp_path)["history"], before)
 
@@ -324,9 +330,8 @@ def test_archived_events_can_be_replayed(tmp_path: Path) -> None:
     async def body() -> int:
         async with running() as app:
             await lived(app)
-            accepted = sum(
-                len(events_of(row)) for row in app.ledger.read_log(0) if row.kind is LogKind.EVENTS
-            )
+            rows = await app.thread.run(lambda: list(app.ledger.read_log(0)))
+            accepted = sum(len(events_of(row)) for row in rows if row.kind is LogKind.EVENTS)
             await keeper(app, FileArchive(tmp_path / "archive")).turn(LATER_US)
             return accepted
 
@@ -375,14 +380,14 @@ def test_a_crash_between_writing_and_deleting_loses_nothing(tmp_path: Path, afte
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = everything(app)
+            before = await everything(app)
             archive = FileArchive(tmp_path)
             for at in range(1, 6):
                 with pytest.raises(CrashError):
                     await keeper(app, Crashing(archive, at, after=after)).turn(LATER_US)
                 found = in_archive(tmp_path)
                 for kind, rows in before.items():
-                    left = plain(aged(app, kind))
+                    left = plain(await aged(app, kind))
                     lines = [*found.get(kind.value, ()), *left]
                     encoded = set(map(msgspec.json.encode, lines))
                     assert encoded == set(map(msgspec.json.encode, plain(rows))), "lost, or made up"
@@ -412,10 +417,10 @@ def test_control_deleting_before_writing_loses_what_a_crash_cuts_off(
     async def body() -> bool:
         async with running() as app:
             await lived(app)
-            before = plain(aged(app, Kept.LOG))
+            before = plain(await aged(app, Kept.LOG))
             with pytest.raises(CrashError):
                 await keeper(app, Crashing(FileArchive(tmp_path), 2, after=False)).turn(LATER_US)
-            left = [*in_archive(tmp_path).get("log", ()), *plain(aged(app, Kept.LOG))]
+            left = [*in_archive(tmp_path).get("log", ()), *plain(await aged(app, Kept.LOG))]
             return same(left, before)
 
     assert not in_loop(body)
@@ -442,14 +447,14 @@ def test_what_changes_between_writing_and_deleting_is_written_again(tmp_path: Pa
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            first = plain(aged(app, Kept.HISTORY))
+            first = plain(await aged(app, Kept.HISTORY))
             meddling = Meddling(app)
             await keeper(app, meddling).turn(LATER_US)
-            (left,) = aged(app, Kept.HISTORY)
+            (left,) = await aged(app, Kept.HISTORY)
             kinds = [row["kind"] for table, row in left.rows if table == "outcomes"]
             assert "ordered" in kinds
             await keeper(app, FileArchive(tmp_path)).turn(LATER_US)
-            assert aged(app, Kept.HISTORY) == []
+            assert await aged(app, Kept.HISTORY) == []
             assert same(in_archive(tmp_path)["history"], [*first, *plain([left])])
 
     in_loop(body)
@@ -460,14 +465,14 @@ def test_a_store_that_fails_on_the_way_is_gone_on_with(tmp_path: Path, after: bo
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = plain(aged(app, Kept.HISTORY))
+            before = plain(await aged(app, Kept.HISTORY))
             flaky = Flaky(app.ledger, after=after)
             flaky.failing = True
             archive = FileArchive(tmp_path)
             housekeeping = Housekeeping(app.live, flaky, app.thread, app.clock, KEEP, archive)
             with pytest.raises(StoreUnavailableError):
                 await housekeeping.turn(LATER_US)
-            assert same(plain(aged(app, Kept.HISTORY)), before)
+            assert same(plain(await aged(app, Kept.HISTORY)), before)
             flaky.failing = False
             await housekeeping.turn(LATER_US)
             assert same(in_archive(tmp_path)["history"], before)
@@ -481,10 +486,10 @@ def test_an_archive_that_cannot_be_written_keeps_everything_in_the_ledger(tmp_pa
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            before = everything(app)
+            before = await everything(app)
             with pytest.raises(OSError, match="file"):
                 await keeper(app, FileArchive(tmp_path / "file")).turn(LATER_US)
-            assert everything(app) == before
+            assert await everything(app) == before
 
     in_loop(body)
 
@@ -496,7 +501,8 @@ def test_an_export_that_would_miss_something_says_so() -> None:
     async def body() -> None:
         async with running() as app:
             await lived(app)
-            cursors = [each.cursor for each in app.ledger.contact_changes(0, 10_000, ())]
+            changes = await app.thread.run(app.ledger.contact_changes, 0, 10_000, ())
+            cursors = [each.cursor for each in changes]
             await keeper(app).turn(LATER_US)
             assert [piece async for piece in export_contacts(app.ledger, app.thread, cursors[-1], ())] == []
             assert [piece async for piece in export_contacts(app.ledger, app.thread, 0, ())] == []

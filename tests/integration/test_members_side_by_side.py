@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import pytest
 from opportune_service.adapters.sql.ledger import SqlLedger
@@ -72,7 +73,11 @@ def test_the_shadow_is_apart_in_the_database(stores: Stores) -> None:
             ledger = await app.shadow.ledger()
 
             def hold() -> list[tuple[int, ...]]:
-                with ledger.transaction() as tx, app.ledger.transaction() as real:
+                with (
+                    closing(SqlLedger.open(stores.ledger)) as own,
+                    ledger.transaction() as tx,
+                    own.transaction() as real,
+                ):
                     tx.lock([PEOPLE[0]])
                     real.lock([PEOPLE[0]])
                     return [tuple(row) for row in stores.rows(_HELD)]

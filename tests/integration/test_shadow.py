@@ -10,6 +10,7 @@ from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.adapters.sql.shadow import shadow_url
 from opportune_service.app.errors import NotReadyError, StoreUnavailableError
 from opportune_service.app.insight import Insight
+from opportune_service.app.ports import Ledger
 from opportune_service.app.records import DecisionRow
 from opportune_service.app.report import Period, report
 from opportune_service.app.retention import Keep
@@ -39,6 +40,15 @@ def reasons(rows: list[DecisionRow]) -> dict[Reason, int]:
     return found
 
 
+def nothing_of(ledger: Ledger, who: str) -> None:
+    """In the ledger's thread."""
+    assert ledger.contacts_of(who, 0, LONG_AGO_US, 10) == []
+    assert ledger.contact_changes(0, 10, ()) == []
+    with ledger.transaction() as tx:
+        assert tx.histories([who], 0, NOON_US)[who].contacts == []
+    assert ledger.verdict(EventKey(who, "source", "e1")) is None
+
+
 def test_it_decides_for_everybody_and_contacts_nobody() -> None:
     async def body() -> None:
         async with running(files=small(3), people=PEOPLE) as app:
@@ -52,11 +62,7 @@ def test_it_decides_for_everybody_and_contacts_nobody() -> None:
             assert await app.insight.decisions(ANY, 0, 100, False) == []
             assert await app.deliveries.lease("sms", 100) == []
             who = PEOPLE[0]
-            assert app.ledger.contacts_of(who, 0, LONG_AGO_US, 10) == []
-            assert app.ledger.contact_changes(0, 10, ()) == []
-            with app.ledger.transaction() as tx:
-                assert tx.histories([who], 0, NOON_US)[who].contacts == []
-            assert app.ledger.verdict(EventKey(who, "source", "e1")) is None
+            await app.thread.run(nothing_of, app.ledger, who)
             made = await report(
                 app.live, app.ledger, app.thread, (), NOON_US - 1, NOON_US + 10, Period.WHOLE
             )
@@ -195,7 +201,7 @@ def test_a_file_that_cannot_be_written_harms_nothing(tmp_path: Path) -> None:
             with pytest.raises(StoreUnavailableError):
                 await let(app, small(2), SHADOW)
             assert app.live.current.beside == ()
-            assert len(app.ledger.in_force()) == 1
+            assert len(await app.thread.run(app.ledger.in_force)) == 1
             assert await publish(app, senders(PEOPLE, 1))
 
     in_loop(body)

@@ -153,6 +153,12 @@ async def _note(app: Application, found: Lived, cursor: int) -> int:
     return rows[-1].cursor if rows else cursor
 
 
+def _record(app: Application, decision_id: str, kind: OutcomeKind) -> None:
+    """In the ledger's thread."""
+    with app.ledger.transaction() as tx:
+        tx.record_outcome(decision_id, kind, app.clock.now_us())
+
+
 async def _answer(app: Application, rng: random.Random, found: Lived) -> None:
     """To something that was offered lately."""
     offers = [
@@ -164,6 +170,5 @@ async def _answer(app: Application, rng: random.Random, found: Lived) -> None:
     kind, pick = rng.choice(_ANSWERS), rng.random()
     if offers:
         id_ = offers[int(pick * len(offers))]
-        with app.ledger.transaction() as tx:
-            tx.record_outcome(id_, kind, app.clock.now_us())
-        found.outcomes += app.ledger.outcomes_of(id_)
+        await app.thread.run(_record, app, id_, kind)
+        found.outcomes += await app.thread.run(app.ledger.outcomes_of, id_)

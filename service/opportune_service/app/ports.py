@@ -357,6 +357,11 @@ class Ledger(Protocol):
     Non-guarantees: calls block (they are made from the ledger's own thread); not thread-safe.
     """
 
+    def keep_to_this_thread(self) -> None:
+        """From now on every use by another thread, but `back_up` and `close`, raises `RuntimeError`: it
+        fails each time, and not only when both happen to use it at once."""
+        ...
+
     def transaction(self) -> AbstractContextManager[LedgerTransaction]: ...
 
     def read_log(self, after: int) -> Iterator[LogRow]:

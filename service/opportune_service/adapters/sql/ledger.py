@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Self
 
 import sqlalchemy as sa
@@ -73,7 +74,8 @@ _STATE_PIECE = 1000
 class SqlLedger:
     """`Ledger` on a SQL database.
 
-    One thread at a time; opening, use and closing may be by different threads. Transactions do not nest.
+    One thread at a time; opening, use and closing may be by different threads, until it is kept to one.
+    Transactions do not nest.
     A read inside the block of a transaction sees what the transaction has written so far. On a file,
     nobody else can open the database as long as this is open.
     """
@@ -83,6 +85,7 @@ class SqlLedger:
         self._writer = engine.execution_options(write=True)
         self._writing: sa.Connection | None = None
         self._closed = False
+        self._thread: int | None = None
         self._copied = sqlite_connection(engine)
 
     @classmethod
@@ -96,14 +99,19 @@ class SqlLedger:
         """
         return cls(open_engine(url))
 
+    def keep_to_this_thread(self) -> None:
+        """See `Ledger.keep_to_this_thread`."""
+        self._thread = get_ident()
+
     def clear(self) -> None:
         """Empty all tables, as if it had just been made."""
+        self._check_use()
         with self._writer.begin() as connection:
             clear(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[SqlTransaction]:
-        self._check_open()
+        self._check_use()
         with self._writer.begin() as connection:
             self._writing = connection
             tx = SqlTransaction(connection)
@@ -335,10 +343,10 @@ class SqlLedger:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
+        self._check_use()
         if self._writing is not None:
             yield self._writing
             return
-        self._check_open()
         with self._engine.connect() as connection:
             yield connection
 
@@ -346,7 +354,12 @@ class SqlLedger:
         with self._reading() as connection:
             return cursors.settled(connection, table)
 
-    def _check_open(self) -> None:
+    def _check_use(self) -> None:
+        if self._thread not in (None, get_ident()):  # a read might fall into that thread's transaction
+            raise RuntimeError(
+                "this ledger is kept to its own thread, and this is another one: call it there, as in"
+                " `await app.thread.run(app.ledger.coverage)`, and read iterators to their end there"
+            )
         if self._closed:  # the engine would quietly connect anew
             raise StoreUnavailableError("the ledger is closed: the service is going down")
 
