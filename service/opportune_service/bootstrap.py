@@ -34,6 +34,7 @@ from opportune_service.app.bulk import BulkPrompts
 from opportune_service.app.dead_letters import DeadLetters
 from opportune_service.app.defer import AHEAD_AMONG_MEMBERS_US, AHEAD_US, decide_due
 from opportune_service.app.deliver import Deliveries
+from opportune_service.app.engines import KeptEngines
 from opportune_service.app.erase import Erasures
 from opportune_service.app.errors import (
     InvalidRequestError,
@@ -144,6 +145,7 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
     `InvalidRequestError` for settings that do not go together.
     """
     make_engine = engine_factory(settings.engine)
+    engines = KeptEngines(make_engine)  # of what is or may soon be in force
     live = LiveRevision()
     access, changes = None, None
     if settings.callers is not None:
@@ -166,12 +168,12 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
                 outage_us // 60_000_000,
             )
         with _stored_rulebases_load():
-            in_force = stored_in_force(ledger, make_engine)
+            in_force = stored_in_force(ledger, engines)
         if in_force is not None:
             live.swap(in_force)
         shadow = Shadow(live, states, clock, partial(_open_shadow, settings.database))
         ingest = Ingest(
-            *(live, states, ledger, thread, clock, make_engine, recovered),
+            *(live, states, ledger, thread, clock, engines, recovered),
             on_verdicts=lambda verdicts: deliveries.announce(verdicts),  # noqa: PLW0108 - made below
             membership=membership,
             on_shadowed=shadow.take,
@@ -179,13 +181,13 @@ async def application(settings: Settings, clock: Clock) -> AsyncIterator[Applica
         aside_thread, aside = stores.aside
         backfill = Backfill(live, states, aside, aside_thread, clock, make_engine, ingest)
         activations = Activations(
-            *(live, ingest, ledger, thread, clock, make_engine, backfill.start, shadow),
-            kept=lambda revision: rulebases.kept(revision),  # noqa: PLW0108 - made below
+            *(live, ingest, ledger, thread, clock, engines, backfill.start, shadow),
+            kept=lambda revision: rulebases.kept(revision) or engines.rulebase(revision),
         )
         erasures = Erasures(states, ledger, thread, clock, ingest, backfill.start, shadow)
         thread, ledger = aside_thread, aside  # for all that does not go with the pipeline
         signer = _signer_of(settings)
-        rulebases = Rulebases(live, ledger, thread, clock, signer)
+        rulebases = Rulebases(live, ledger, thread, clock, engines, signer)
         prompts = BulkPrompts(live, states, ledger, thread, clock, ingest)
         lease_for_us = int(settings.lease_seconds * 1_000_000)
         share = membership.share if membership else int

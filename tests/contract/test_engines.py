@@ -15,12 +15,30 @@ from opportune_rulebase.engine import Engine, Facts
 from opportune_rulebase.errors import Position
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.network import NetworkEngine
+from opportune_service.app.engines import KeptEngines
 from support.engine_cases import CASES, COLLIDING, VOCABULARY, Case
 from support.figure_cases import FIGURE_CASES
 from support.rulebases import make_facts, make_rulebase, make_scope
 
 ALL_CASES = (*CASES, *FIGURE_CASES)
-ENGINES: dict[str, Callable[[Rulebase], Engine]] = {"network": NetworkEngine, "durable": DurableEngine}
+
+
+def given_back(make: Callable[[Rulebase], Engine]) -> Callable[[Rulebase], Engine]:
+    """Makes engines that somebody has had before."""
+    engines = KeptEngines(make)
+
+    def make_again(rulebase: Rulebase) -> Engine:
+        engines(rulebase).close()
+        return engines(rulebase)
+
+    return make_again
+
+
+ENGINES: dict[str, Callable[[Rulebase], Engine]] = {
+    "network": NetworkEngine,
+    "durable": DurableEngine,
+    "network, kept": given_back(NetworkEngine),
+}
 
 
 def build(given_case: Case) -> Rulebase:

@@ -32,6 +32,7 @@ class NetworkEngine:
         self._unknowns: dict[str, int] = {}
         self._generator = Generator(rulebase, _counting(self._unknowns))
         self._evaluators: dict[Expression, _Evaluator] = {}
+        self._tests: dict[Expression, Callable[[Facts], bool]] = {}
         self._sources: dict[str, str] = {}
         self._matchers: dict[str, _Matcher] = {}
         self._define_definitions()
@@ -56,6 +57,12 @@ class NetworkEngine:
 
     def test(self, expression: Expression) -> Callable[[Facts], bool]:
         """See `Engine.test`. What misfits is handled in the source: a call less for each event."""
+        tested = self._tests.get(expression)
+        if tested is None:
+            tested = self._tests[expression] = self._test(expression)
+        return tested
+
+    def _test(self, expression: Expression) -> Callable[[Facts], bool]:
         translator = Translator(self._generator, expression)
         name = self._generator.fresh("test")
         otherwise = self._generator.bind(lambda facts: self.truth(expression, facts) is True, "again")
@@ -98,6 +105,7 @@ class NetworkEngine:
         """
         self._matchers.clear()
         self._evaluators.clear()
+        self._tests.clear()
         self._generator.names.clear()
 
     def source(self, event_type: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -33,6 +34,7 @@ from opportune_service.app.records import InForce, PauseChange, RulebaseRow, Ste
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.signing import SignerOf, check_signature
 from opportune_service.core.admit import mask
+from opportune_service.core.revision import EngineFactory
 
 Files = Mapping[str, bytes]
 
@@ -99,6 +101,7 @@ def check(files: Files, today: date) -> CheckReport:
 class Rulebases:
     """All revisions that were uploaded. `Promotions` brings them further, `Activations` lets them decide.
 
+    `make_engine`: keeps what it made (`KeptEngines`): whoever uploads a rulebase often activates it next.
     `signer_of`: who signed an archive; None: everybody may upload what nobody signed.
     """
 
@@ -108,12 +111,14 @@ class Rulebases:
         ledger: Ledger,
         thread: LedgerThread,
         clock: Clock,
+        make_engine: EngineFactory,
         signer_of: SignerOf | None = None,
     ) -> None:
         self._live = live
         self._ledger = ledger
         self._thread = thread
         self._clock = clock
+        self._make_engine = make_engine
         self._signer_of = signer_of
         self._loaded: dict[str, Rulebase] = {}
         self._turn = asyncio.Lock()
@@ -135,7 +140,7 @@ class Rulebases:
             raise RulebaseRefusedError(report.problems)
         row = self._row(report.rulebase.revision, report.rulebase.name, by, comment)
         await self._thread.run(self._save, row, StepKind.UPLOADED, to_archive(files))
-        self._keep(report.rulebase)
+        await self._make_ready(report.rulebase)
         return report.rulebase, report.problems
 
     async def upload_archive(
@@ -158,7 +163,7 @@ class Rulebases:
         is_new = await self._thread.run(
             self._save, row, StepKind.UPLOADED, archive, signature, replace=replace
         )
-        self._keep(report.rulebase)
+        await self._make_ready(report.rulebase)
         return Uploaded(row.revision, is_new)
 
     async def _differs(self, revision: str, files: Files) -> bool:
@@ -190,7 +195,7 @@ class Rulebases:
         kind = StepKind.DRAFTED if made.rulebase is None else StepKind.UPLOADED
         is_new = await self._thread.run(self._save, row, kind, to_archive(made.files))
         if made.rulebase is not None:
-            self._keep(made.rulebase)
+            await self._make_ready(made.rulebase)
         return Uploaded(row.revision, is_new)
 
     def _row(self, revision: str, name: str, by: str, comment: str) -> RulebaseRow:
@@ -300,6 +305,12 @@ class Rulebases:
         self._loaded[rulebase.revision] = rulebase
         while len(self._loaded) > _KEPT:
             del self._loaded[next(iter(self._loaded))]
+
+    async def _make_ready(self, rulebase: Rulebase) -> None:
+        """Its activation takes a moment then."""
+        self._keep(rulebase)
+        with suppress(RulebaseError):  # not every engine takes every rulebase: activating it says so
+            await in_turn(self._turn, lambda: self._make_engine(rulebase).close())
 
     # -- comparing ----------------------------------------------------------------------------------
 
