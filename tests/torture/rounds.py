@@ -8,9 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from figures import Figures
 from opportune_service.core.events import Event
@@ -103,7 +105,7 @@ def an_outage(round_: Round, figures: Figures) -> str:
 
 
 def reloads(round_: Round, figures: Figures) -> str:
-    """A thousand activations while events stream."""
+    """A thousand activations while events stream, from the first to the last."""
     with (
         tempfile.TemporaryDirectory() as folder,
         installation(round_.name, Path(folder)) as place,
@@ -111,18 +113,31 @@ def reloads(round_: Round, figures: Figures) -> str:
         with storm(place, round_.rng.randrange(10**6), log=Path(folder) / "log") as blowing:
             service = blowing.members[0]
             used: list[int] = []
-
-            def disturb(storm_: Storm) -> None:
-                storm_.reload()
-                used.append(memory(service))
-
-            blowing.blow("reloads", 2, RELOADS * 2, disturb, RELOADS)
+            turns: SimpleQueue[int | None] = SimpleQueue()
+            with ThreadPoolExecutor(1) as pool:
+                streaming = pool.submit(_blow_at, turns, blowing)
+                try:
+                    while len(used) < RELOADS and not streaming.done():
+                        turns.put(len(used))
+                        blowing.reload()
+                        used.append(memory(service))
+                finally:
+                    turns.put(None)
+                streaming.result()
+            assert blowing.tries == 2 * len(used), "a call failed"
             blowing.check_counts()
-            assert blowing.tries == 2, "a call failed"
             assert service.stop() == 0
         blowing.check_ledger()
     figures.note_growth("memory, last quarter of 1,000 reloads / second", used)
-    return f"{len(used)} activations, {used[-1] // MIB} MiB"
+    events = sum(map(len, blowing.delivered))
+    return f"{len(used)} activations, {events} events, {used[-1] // MIB} MiB"
+
+
+def _blow_at(turns: SimpleQueue[int | None], blowing: Storm) -> None:
+    """With each turn two collectors deliver two batches each: as many for each reload, so that what is kept
+    of events grows no faster than their number lets it."""
+    while (turn := turns.get()) is not None:
+        blowing.blow(f"stream-{turn}", 2, 2, lambda _: None, 0)
 
 
 def a_soak(round_: Round, figures: Figures) -> str:
