@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from opportune_service.core.patterns.answers import give, let_go, new_among, unanswered
@@ -52,72 +52,45 @@ class Machine:
     most: int = MAX_JOURNAL
     wait: Callable[[Opening], Found] | None = None
     for_us: int = 0
-    ways: dict[int, Any] = field(default_factory=dict)
 
 
-Advance = Callable[[PatternState, Noted, int], Sequence[Completion]]
-"""Lets an event that comes in order take part in one pattern: (what the pattern retains, event, no event
-before that time comes any more) -> the completions to give out now."""
-
-Wait = Callable[[PatternState, Noted, int], bool]
-"""The same for a pattern that waits; whether its timer may have changed."""
+Going = tuple[tuple[str, int, bool, Step, Machine], ...]
+"""Who goes on by what an event is: the key of the pattern, what the event is to it, whether that makes a
+difference where nothing has been, its step, and how it gets on."""
 
 
-def advance_of(machine: Machine, what: int) -> Advance:
-    """For events that are this to the pattern; made once, for every event asks."""
-    if what not in machine.ways:
-        machine.ways[what] = _advance_of(machine, what)
-    way: Advance = machine.ways[what]
-    return way
-
-
-def _advance_of(machine: Machine, what: int) -> Advance:
-    step = machine.step
-
-    def advance(kept: PatternState, noted: Noted, horizon: int) -> Sequence[Completion]:
+def take_in_order(
+    going: Going, patterns: dict[str, PatternState], noted: Noted, horizon: int
+) -> tuple[Sequence[Completion], bool]:
+    """Let an event that nothing of the journal comes after take part: the completions to give out now, and
+    whether timers may have changed. Nothing but the steps is called, for every event comes here."""
+    completions: Sequence[Completion] = ()
+    timed = False
+    for key, what, begins, step, machine in going:
+        kept = patterns.get(key)
+        if kept is None:
+            if not begins:
+                continue
+            kept = patterns[key] = PatternState()
         before = kept.tip
+        if not (before or begins):
+            continue
         tip, each = step(before, noted, what)
-        if tip is before:
-            return ()
-        at_us = noted.at_us
+        if tip is before:  # most make no difference
+            continue
+        kept.tip = tip
         if kept.last_us <= horizon:
             kept.base = before
-            kept.from_us = at_us
+            kept.from_us = noted.at_us
             if kept.given:
-                let_go(kept, None, horizon)
-        kept.tip = tip
-        kept.last_us = at_us
-        return () if each is None else give(kept, new_among([each], kept, horizon))
-
-    return advance
-
-
-def wait_of(machine: Machine, what: int) -> Wait:
-    """The same for a pattern that waits."""
-    if what not in machine.ways:
-        machine.ways[what] = _wait_of(machine, what)
-    way: Wait = machine.ways[what]
-    return way
-
-
-def _wait_of(machine: Machine, what: int) -> Wait:
-    step = machine.step
-
-    def wait(kept: PatternState, noted: Noted, horizon: int) -> bool:
-        before = kept.tip
-        tip, _ = step(before, noted, what)
-        if tip is before:
-            return False
-        kept.tip = tip
-        if kept.last_us <= horizon:
-            kept.base, kept.from_us = before, noted.at_us
-            if kept.given:
-                _let_go_settled(machine, kept, horizon)
+                _let_go_all(machine, kept, horizon)
         kept.last_us = noted.at_us
-        set_timer(machine, kept, horizon)
-        return True
-
-    return wait
+        if machine.wait is not None:
+            set_timer(machine, kept, horizon)
+            timed = True
+        elif each is not None:
+            completions = [*completions, *give(kept, new_among([each], kept, horizon))]
+    return completions, timed
 
 
 def take_late(

@@ -20,14 +20,12 @@ from opportune_rulebase.model import (
 from opportune_service.core.patterns.count import count_machine
 from opportune_service.core.patterns.journal import (
     FEW,
-    Advance,
+    Going,
     Machine,
-    Wait,
-    advance_of,
     join,
     shorten,
+    take_in_order,
     take_late,
-    wait_of,
 )
 from opportune_service.core.patterns.sequence import sequence_machine
 from opportune_service.core.patterns.sighting import Compilers, Completion, Holds, carry
@@ -39,29 +37,10 @@ from opportune_service.core.patterns.timed import (
     absence_machine,
     dwell_machine,
 )
-from opportune_service.core.state import Noted, PatternState, SubscriberState
+from opportune_service.core.state import Noted, SubscriberState
 
 Marks = tuple[Any, ...]
 """The key of a pattern, what an event is to it, the next key, and so on."""
-
-
-class Going(NamedTuple):
-    """Who goes on by what an event is, by the key of the pattern. `begins`: to whom it makes a difference
-    where nothing has been; to the others it does not."""
-
-    begins: tuple[tuple[str, Advance], ...] = ()
-    advances: tuple[tuple[str, Advance], ...] = ()
-    waits_begin: tuple[tuple[str, Wait], ...] = ()
-    waits: tuple[tuple[str, Wait], ...] = ()
-
-    def joined(self, other: Going) -> Going:
-        """Both."""
-        return Going(
-            self.begins + other.begins,
-            self.advances + other.advances,
-            self.waits_begin + other.waits_begin,
-            self.waits + other.waits,
-        )
 
 
 class _Asked(NamedTuple):
@@ -95,7 +74,7 @@ class Roles(NamedTuple):
             ]
             found = self.there[categories] = self._replace(
                 marks=self.marks + _marks(whats),
-                going=self.going.joined(_going(whats)),
+                going=self.going + _going(whats),
                 answered={},
                 there={},
             )
@@ -112,36 +91,24 @@ class Roles(NamedTuple):
         found = self.answered.get(whats)
         if found is None:
             more = [(each.machine, what) for each, what in zip(self.asked, whats, strict=True) if what]
-            found = self.marks + _marks(more), self.going.joined(_going(more))
+            found = self.marks + _marks(more), self.going + _going(more)
             self.answered[whats] = found
         return found
 
 
 def no_roles() -> Roles:
     """Those of events that no pattern looks at."""
-    return Roles((), Going(), (), frozenset(), {}, {})
+    return Roles((), (), (), frozenset(), {}, {})
 
 
 def _marks(whats: Iterable[tuple[Machine, int]]) -> Marks:
     return tuple(part for machine, what in whats for part in (machine.key, what))
 
 
-def _going(whats: Sequence[tuple[Machine, int]]) -> Going:
-    def advances(begins: bool) -> tuple[tuple[str, Advance], ...]:
-        return tuple(
-            (machine.key, advance_of(machine, what))
-            for machine, what in whats
-            if machine.wait is None and bool(what & machine.begins) is begins
-        )
-
-    def waits(begins: bool) -> tuple[tuple[str, Wait], ...]:
-        return tuple(
-            (machine.key, wait_of(machine, what))
-            for machine, what in whats
-            if machine.wait is not None and bool(what & machine.begins) is begins
-        )
-
-    return Going(advances(True), advances(False), waits(True), waits(False))
+def _going(whats: Iterable[tuple[Machine, int]]) -> Going:
+    return tuple(
+        (machine.key, what, bool(what & machine.begins), machine.step, machine) for machine, what in whats
+    )
 
 
 Stays = Sequence[tuple[str, Machine]]
@@ -221,44 +188,15 @@ def take(
         if last.at_us >= at_us and (last.at_us > at_us or last.digest >= digest):
             if last.digest == digest and last.at_us == at_us and not {*last.marks[::2]} & {*marks[::2]}:
                 join(last, noted)
-                return _go(going, state.patterns, last, horizon)
+                return take_in_order(going, state.patterns, last, horizon)
             return take_late(machines, state, noted, horizon), True
         if len(journal) >= FEW:
             shorten(machines, state, horizon)
     journal.append(noted)
-    return _go(going, state.patterns, noted, horizon)
+    return take_in_order(going, state.patterns, noted, horizon)
 
 
 _NOTHING: tuple[Sequence[Completion], bool] = ((), False)
-
-
-def _go(
-    going: Going, patterns: dict[str, PatternState], noted: Noted, horizon: int
-) -> tuple[Sequence[Completion], bool]:
-    completions: Sequence[Completion] = ()
-    timed = False
-    begins, advances, waits_begin, waits = going
-    for key, advance in begins:
-        kept = patterns.get(key)
-        if kept is None:
-            kept = patterns[key] = PatternState()
-        if found := advance(kept, noted, horizon):
-            completions = [*completions, *found]
-    for key, advance in advances:
-        kept = patterns.get(key)
-        if kept is not None and kept.tip and (found := advance(kept, noted, horizon)):
-            completions = [*completions, *found]
-    for key, wait in waits_begin:
-        kept = patterns.get(key)
-        if kept is None:
-            kept = patterns[key] = PatternState()
-        if wait(kept, noted, horizon):
-            timed = True
-    for key, wait in waits:
-        kept = patterns.get(key)
-        if kept is not None and kept.tip and wait(kept, noted, horizon):
-            timed = True
-    return completions, timed
 
 
 def _machine(pattern: Pattern, declared: frozenset[str], compile_: Compilers) -> Machine:
