@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from opportune_rulebase.expressions import Expression
@@ -32,6 +32,16 @@ def _unknown(name: str) -> Truth:
     return None
 
 
+class _ByName(dict[str, Callable[["Facts"], tuple[object, bool]]]):
+    """Whatever `metric` answers, under each name."""
+
+    def __missing__(self, name: str) -> Callable[[Facts], tuple[object, bool]]:
+        return lambda facts: facts.metric(name)
+
+
+_BY_NAME = _ByName()
+
+
 class Facts:
     """What is known of one event at its moment. Made per event; read by an engine; never shared.
 
@@ -40,15 +50,16 @@ class Facts:
     An imported behaviour that is valid is in `sub` under its qualified name. `peer` is the context of the
     subscriber that the event names, defaults included; empty if that one is unknown.
     `metric(name)` gives ``(value, covered)`` as of this event: if `covered` is False only the metric's
-    `bound` is known (or, with value None, nothing). `fact(name)` gives the truth of a remembered fact.
+    `bound` is known (or, with value None, nothing); `metrics[name](facts)` gives the same with a call less.
+    `fact(name)` gives the truth of a remembered fact.
     `now_us` is the event's time. `zone` is the subscriber's, else the operator's.
     `others` holds variables of any other space by their qualified names (``first.amount``).
     `memo` belongs to the engine: definitions already computed for this event.
     """
 
     __slots__ = (
-        *("_local", "calendar", "event", "fact", "memo", "metric", "now_us", "others", "peer", "place"),
-        *("sub", "terminal", "type", "zone"),
+        *("_local", "calendar", "event", "fact", "memo", "metric", "metrics", "now_us", "others", "peer"),
+        *("place", "sub", "terminal", "type", "zone"),
     )
 
     def __init__(
@@ -73,6 +84,7 @@ class Facts:
         self.terminal = terminal
         self.place = place
         self.metric = metric
+        self.metrics: Mapping[str, Callable[[Any], tuple[object, bool]]] = _BY_NAME
         self.now_us = now_us
         self.zone = zone
         self.peer = peer

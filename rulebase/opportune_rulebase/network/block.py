@@ -2,7 +2,7 @@
 
 v1 = X.event.get('amount')
 if v1 is None: v1 = missing('event.amount')
-v2, covered = metric('sms_7d')
+v2, covered = metrics['sms_7d'](X)
 ...
 if v3 == 'gotone':
  if v2 < 20 and v1 >= 100 and ...: found += campaign1

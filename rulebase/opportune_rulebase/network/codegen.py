@@ -88,7 +88,7 @@ class Generator:
     def lines_of(self, name: str, body: Iterable[str]) -> list[str]:
         """Source of a function of facts, from the lines of its body."""
         lines = [f" {line}" for line in body]
-        looks = [" metric = X.metric"] if any("metric(" in line for line in lines) else []
+        looks = [" metrics = X.metrics"] if any("metrics[" in line for line in lines) else []
         return [f"def {name}(X):", *looks, *lines]
 
     def function(self, name: str) -> Any:
@@ -117,7 +117,7 @@ class Generator:
 
     def figure(self, name: str, type_: str) -> str:
         """Source for (value, covered) of a metric given by its qualified name."""
-        source = f"metric({name.removeprefix('metric.')!r})"
+        source = f"metrics[{name.removeprefix('metric.')!r}](X)"
         return f"as_double({source})" if type_ == "double" else source
 
     def bound(self, name: str) -> Bound:

@@ -59,7 +59,7 @@ class _Seen(Facts):
     A chain has one for all that it takes, one after another: to make one for each event is dear.
     """
 
-    __slots__ = ("_cell_id", "_expires", "_imei", "_revision", "_state")
+    __slots__ = ("_cell_id", "_expires", "_imei", "_revision", "state")
 
     def __init__(self, chain: Chain) -> None:
         # What `Facts` sets, but for what is looked up; the rest `see` sets. Nothing leads back to the
@@ -68,6 +68,7 @@ class _Seen(Facts):
         self.others = _NOTHING
         self.memo = {}
         self._revision = chain.revision
+        self.metrics = chain.revision.readers
         self._expires = bool(chain.revision.rulebase.imported)
 
     def see(
@@ -76,7 +77,7 @@ class _Seen(Facts):
         """Be the facts of this event from now on."""
         self.type = type_
         self.event = attributes
-        state = self._state = chain.state
+        state = self.state = chain.state
         self.sub = self._revision.valid_context(state, at_us) if self._expires else state.context
         self.now_us = at_us
         self.zone = chain.zone
@@ -92,7 +93,7 @@ class _Seen(Facts):
     def cell_id(self) -> str:
         """Where it was; "" if nobody knows."""
         # A late event happened where it says, not where the subscriber is by now.
-        return self._cell_id or cell_at(self._state, self.now_us)
+        return self._cell_id or cell_at(self.state, self.now_us)
 
     @property
     def place(self) -> Place | None:  # type: ignore[override]  # nothing sets it
@@ -101,17 +102,17 @@ class _Seen(Facts):
 
     @property
     def terminal(self) -> Mapping[str, object]:  # type: ignore[override]  # nothing sets it
-        imei = self._imei or self._state.imei or self._state.context.get("imei")
+        imei = self._imei or self.state.imei or self.state.context.get("imei")
         terminals = self._revision.rulebase.tables.terminals
         return terminals.get(imei[:8], _NOTHING) if isinstance(imei, str) else _NOTHING
 
     def metric(self, name: str) -> tuple[object, bool]:
-        return self._revision.readers[name](self._state, self.now_us, self.zone)
+        return self.metrics[name](self)
 
     def fact(self, name: str) -> Truth:
         revision = self._revision
         fact = revision.rulebase.facts[name]
-        return read_fact(fact, revision.coverage.get(fact.key), self._state, self.now_us)
+        return read_fact(fact, revision.coverage.get(fact.key), self.state, self.now_us)
 
 
 class Chain:

@@ -23,7 +23,7 @@ from bisect import bisect_left, bisect_right, insort_right
 from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from opportune_rulebase.model import Bound, Fact, Metric, MetricKind
 from xxhash import xxh3_64_hexdigest
@@ -270,8 +270,27 @@ def seedable(metric: Metric) -> bool:
     return metric.days is not None and metric.kind in (_COUNT, _SUM)
 
 
-Read = Callable[[SubscriberState, int, tzinfo], tuple[object, bool]]
-"""Reads a metric: (state, as of when, the subscriber's zone)."""
+class AsOf(Protocol):
+    """What metrics are read of: a state, as of an instant, in the subscriber's zone. Facts are such."""
+
+    @property
+    def state(self) -> SubscriberState: ...
+
+    @property
+    def now_us(self) -> int: ...
+
+    @property
+    def zone(self) -> tzinfo: ...
+
+
+class _AsOf(NamedTuple):
+    state: SubscriberState
+    now_us: int
+    zone: tzinfo
+
+
+Read = Callable[[AsOf], tuple[object, bool]]
+"""Reads a metric."""
 
 
 def metric_read(metric: Metric, since_us: int | None) -> Read:
@@ -279,23 +298,23 @@ def metric_read(metric: Metric, since_us: int | None) -> Read:
     `read_metric` says what is read."""
     key, last_us = metric.key, metric.last_us
 
-    def read(state: SubscriberState, at_us: int, zone: tzinfo) -> tuple[object, bool]:
-        return _read(metric, since_us, state, at_us, zone)
+    def read(of: AsOf) -> tuple[object, bool]:
+        return _read(metric, since_us, of.state, of.now_us, of.zone)
 
     if metric.kind is not _LATEST or last_us is None or since_us is None:
         return read
     first_us = since_us - MAX_SKEW_US
 
-    def read_latest(state: SubscriberState, at_us: int, zone: tzinfo) -> tuple[object, bool]:
+    def read_latest(of: AsOf) -> tuple[object, bool]:
         try:
-            series = state.series[key]
+            series = of.state.series[key]
         except KeyError:
-            return _read(metric, since_us, state, at_us, zone)
+            return read(of)
         if at := series.at:
             newest_us = at[-1]
-            if first_us <= newest_us <= at_us < newest_us + last_us:
+            if first_us <= newest_us <= of.now_us < newest_us + last_us:
                 return series.amount[-1], True  # most: nothing newer than what is asked for
-        return _read(metric, since_us, state, at_us, zone)
+        return read(of)
 
     return read_latest
 
@@ -312,7 +331,7 @@ def read_metric(
     Up to the day on which folding began, a day that an import seeded counts as that says, and whatever was
     folded of it does not count: the window is covered if all such days in it were seeded.
     """
-    return metric_read(metric, since_us)(state, at_us, zone)
+    return metric_read(metric, since_us)(_AsOf(state, at_us, zone))
 
 
 def _read(
