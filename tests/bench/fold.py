@@ -3,6 +3,9 @@
 `fold_match/1000` is an admitted event's whole way through `observe`; `fold_match/without_folding/1000` the
 same with nothing to fold but what rules read;
 `fold_match/durable_rules_direct/1000` is durable_rules matching the same rules, with figures given to it.
+`fold_match/floor/1000` is what no way of folding in Python could do without, and nothing else: the event is
+looked up among those seen, matched, and what it would be folded into is looked at once; which series and
+patterns these are is known before the clock starts, and nothing is computed, changed or kept.
 
 `fold_match` is timed on one day: 100 events of each of 2,000 subscribers in random order, spread over
 fourteen hours of event time, 20 types. The first half of it makes the states, the rest is timed in rounds
@@ -31,12 +34,14 @@ from harness import Row, console
 from life import context, day, rulebase, subscriber_ids
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.network import NetworkEngine
+from opportune_service.core.chain import Chain
 from opportune_service.core.events import Event
 from opportune_service.core.observe import observe
 from opportune_service.core.revision import Revision
 from opportune_service.core.state import SubscriberState
 from rich.table import Table
 from workload import BELOW, METRICS, TYPES, expected, make
+from xxhash import xxh3_64_intdigest
 
 __all__ = ["profile", "rows"]
 
@@ -93,6 +98,8 @@ def _fold_match() -> Iterator[Row]:
     }
     for revision, states in runs.values():
         _observe(revision, states, warm)
+    floor, floor_states = _ready(rulebase(workload, metrics=50, patterns=50)), _known(people)
+    _observe(floor, floor_states, warm)
     direct = durable_rules_direct(workload)
     rnd = random.Random(20261120)
     times: dict[str, list[float]] = {}
@@ -102,6 +109,10 @@ def _fold_match() -> Iterator[Row]:
         for name, (revision, states) in runs.items():
             taken = _timed(partial(_observe, revision, states, part))
             times.setdefault(name, []).append(taken / len(part))
+        looks = _looks(floor, part)
+        taken = _timed(partial(_look, floor, floor_states, part, looks))
+        times.setdefault(f"fold_match/floor/{SIZE}", []).append(taken / len(part))
+        _observe(floor, floor_states, part)  # the next round goes on from here
         # Levels are drawn evenly, and so the newest ones are.
         figures = [{name: rnd.randrange(BELOW[name]) for name in METRICS} for _ in range(DIRECT_EVENTS)]
         few = zip(part, figures, strict=False)
@@ -112,10 +123,60 @@ def _fold_match() -> Iterator[Row]:
     micros = {name: round(fmean(each) / 1000, 2) for name, each in times.items()}
     against = f"fold_match/durable_rules_direct/{SIZE}"
     yield Row(against, micros["direct"], "us/event")
-    for name in runs:
+    for name in (*runs, f"fold_match/floor/{SIZE}"):
         value = None if wrong else micros[name]
         ratio = None if value is None else round(micros["direct"] / value, 2)
         yield Row(name, value, "us/event", against, ratio)
+
+
+def _looks(revision: Revision, events: Admitted) -> list[tuple[list[str], Sequence[str]]]:
+    """By event: the keys of what it is folded into, metrics and patterns."""
+    facts_of, looks = Chain(revision, lambda _: None), []
+    for event, attributes in events:
+        facts_of.begin(event.subscriber_id, SubscriberState())
+        facts = facts_of._facts.see(
+            facts_of, event.type, event.occurred_at_us, attributes, event.cell_id, ""
+        )
+        metrics = [
+            each.key
+            for each in revision.rulebase.metrics.values()
+            if event.type in each.of and (each.where is None or revision.engine.truth(each.where, facts))
+        ]
+        plan = revision.plans[event.type]
+        part = plan.parts.get(attributes[plan.by], plan.parts[None]) if plan.by else plan.whole
+        place = revision.rulebase.tables.cells.get(event.cell_id)
+        roles = part.patterns.at(place, plan.stays) if event.cell_id else part.patterns
+        looks.append((metrics, roles.marks[::2]))
+    return looks
+
+
+def _look(
+    revision: Revision,
+    states: Mapping[str, SubscriberState],
+    events: Admitted,
+    looks: Sequence[tuple[Sequence[str], Sequence[str]]],
+) -> list[object]:
+    """What came of matching, where something did."""
+    chain, match, found = Chain(revision, lambda _: None), revision.engine.match, list[object]()
+    facts = chain._facts
+    for (event, attributes), (metrics, patterns) in zip(events, looks, strict=True):
+        state, at_us = states[event.subscriber_id], event.occurred_at_us
+        if xxh3_64_intdigest(event.id.encode()) in state.seen:
+            continue
+        kept, series, tips, journal = 0, state.series, state.patterns, state.journal
+        for key in metrics:
+            if key in series and series[key].at[-1] < at_us:
+                kept += 1
+        for key in patterns:
+            if key in tips and tips[key].tip:
+                kept += 1
+        if journal and journal[-1].at_us < at_us:
+            kept += 1
+        chain.begin(event.subscriber_id, state)
+        matched = match(facts.see(chain, event.type, at_us, attributes, event.cell_id, ""))
+        if matched:
+            found.append((kept, matched))
+    return found
 
 
 def _timed(call: Callable[[], object]) -> int:
