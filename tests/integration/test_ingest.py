@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from opportune_service.app.errors import (
     StoreUnavailableError,
 )
 from opportune_service.app.records import DecisionFilter
+from opportune_service.app.work_queue import GROUP_EVENTS
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.core import admit
@@ -264,6 +266,43 @@ def test_caps_hold_for_batches_that_arrive_together() -> None:
             assert sum(len(decided(r.verdicts)) for r in receipts) == 3
             capped = [d.reason for r in receipts for v in r.verdicts for d in v.decisions]
             assert capped.count(Reason.CAPPED) == 160 - 3
+
+    in_loop(body)
+
+
+def test_a_call_does_not_wait_for_all_that_a_stream_sent_ahead() -> None:
+    async def body() -> None:
+        async with running() as app:
+            events = [mms(ANNE, f"s{n}", NOON_US + n) for n in range(4 * GROUP_EVENTS)]
+            ahead = [
+                await app.ingest.offer("stream", batch) for batch in batches(events, GROUP_EVENTS // 4)
+            ]
+            receipt = await app.ingest.publish("call", [mms(BOB, "e", NOON_US)])
+            assert receipt.accepted == 1
+            assert not ahead[-1].done()
+            assert sum([(await each).accepted for each in ahead]) == len(events)
+
+    in_loop(body)
+
+
+def test_whoever_comes_while_a_group_commits_needs_one_more_commit() -> None:
+    """Three calls, two of them while the first commits: there are two commits, not three."""
+
+    async def body() -> None:
+        async with running() as app:
+            commits = sum(app.ingest.figures.commit_seconds.counts)
+            go_on = threading.Event()
+            held = app.thread.submit(go_on.wait)
+            calls = []
+            for number in range(3):
+                event = mms(BOB, f"e{number}", NOON_US)
+                calls.append(asyncio.create_task(app.ingest.publish("call", [event])))
+                for _ in range(20):  # some turns of the loop: it is observed, if it is going to be
+                    await asyncio.sleep(0)
+            go_on.set()
+            await held
+            assert [(await call).accepted for call in calls] == [1, 1, 1]
+            assert sum(app.ingest.figures.commit_seconds.counts) == commits + 2
 
     in_loop(body)
 

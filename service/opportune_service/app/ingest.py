@@ -9,10 +9,10 @@ One coroutine works through what callers queued. Batches that wait together form
     3. mark the live state as saved
     4. answer the callers
 
-While a group commits, the next one is observed. Nothing is acknowledged before its transaction has
-ended. When a transaction fails, its group and the group observed after it are answered with
-`StoreUnavailableError`, and the states they touched are rebuilt from the durable record: a failure is
-recovered from in the same way as a crash.
+While a group commits, the next one is observed, and whoever comes meanwhile joins it. Nothing is
+acknowledged before its transaction has ended. When a transaction fails, its group and the group observed
+after it are answered with `StoreUnavailableError`, and the states they touched are rebuilt from the durable
+record: a failure is recovered from in the same way as a crash.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from opportune_service.app.records import InForce
 from opportune_service.app.recover import Recovered, note_listening, recover_some, recovered_only
 from opportune_service.app.revisions import LiveRevision, Made, make, runs, stored_archive
 from opportune_service.app.takeover import Folding, rebuild, take_over
-from opportune_service.app.work_queue import WorkQueue
+from opportune_service.app.work_queue import GROUP_EVENTS, WorkQueue
 from opportune_service.app.works import Group, Receipt, Shadowed, Work
 from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event
@@ -151,7 +151,8 @@ class Ingest:
         """
         self._check_healthy()
         done = _unanswered()
-        await self._queue.put(Work(done, source=source, events=events, now_us=self._clock.now_us()))
+        work = Work(done, source=source, events=events, now_us=self._clock.now_us())
+        await self._queue.put(work, ahead=True)
         return done
 
     async def import_context(self, source: str, records: Sequence[ContextRecord]) -> Receipt:
@@ -360,6 +361,38 @@ class Ingest:
         if self._membership is not None and not self._live.id:
             await self._begin(self._membership)
         group = self._observing = Group()
+        taken = list(works)
+        sound = await self._observe(works, group, taken)
+        while sound and not self._astray and not self._idle and _size(taken) < GROUP_EVENTS:
+            # Whoever comes while an earlier group commits need not wait for one more commit after it.
+            self._wake.clear()
+            await self._wake.wait()
+            more = self._queue.take_more(_size(taken))
+            taken += more
+            sound = await self._observe(more, group, taken)
+        if not sound:
+            return
+        self._wake.set()  # whatever else it was set for
+        self._queue.put_back(group.rests)
+        if self._committing is not None:
+            await self._committing
+        if self._astray:
+            self._fail(group.works, self._doubt, group.held)
+            return
+        if group.rests and not group.batches:
+            await asyncio.sleep(_BUSY_SECONDS)
+        commit = self._thread.submit(self._commit, group)
+        self._committing = asyncio.create_task(self._settle(group, commit))
+        self._committing.add_done_callback(lambda _: self._wake.set())
+        self._observing = Group()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is being committed."""
+        return self._committing is None or self._committing.done()
+
+    async def _observe(self, works: Sequence[Work], group: Group, taken: Sequence[Work]) -> bool:
+        """Observe works for a group, of which so much was `taken`; whether it is sound."""
         for work in works:
             try:
                 if work.retire is not None:
@@ -375,19 +408,9 @@ class Ingest:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
                 if not isinstance(error, StoreUnavailableError):
                     log.exception("observing a batch failed")
-                self._fail([*works, *group.rests], error, group.held)
-                return
-        self._queue.put_back(group.rests)
-        if self._committing is not None:
-            await self._committing
-        if self._astray:
-            self._fail(group.works, self._doubt, group.held)
-            return
-        if group.rests and not group.batches:
-            await asyncio.sleep(_BUSY_SECONDS)
-        commit = self._thread.submit(self._commit, group)
-        self._committing = asyncio.create_task(self._settle(group, commit))
-        self._observing = Group()
+                self._fail([*taken, *group.rests], error, group.held)
+                return False
+        return True
 
     async def _do_between(self, work: Work, call: Callable[[], Awaitable[None]]) -> None:
         if self._committing is not None:
@@ -707,6 +730,10 @@ class Ingest:
         generation, in_force = self._ledger.generation(), self._ledger.in_force()
         since = self._ledger.coverage(), self._ledger.births()
         return generation, in_force, self._ledger.last_position(), since
+
+
+def _size(works: Sequence[Work]) -> int:
+    return sum(work.size for work in works)
 
 
 def _unanswered() -> asyncio.Future[Receipt]:

@@ -1,10 +1,11 @@
-"""The works that wait for the pipeline, in the order in which they came."""
+"""The works that wait for the pipeline: what streams send ahead, and what callers wait for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.works import Work
@@ -14,41 +15,68 @@ GROUP_EVENTS = 2_000
 of the cost, and nobody waits long for the rest of the group."""
 
 MAX_QUEUED_EVENTS = 50_000
-"""More than this waiting means that callers are faster than the service; further batches wait outside."""
+"""More than this waiting in a lane means that callers are faster than the service; further batches wait
+outside."""
 
 
 _CLOSED = "the service is shutting down; send it again to another one"
 
 
+@dataclass(slots=True)
+class _Lane:
+    """Works in the order in which they came. `events`: how many events and the like they hold."""
+
+    works: deque[Work] = field(default_factory=deque)
+    events: int = 0
+
+    def pop(self) -> Work:
+        work = self.works.popleft()
+        self.events -= work.size
+        return work
+
+
 class WorkQueue:
     """Works are put in by callers and taken by the pipeline. `wake`: called when there is something to
-    take. `events`: how many events and the like wait."""
+    take.
+
+    A stream sends many batches ahead, which may be a second of work, and a caller with one event, or a
+    clerk with a customer at the counter, waits for each answer. So these have a lane of their own. Where
+    something waits in both, each lane has about half of every group; within a lane works are taken in the
+    order in which they came.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._works: deque[Work] = deque()
+        self._asked = _Lane()
+        self._ahead = _Lane()
         self._urgent: deque[Work] = deque()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
-        self.events = 0
 
-    async def put(self, work: Work) -> None:
-        """Queue a work as soon as there is room. Raises `StoreUnavailableError` when it is closed."""
-        while self.events >= MAX_QUEUED_EVENTS and not self._closed:
+    @property
+    def events(self) -> int:
+        """How many events and the like wait."""
+        return self._asked.events + self._ahead.events
+
+    async def put(self, work: Work, *, ahead: bool = False) -> None:
+        """Queue a work as soon as there is room. `ahead`: its caller sends more before it is answered.
+        Raises `StoreUnavailableError` when it is closed."""
+        lane = self._ahead if ahead else self._asked
+        while lane.events >= MAX_QUEUED_EVENTS and not self._closed:
             self._room.clear()
             await self._room.wait()
         if self._closed:
             raise StoreUnavailableError(_CLOSED)
-        self._works.append(work)
-        self.events += work.size
+        lane.works.append(work)
+        lane.events += work.size
         self._wake()
 
     def put_back(self, works: Sequence[Work]) -> None:
         """Put works that were taken before everything else that waits but what is urgent, also when it is
         closed."""
-        self._works.extendleft(reversed(works))
-        self.events += sum(work.size for work in works)
+        self._asked.works.extendleft(reversed(works))
+        self._asked.events += sum(work.size for work in works)
         if works:
             self._wake()
 
@@ -60,31 +88,40 @@ class WorkQueue:
     def take(self) -> list[Work]:
         """The works of the next commit group; none if nothing waits."""
         if self._urgent:
-            self._wake()
-            return [self._urgent.popleft()]
-        works: list[Work] = []
-        size = 0
-        while self._works and size < GROUP_EVENTS:
-            if works and (works[0].between or self._works[0].between):
-                break  # it stands alone
-            work = self._works.popleft()
-            works.append(work)
-            size += work.size
-        self.events -= size
-        if self._works:
+            works = [self._urgent.popleft()]
+        elif self._asked.works and self._asked.works[0].between:  # it stands alone
+            works = [self._asked.pop()]
+        else:
+            works = self._next(0)
+        if self._urgent or self._asked.works or self._ahead.works:
             self._wake()
         self._room.set()
+        return works
+
+    def take_more(self, size: int) -> list[Work]:
+        """Works that may join a commit group which has so many events already."""
+        works = [] if self._urgent else self._next(size)
+        self._room.set()
+        return works
+
+    def _next(self, size: int) -> list[Work]:
+        works: list[Work] = []
+        most_asked = (size + GROUP_EVENTS) // 2 if self._ahead.works else GROUP_EVENTS
+        for lane, most in ((self._asked, most_asked), (self._ahead, GROUP_EVENTS)):
+            while lane.works and size < most and not lane.works[0].between:
+                works.append(lane.pop())
+                size += works[-1].size
         return works
 
     def forget(self, subscriber_id: str) -> None:
         """Drop what the service itself has queued of a subscriber who is erased. What is queued of
         backfills goes whole: it was read from the log."""
-        for work in self._works:
+        for work in self._asked.works:
             size = work.size
             work.fills = ()
             work.dues = [due for due in work.dues if due.subscriber_id != subscriber_id]
             work.showing = [each for each in work.showing if each.subscriber_id != subscriber_id]
-            self.events -= size - work.size
+            self._asked.events -= size - work.size
 
     def close(self) -> None:
         """Take in no more; what waits can still be taken."""
