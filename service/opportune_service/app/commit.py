@@ -93,9 +93,9 @@ def _counts(group: Group) -> Mapping[tuple[str, int], int]:
     for batch in group.batches:
         if batch.kind is LogKind.EVENTS:
             events = [each for each in batch.items if type(each) is Event]
-            hours = {event.occurred_at_us // HOUR_US for event in events}
-            if len(hours) == 1:  # nearly always it is so, and pairs take much longer to count
-                (hour,) = hours
+            times_us = [event.occurred_at_us for event in events]
+            hour = min(times_us) // HOUR_US
+            if max(times_us) // HOUR_US == hour:  # nearly always so, and pairs take much longer to count
                 for name, count in Counter([event.type for event in events]).items():
                     counts[name, hour] += count
             else:

@@ -17,6 +17,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern
 
@@ -158,9 +159,12 @@ class Observer:
     ) -> States:
         """The states of these, ready to be folded into."""
         states = await self._take_hold(draft.group, subscriber_ids, peers)
-        for state in states.values():
-            renew(state, draft.revision)
-            draft.above(state.position)
+        if states:
+            positions = [state.position for state in states.values()]
+            draft.above(max(positions))
+            if min(positions) <= draft.revision.newest_birth:
+                for state in states.values():
+                    renew(state, draft.revision)
         return states
 
     async def _take_hold(
@@ -200,8 +204,22 @@ class Observer:
                 outcomes = [each for each in outcomes if each[0].subscriber_id not in draft.group.busy]
         work = draft.work
         events = [event for event, outcome in outcomes if not isinstance(outcome, Rejection)]
-        subscriber_ids = {event.subscriber_id for event in events}
-        draft.group.touched |= subscriber_ids
+        draft.group.touched |= {event.subscriber_id for event in events}
+        if len(events) == len(outcomes):
+            await self._take_admitted(draft, cast("list[tuple[Event, Attributes]]", outcomes))
+        else:
+            await self._take_some(draft, outcomes)
+        if work.now_us is not None and work.events:
+            self.watermarks.hear(work.source, events, work.now_us)
+        elif events:
+            self.watermarks.hear(work.source, events, max(event.occurred_at_us for event in events))
+
+    async def _take_some(
+        self, draft: Draft, outcomes: Collection[tuple[Event, Attributes | Rejection]]
+    ) -> None:
+        """Take in those that were not rejected, and what the others tell all the same."""
+        work = draft.work
+        accepted = {each.subscriber_id for each, outcome in outcomes if not isinstance(outcome, Rejection)}
         admitted: list[tuple[Event, Attributes]] = []
         for event, outcome in outcomes:
             if not isinstance(outcome, Rejection):
@@ -211,7 +229,7 @@ class Observer:
             draft.receipt.rejections.append(outcome)
             draft.group.rejected.append(quarantined(work.source, event, outcome, now_us))
             refusal = refusal_in(draft.revision, event, now_us)
-            if refusal or event.subscriber_id in subscriber_ids or event.subscriber_id in self.timers:
+            if refusal or event.subscriber_id in accepted or event.subscriber_id in self.timers:
                 # In its place: what comes of a batch must not depend on where it was cut.
                 await self._take_admitted(draft, admitted)
                 admitted = []
@@ -219,10 +237,6 @@ class Observer:
                     await self._heed(draft, refusal)
                 await self._miss_event(draft, event)
         await self._take_admitted(draft, admitted)
-        if work.now_us is not None and work.events:
-            self.watermarks.hear(work.source, events, work.now_us)
-        elif events:
-            self.watermarks.hear(work.source, events, max(event.occurred_at_us for event in events))
 
     async def _take_admitted(self, draft: Draft, admitted: Collection[tuple[Event, Attributes]]) -> None:
         if draft.work.now_us is not None:
@@ -258,10 +272,11 @@ class Observer:
         work = draft.work
         admission, lateness_us = draft.revision.admission, draft.revision.lateness_us(work.source)
         ignored_before = admission.ignored.total
-        outcomes: list[tuple[Event, Attributes | Rejection]] = []
-        for index, event in zip(work.indexes or range(len(work.events)), work.events, strict=True):
-            now_us = event.occurred_at_us if work.now_us is None else work.now_us
-            outcomes.append((event, admission.admit(event, index, now_us, lateness_us)))
+        admit, now_us = admission.admit, work.now_us
+        outcomes = [
+            (event, admit(event, index, event.occurred_at_us if now_us is None else now_us, lateness_us))
+            for index, event in zip(work.indexes or range(len(work.events)), work.events, strict=True)
+        ]
         if not work.indexes:  # what is split off was counted with the whole
             draft.receipt.ignored_attributes = admission.ignored.total - ignored_before
         return outcomes

@@ -151,7 +151,7 @@ class Watermarks:
             mark = self._marks[source] = SourceMark(0, 0, set())
         mark.heard_us = max(mark.heard_us, now_us)
         if events:
-            mark.shown_us = max(mark.shown_us, *(event.occurred_at_us for event in events))
+            mark.shown_us = max(mark.shown_us, *[event.occurred_at_us for event in events])
             mark.types.update({event.type for event in events})
             if CELL not in mark.types and any(event.cell_id for event in events):
                 mark.types.add(CELL)

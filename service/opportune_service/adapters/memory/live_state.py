@@ -61,18 +61,13 @@ class MemoryLiveState:
         self, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> Mapping[str, SubscriberState]:
         """Nobody is missing: there are no other members, and `peek` knows everybody."""
-        found: dict[str, SubscriberState] = {}
-        others: dict[str, None] = {}
-        ready = self._decoded.get
-        for subscriber_id in subscriber_ids:
-            state = ready(subscriber_id)
-            if state is None:
-                others[subscriber_id] = None
-            else:
-                found[subscriber_id] = state
-        if others:
-            self._make_ready(others, found)
-        return found
+        ready = self._decoded
+        try:  # nearly always they all are
+            return {subscriber_id: ready[subscriber_id] for subscriber_id in subscriber_ids}
+        except KeyError:
+            found = {each: ready[each] for each in subscriber_ids if each in ready}
+            self._make_ready(dict.fromkeys(each for each in subscriber_ids if each not in ready), found)
+            return found
 
     def _make_ready(self, others: dict[str, None], found: dict[str, SubscriberState]) -> None:
         """Put these into `found`, which holds all else that was asked for, and among those in use."""
