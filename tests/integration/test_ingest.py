@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from opportune_rulebase.model import Rulebase
+from opportune_rulebase.network import NetworkEngine
 from opportune_rulebase.policies import OutcomeKind
 from opportune_service.app import activation, observing
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
@@ -364,10 +366,33 @@ def test_what_was_just_uploaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPa
             await app.activations.activate(rulebase.revision, None, "test", "")
             assert app.live.id == rulebase.revision
             old, _ = await app.rulebases.upload(small_rulebase(threshold=8), "test", "")
-            for threshold in range(10, 14):
+            for threshold in range(10, 15):
                 await app.rulebases.upload(small_rulebase(threshold=threshold), "test", "")
             with pytest.raises(AssertionError, match="it was loaded"):
                 await app.activations.activate(old.revision, None, "test", "")
+
+    in_loop(body)
+
+
+def test_what_was_just_uploaded_or_replaced_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers wait less. An upload compiles, beside what serves; what was replaced is kept ready."""
+    made: list[str] = []
+    compile_ = NetworkEngine.__init__
+
+    def counted(engine: NetworkEngine, rulebase: Rulebase) -> None:
+        made.append(rulebase.revision)
+        compile_(engine, rulebase)
+
+    async def body() -> None:
+        async with running() as app:
+            before = app.live.id
+            monkeypatch.setattr(NetworkEngine, "__init__", counted)
+            rulebase, _ = await app.rulebases.upload(small_rulebase(threshold=7), "test", "")
+            assert made == [rulebase.revision]
+            await app.activations.activate(rulebase.revision, None, "test", "")
+            await app.activations.activate(before, None, "test", "")
+            await app.activations.activate(rulebase.revision, None, "test", "")
+            assert made == [rulebase.revision]
 
     in_loop(body)
 
