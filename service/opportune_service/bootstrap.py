@@ -450,7 +450,7 @@ async def _beat(app: Application, membership: Membership) -> None:
     led, taken_over = False, 0
     while True:
         await asyncio.sleep(BEAT_SECONDS)
-        await app.ingest.beat(membership)  # raises nothing that a later one would not mend
+        await app.ingest.beat()  # raises nothing that a later one would not mend
         if membership.leads and (not led or app.ingest.taken_over > taken_over):
             app.backfill.resume()
         led, taken_over = membership.leads, app.ingest.taken_over

@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from opportune_service.app.aside import aside, let_go
+from opportune_service.app.aside import let_go
 from opportune_service.app.checkpoint import Checkpoints
 from opportune_service.app.commit import alone, commit_group
 from opportune_service.app.deferrals import MOST as MOST_DEFERRALS
@@ -35,15 +35,14 @@ from opportune_service.app.errors import (
     StoreUnavailableError,
     SupersededError,
 )
+from opportune_service.app.fellowship import Fellowship
 from opportune_service.app.figures import PipelineFigures
 from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.membership import SILENT_US, Membership, Pulse
 from opportune_service.app.observing import Observer, TimerStatus
 from opportune_service.app.ports import Clock, Ledger, LiveState
-from opportune_service.app.records import InForce
 from opportune_service.app.recover import Recovered, note_listening, recover_some, recovered_only
-from opportune_service.app.revisions import LiveRevision, Made, make, runs, stored_archive
-from opportune_service.app.takeover import Folding, rebuild, take_over
+from opportune_service.app.revisions import LiveRevision
 from opportune_service.app.work_queue import GROUP_EVENTS, WorkQueue
 from opportune_service.app.works import Group, Receipt, Shadowed, Work
 from opportune_service.core.backfill import Fill
@@ -89,6 +88,11 @@ class Ingest:
         self._make_engine = make_engine
         self._membership = membership
         self._observer = Observer(live, states, recovered, clock.now_us(), membership)
+        self._fellowship = (
+            Fellowship(membership, live, states, ledger, thread, self._observer, make_engine)
+            if membership
+            else None
+        )
         self._on_verdicts = on_verdicts
         self._on_shadowed = on_shadowed
         self._wake = asyncio.Event()
@@ -105,8 +109,6 @@ class Ingest:
         self._carried: set[str] = set()
         self._doubt: BaseException | None = None
         self._recover_at = 0.0
-        self.taken_over = 0
-        """How many members this one has taken over from."""
         self.drained = False
         """Whether it has ended with everything in the snapshots: nobody has to finish anything."""
         self._tending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -358,8 +360,8 @@ class Ingest:
         self._queue.close()
 
     async def _process(self, works: list[Work]) -> None:
-        if self._membership is not None and not self._live.id:
-            await self._begin(self._membership)
+        if self._fellowship is not None and not self._live.id:
+            await self._begin(self._fellowship)
         group = self._observing = Group()
         taken = list(works)
         sound = await self._observe(works, group, taken)
@@ -526,17 +528,17 @@ class Ingest:
         try:
             now_us = self._clock.now_us()
             lost: Collection[str] = astray - {""}
-            if self._membership is not None:
+            if self._fellowship is not None:
                 if isinstance(self._doubt, SupersededError):
-                    lost = await self._take_back(self._membership, lost)
-                elif await self._rejoin(self._membership):
+                    lost = await self._take_back(lost)
+                elif await self._fellowship.rejoin():
                     lost = ()
                 if lost != astray - {""}:
                     self._look_again(astray - {""})
             if lost or not self.healthy.is_set():
                 await self._restore(lost, now_us)
-            if self._membership is not None:
-                await self._adopt(self._membership)
+            if self._fellowship is not None:
+                await self._fellowship.adopt()
         except Exception:
             if self._closing:
                 raise  # nothing is lost: the log has all that was acknowledged
@@ -584,8 +586,12 @@ class Ingest:
 
     # -- among members ------------------------------------------------------------------------------
 
-    async def beat(self, membership: Membership) -> None:
+    async def beat(self) -> None:
         """Say that this member lives, and look after the others. Call it every BEAT_SECONDS."""
+        fellowship = self._fellowship
+        if fellowship is None:
+            return
+        membership = fellowship.membership
         try:
             # First: who cannot reach live state is better taken over than thought to live.
             late = await self._states.due(self._clock.now_us() - SILENT_US, _TIMERS_AT_ONCE)
@@ -598,20 +604,20 @@ class Ingest:
         if not pulse.knows(membership.number):
             self._fail([], ExpelledError("this member was taken for dead"), ())
         elif self._tending.done():
-            self._tending = asyncio.create_task(self._tend(membership, pulse))
+            self._tending = asyncio.create_task(self._tend(fellowship, pulse))
         for subscriber_id, due_us in late if membership.leads else ():
             # Somebody should have settled it by now: whoever loaded it last is gone.
             if subscriber_id not in self._observer.timers:
                 self._observer.timers.set(subscriber_id, due_us)
 
-    async def _tend(self, membership: Membership, pulse: Pulse) -> None:
+    async def _tend(self, fellowship: Fellowship, pulse: Pulse) -> None:
         """What a pulse calls for; it may take longer than until the next one."""
         try:
-            if pulse.generation != membership.generation:
-                made = await self._make_ready()  # before the pipeline waits for it
-                await self._at_once(lambda: self._adopt(membership, made))
-            if pulse.silent and membership.leads:
-                await self._at_once(lambda: self._take_over(membership, pulse.silent))
+            if pulse.generation != fellowship.membership.generation:
+                made = await fellowship.make_ready()  # before the pipeline waits for it
+                await self._at_once(lambda: fellowship.adopt(made))
+            if pulse.silent and fellowship.membership.leads:
+                await self._at_once(lambda: self._take_over(fellowship, pulse.silent))
         except StoreUnavailableError as error:
             log.info("looking after the other members was cut off, the next pulse calls for it: %s", error)
         except Exception:
@@ -624,48 +630,23 @@ class Ingest:
         self._queue.put_urgent(work)
         await work.done
 
-    def make_good(self, subscriber_ids: Collection[str], error: BaseException) -> None:
-        """Whoever calls has held these and cannot tell what became of them: recovery makes them what the
-        record says, and gives them up."""
-        self._fail([], error, subscriber_ids)
+    async def _take_over(self, fellowship: Fellowship, silent: Collection[int]) -> None:
+        await fellowship.take_over(silent)
+        self._checkpoints.abandon()  # what they touched is to be in the next round
 
-    async def _begin(self, membership: Membership) -> None:
+    @property
+    def taken_over(self) -> int:
+        """How many members this one has taken over from."""
+        return self._fellowship.taken_over if self._fellowship else 0
+
+    async def _begin(self, fellowship: Fellowship) -> None:
         """Nothing is active here: another member may just have activated something."""
         if self._committing is not None:
             await self._committing
         with contextlib.suppress(StoreUnavailableError):  # what is observed next finds it out
-            await self._adopt(membership)
+            await fellowship.adopt()
 
-    def check_sound(self) -> None:
-        """Raises `StoreUnavailableError` while shared live state may not be what the record says."""
-        if self._membership is not None and not self.healthy.is_set():
-            raise StoreUnavailableError("live state is being made good; try again")
-
-    def _folding(self) -> Folding:
-        return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop())
-
-    async def _take_over(self, membership: Membership, silent: Collection[int]) -> None:
-        """Between two commit groups."""
-        gone = await self._thread.run(take_over, self._folding(), membership.number, silent)
-        self._checkpoints.abandon()  # what they touched is to be in the next round
-        if gone:
-            self.taken_over += len(gone)
-            log.warning("took over from members that fell silent: %s", ", ".join(map(str, gone)))
-
-    async def _rejoin(self, membership: Membership) -> bool:
-        """Be a member whose live state goes with the ledger; whether all that was loaded is forgotten."""
-        forgotten = False
-        while True:
-            try:
-                forgotten |= await self._thread.run(rebuild, self._folding(), membership.number)
-            except ExpelledError:
-                await membership.join()
-                self._observer.position = max(self._observer.position, membership.joined_at)
-                forgotten = True
-            else:
-                return forgotten
-
-    async def _take_back(self, membership: Membership, subscriber_ids: Collection[str]) -> Collection[str]:
+    async def _take_back(self, subscriber_ids: Collection[str]) -> Collection[str]:
         """Undo what was observed of these and is not committed; those of whom that is not possible."""
         lost = self._carried & set(subscriber_ids)
         if not await self._states.take_back(set(subscriber_ids) - lost):
@@ -683,53 +664,24 @@ class Ingest:
         for subscriber_id in subscriber_ids:
             self._observer.timers.set(subscriber_id, now_us)
 
-    async def _adopt(self, membership: Membership, made: Made | None = None) -> None:
-        """Work under the present generation. Between two commit groups. `made`: what may have been made
-        ready for it before."""
-        generation, in_force, position, since = await self._thread.run(self._present)
-        if made is not None and not made.fits(self._live, in_force):
-            made.close()
-            made = None
-        if made is None and not runs(self._live, in_force):
-            made = await self._make_ready()
-        if made is not None:
-            for each in self._live.swap(made.revision):
-                each.close()
-            log.info("in force: %s", ", ".join(f"{each.revision[:12]} ({each.mode})" for each in in_force))
-        if self._live.id:
-            # Also where they are the same: one may have gone and come back, or a backfill has ended.
-            self._live.current.live_since(*since)
-        self.deferrals.forget()  # what was taken for a commit that failed is still due
-        self.begin_generation(generation, position)
-
-    async def _make_ready(self) -> Made | None:
-        """What is in force, ready to be swapped in; None if it is live already."""
-        in_force = await self._thread.run(self._ledger.in_force)
-        if runs(self._live, in_force):
-            return None
-        archives = await self._thread.run(self._archives, in_force)
-        full = self._live.current if self._live.id == in_force[0].revision else None
-        return await aside(lambda: make(archives, in_force, full, self._make_engine))
-
-    def _archives(self, in_force: Sequence[InForce]) -> dict[str, bytes]:
-        """In the ledger's thread."""
-        return {each.revision: stored_archive(self._ledger, each.revision) for each in in_force}
-
     def begin_generation(self, generation: int, position: int) -> None:
         """Work under it from now on; all that was logged before it began is up to this position. Call it
         `between`."""
-        self._observer.position = max(self._observer.position, position)
-        self._live.generation = generation
-        if self._membership is not None:
-            self._membership.generation = generation
+        if self._fellowship is not None:
+            self._fellowship.begin_generation(generation, position)
+        else:
+            self._observer.position = max(self._observer.position, position)
+            self._live.generation = generation
 
-    def _present(
-        self,
-    ) -> tuple[int, Sequence[InForce], int, tuple[Mapping[str, int], Mapping[str, int]]]:
-        """In the ledger's thread. The generation first: if another begins meanwhile, guards will tell."""
-        generation, in_force = self._ledger.generation(), self._ledger.in_force()
-        since = self._ledger.coverage(), self._ledger.births()
-        return generation, in_force, self._ledger.last_position(), since
+    def make_good(self, subscriber_ids: Collection[str], error: BaseException) -> None:
+        """Whoever calls has held these and cannot tell what became of them: recovery makes them what the
+        record says, and gives them up."""
+        self._fail([], error, subscriber_ids)
+
+    def check_sound(self) -> None:
+        """Raises `StoreUnavailableError` while shared live state may not be what the record says."""
+        if self._fellowship is not None and not self.healthy.is_set():
+            raise StoreUnavailableError("live state is being made good; try again")
 
 
 def _size(works: Sequence[Work]) -> int:
