@@ -70,6 +70,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDS_AT_ONCE = 20_000
+_HEED_SECONDS = 0.4
 SHADOW_SECONDS = 1.0
 """How often to look what a shadow has deferred: nobody waits for it."""
 
@@ -388,7 +389,7 @@ async def _running(app: Application, changed_callers: AsyncIterator[None] | None
         helpers.append(asyncio.create_task(_follow_callers(app, changed_callers), name="callers"))
     beating = None
     if app.membership is not None:
-        beating = asyncio.create_task(_beat(app, app.membership), name="membership")
+        beating = asyncio.create_task(_among_members(app, app.membership), name="membership")
     for helper in [*helpers, *([beating] if beating else [])]:
         helper.add_done_callback(_say_failure)
     app.backfill.start()  # what a crash cut off
@@ -442,6 +443,21 @@ async def activate_directory(app: Application, directory: Path) -> None:
     if rulebase.revision != app.live.id:
         await app.activations.activate(rulebase.revision, None, "local", f"from {directory.name}")
         log.info("revision %s is active", rulebase.revision[:12])
+
+
+async def _among_members(app: Application, membership: Membership) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_beat(app, membership))
+        tasks.create_task(_heed(app.states))
+
+
+async def _heed(states: LiveState) -> None:
+    task = asyncio.current_task()
+    while task is None or not task.cancelling():  # whoever connects may be deaf to it for a moment
+        try:
+            await states.heed(_HEED_SECONDS)
+        except StoreUnavailableError:  # the next beat finds it out, too
+            await asyncio.sleep(_HEED_SECONDS)
 
 
 async def _beat(app: Application, membership: Membership) -> None:

@@ -80,6 +80,7 @@ async def _measure(server: RedisServer, states: States) -> list[Row]:
         some = people[start : start + 1_000]
         await live.discard({who: states[who] for who in some}, some)
         await live.save(some)
+    await live.hand_over()
     positions: dict[str, int] = {}
     taken: dict[str, list[tuple[float, float]]] = {"live": [], "cold": [], "plain": []}
     rnd = random.Random(20261122)

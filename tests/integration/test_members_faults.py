@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.takeover import hold
 from opportune_service.app.works import Group
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
@@ -50,7 +51,7 @@ def test_whom_the_newest_member_held_is_free_when_it_is_gone(
 
     async def body() -> None:
         async with members(stores, 3) as (_, second, newest):
-            await newest.states.load([ANNE])
+            await hold(newest.states, [ANNE])
             beats = await fall_silent(newest, monkeypatch, stores)
             receipt = await publish(second, [mms(ANNE, "e", NOON_US)])
             assert receipt.accepted == 1
@@ -101,11 +102,11 @@ def test_nobody_is_given_up_whom_the_next_group_has_begun_to_use(stores: Stores)
             save, commit = one.states.save, one.ingest._commit
             on_disk = threading.Event()
 
-            async def slow_save(subscriber_ids: Collection[str]) -> None:
+            async def slow_save(subscriber_ids: Collection[str], said: Collection[str]) -> None:
                 if not saving.is_set():
                     saving.set()
                     await go_on.wait()
-                await save(subscriber_ids)
+                await save(subscriber_ids, said)
 
             def slow_commit(group: Group) -> Sequence[Verdict]:
                 on_disk.wait(30)
@@ -140,7 +141,7 @@ def test_what_redis_was_not_told_is_not_acknowledged(stores: Stores) -> None:
             await one.ingest.import_context("test", [given])
             save = one.states.save
 
-            async def cut_off(_: Collection[str]) -> None:
+            async def cut_off(*_: Collection[str]) -> None:
                 one.states.save = save  # type: ignore[method-assign]
                 raise StoreUnavailableError("Redis does not answer in time")
 
@@ -161,7 +162,7 @@ def test_a_leader_that_is_told_to_stop_takes_over_first_whom_its_callers_wait_fo
         async with members(stores, 3) as found:
             leader = await leading(found)
             dying = found[1]
-            await dying.states.load([ANNE])
+            await hold(dying.states, [ANNE])
             beats = Gate(dying.membership, "beat", monkeypatch)
             beats.shut()
             call = asyncio.create_task(leader.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
-from opportune_service.adapters.redis.store import Entry
+from opportune_service.adapters.redis.store import Packed
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.bootstrap import Application
 from support.applications import in_loop
@@ -19,15 +19,18 @@ ANNE = subscribers(5)[0]
 
 
 def save_unheard_once(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis does what it is asked, and the answer is lost."""
+    """She is given up with the commit, Redis does what it is asked, and the answer is lost."""
     assert isinstance(app.states, RedisLiveState)
+    app.states._contested.note(ANNE)
     store = app.states._store
     write = store.write
 
-    async def unheard(entries: Iterable[Entry], *, give_up: bool) -> None:
-        monkeypatch.setattr(store, "write", write)
-        await write(entries, give_up=give_up)
-        raise StoreUnavailableError("Redis does not answer in time")
+    async def unheard(packed: Sequence[Packed], *, give_up: bool) -> None:
+        if packed:
+            monkeypatch.setattr(store, "write", write)
+        await write(packed, give_up=give_up)
+        if packed:
+            raise StoreUnavailableError("Redis does not answer in time")
 
     monkeypatch.setattr(store, "write", unheard)
 

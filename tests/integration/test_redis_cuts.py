@@ -16,7 +16,7 @@ import pytest
 from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.core.state import SubscriberState
-from support.live_states import Loop, Snapshots
+from support.live_states import KeepsNobody, Loop, Snapshots
 from support.proxy import Proxy, Way, proxy
 from support.servers import RedisServer, redis
 
@@ -56,6 +56,7 @@ class Member:
 
     def step(self) -> None:
         try:
+            self.loop.run(self.store.heed(0))
             if self.astray:
                 self.recover()
             else:
@@ -68,11 +69,14 @@ class Member:
         self.astray |= set(some)
         self.harm()
         states = self.loop.run(self.store.load(some))
+        if missing := set(some) - states.keys():
+            self.loop.run(self.store.ask_for(missing))
         for who, state in states.items():
             assert state.position == self.durable[who], who
             state.position += 1
         if self.rnd.random() < 0.2:  # the commit fails
-            assert self.loop.run(self.store.take_back(states))
+            if not self.loop.run(self.store.take_back(states)):
+                return  # they are recovered
         else:
             for who in states:
                 self.durable[who] += 1
@@ -130,25 +134,30 @@ def live(
                 member.step()
         assert not any(member.astray for member in members), "all have recovered"
         for member in members:
+            loop.run(member.store.hand_over())
+        for member in members:
             states = loop.run(member.store.load(EVERYBODY))
             assert {who: state.position for who, state in states.items()} == durable
             loop.run(member.store.release(EVERYBODY))
         return members
 
 
+@pytest.mark.parametrize("make", [RedisLiveState, KeepsNobody])
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_durable_is_in_the_states(server: RedisServer, seed: int) -> None:
-    members = live(server, seed)
+def test_what_is_durable_is_in_the_states(
+    server: RedisServer, seed: int, make: Callable[..., RedisLiveState]
+) -> None:
+    members = live(server, seed, make)
     assert min(member.failed for member in members) > 0, "it was not harmed"
     assert min(member.saved for member in members) > 0
 
 
-class BelievesItWasNot(RedisLiveState):
+class BelievesItWasNot(KeepsNobody):
     """A control: what a failed save was about is given up, as if nothing had been durable."""
 
-    async def save(self, subscriber_ids):  # type: ignore[no-untyped-def]
+    async def save(self, subscriber_ids, said=()):  # type: ignore[no-untyped-def]
         try:
-            await super().save(subscriber_ids)
+            await super().save(subscriber_ids, said)
         except StoreUnavailableError:
             self._doubtful.clear()
             raise

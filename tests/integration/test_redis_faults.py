@@ -1,8 +1,11 @@
-"""Live state in a Redis that is restarted, emptied, hangs, has no memory left, or moves between nodes."""
+"""Live state in a Redis that is restarted, emptied, hangs, has no memory left, or moves between nodes.
+
+Members keep nobody, so that each call is about Redis; of those that do, see `test_redis_cuts.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
@@ -10,12 +13,14 @@ from opportune_service.adapters.redis.layout import SHARDS, SLOTS, shard_of
 from opportune_service.adapters.redis.nodes import Call
 from opportune_service.app.errors import ExpelledError, StoreUnavailableError
 from opportune_service.core.state import SubscriberState
-from support.live_states import Members, Snapshots, members
+from support.live_states import KeepsNobody, Members, Snapshots, members
 from support.servers import LOOPBACK, RedisServer, free_port, redis, redis_cluster, until
 
 WHO = "8613800000001"
 OTHER = "8613800000002"
 MANY = [f"86139{n:08}" for n in range(200)]
+
+keeping_nobody = partial(members, make=KeepsNobody)
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def shared(server: RedisServer) -> Iterator[Members]:
-    with members(server.url) as made:
+    with keeping_nobody(server.url) as made:
         yield made
 
 
@@ -96,7 +101,7 @@ def test_an_emptied_server_is_noticed(server: RedisServer, shared: Members) -> N
 
 
 def test_an_emptied_node_of_a_cluster_is_noticed() -> None:
-    with redis_cluster(2) as nodes, members(nodes[0].url, cluster=True) as shared:
+    with redis_cluster(2) as nodes, keeping_nobody(nodes[0].url, cluster=True) as shared:
         a, _ = shared
         before = shared.run(a.identity())
         for state in shared.load(a, *MANY).values():
@@ -134,7 +139,7 @@ def test_a_server_that_is_gone_and_its_return(server: RedisServer, shared: Membe
 
 def test_whoever_a_failed_load_may_hold_is_free_again(server: RedisServer) -> None:
     """The server hangs while it is asked, does what it was asked later, and nobody reads the answer."""
-    with members(server.url, timeout_seconds=0.3) as shared:
+    with keeping_nobody(server.url, timeout_seconds=0.3) as shared:
         a, b = shared
         shared.change(a, WHO, 1)
         server.freeze()
@@ -149,7 +154,7 @@ def test_whoever_a_failed_load_may_hold_is_free_again(server: RedisServer) -> No
 
 def test_a_failed_save_leaves_its_subscribers_held(server: RedisServer) -> None:
     """What is in the ledger's log may not be in their states: others must not have them before it is."""
-    with members(server.url, timeout_seconds=0.3) as shared:
+    with keeping_nobody(server.url, timeout_seconds=0.3) as shared:
         a, b = shared
         for state in shared.load(a, WHO, OTHER).values():
             state.position = 1
@@ -168,7 +173,7 @@ def test_a_failed_save_leaves_its_subscribers_held(server: RedisServer) -> None:
 
 
 def test_a_failed_save_that_was_done_all_the_same(server: RedisServer) -> None:
-    with members(server.url, timeout_seconds=0.3) as shared:
+    with keeping_nobody(server.url, timeout_seconds=0.3) as shared:
         a, b = shared
         shared.load(a, WHO)[WHO].position = 1
         whole = a._store.nodes.run
@@ -249,7 +254,7 @@ def test_a_replica_is_told_of_in_plain_words(server: RedisServer, shared: Member
 
 def test_a_wrong_password_is_not_told(server: RedisServer) -> None:
     url = server.url.replace("redis://", "redis://somebody:secret@")
-    with members(url) as shared, pytest.raises(StoreUnavailableError, match="user name") as raised:
+    with keeping_nobody(url) as shared, pytest.raises(StoreUnavailableError, match="user name") as raised:
         shared.load(shared.all[0], WHO)
     assert "secret" not in str(raised.value)
     assert raised.value.__cause__ is None
@@ -260,7 +265,7 @@ def test_a_name_and_a_password(server: RedisServer) -> None:
         client.acl_setuser(
             "opportune", enabled=True, passwords=["+secret"], keys=["opportune:*"], categories=["+@all"]
         )
-    with members(server.url.replace("redis://", "redis://opportune:secret@")) as shared:
+    with keeping_nobody(server.url.replace("redis://", "redis://opportune:secret@")) as shared:
         shared.change(shared.all[0], WHO, 1)
         assert shared.load(shared.all[1], WHO)[WHO].position == 1
 
@@ -297,7 +302,7 @@ def test_a_url_that_is_none_is_refused() -> None:
 
 def test_shards_that_move_are_found_where_they_are() -> None:
     """A slot is moved as `redis-cli --cluster reshard` does it, and a member works on meanwhile."""
-    with redis_cluster(2) as nodes, members(nodes[0].url, cluster=True) as shared:
+    with redis_cluster(2) as nodes, keeping_nobody(nodes[0].url, cluster=True) as shared:
         a, b = shared
         identity = shared.run(a.identity())
         shard = next(each for each in range(SHARDS) if SLOTS[each] < 8_192)
@@ -332,7 +337,7 @@ def test_shards_that_move_are_found_where_they_are() -> None:
 
 
 def test_a_node_of_a_cluster_that_is_down() -> None:
-    with redis_cluster(3) as nodes, members(nodes[0].url, cluster=True, count=1) as shared:
+    with redis_cluster(3) as nodes, keeping_nobody(nodes[0].url, cluster=True, count=1) as shared:
         (a,) = shared
         before = shared.run(a.identity())
         for state in shared.load(a, *MANY).values():
@@ -360,7 +365,7 @@ def _is_up(nodes: list[RedisServer]) -> bool:
 
 
 def test_whoever_was_expelled_is_told_so_by_a_cluster_too() -> None:
-    with redis_cluster(2) as nodes, members(nodes[0].url, cluster=True) as shared:
+    with redis_cluster(2) as nodes, keeping_nobody(nodes[0].url, cluster=True) as shared:
         a, b = shared
         shared.load(a, *MANY)
         shared.run(b.take_over(1))

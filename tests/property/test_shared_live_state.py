@@ -37,6 +37,7 @@ class Store:
         ]:
             self.redis.delete(*keys)
         self.members.snapshots.blobs.clear()
+        self.redis.delete(*self.redis.keys("opportune:*:w:*"), "none")
         for which in range(3):
             self.renumber(which)
 
@@ -64,6 +65,8 @@ class Sharing(RuleBasedStateMachine):
         self.holder: dict[str, int] = {}
         self.changed: dict[str, int] = {}
         self.last = 0
+        self.saver: dict[str, int] = {}
+        """By whom each was saved last, as long as it may still keep them."""
 
     def now(self, who: str) -> int:
         return self.changed.get(who, self.saved.get(who, 0))
@@ -79,6 +82,7 @@ class Sharing(RuleBasedStateMachine):
     @rule(which=WHICH, some=SOME, peers=SOME)
     def load(self, which: int, some: list[str], peers: list[str]) -> None:
         member = self.members.all[which]
+        self.members.load(member, *some)
         states = self.members.run(member.load(some, peers))
         assert states.keys() == {who for who in some if self.holder.get(who, which) == which}
         for who, state in states.items():
@@ -99,8 +103,9 @@ class Sharing(RuleBasedStateMachine):
     @rule(which=WHICH, some=SOME)
     def save(self, which: int, some: list[str]) -> None:
         mine = self.mine(which, some)
-        self.members.save(self.members.all[which], *mine)
+        self.members.save(self.members.all[which], *mine, said=mine)
         self.saved |= {who: self.now(who) for who in mine}
+        self.saver |= dict.fromkeys(mine, which)
         self.give_up(mine)
 
     @rule(which=WHICH, some=SOME)
@@ -122,13 +127,19 @@ class Sharing(RuleBasedStateMachine):
     @rule(which=WHICH, some=SOME)
     def take_back(self, which: int, some: list[str]) -> None:
         mine = self.mine(which, some)
-        assert self.members.run(self.members.all[which].take_back(mine))
-        self.give_up(mine)
+        if self.members.run(self.members.all[which].take_back(mine)):
+            self.give_up(mine)
 
     @rule(which=WHICH, some=SOME, ago=st.integers(0, 2))
     def recover(self, which: int, some: list[str], ago: int) -> None:
         """From a record that was read some time ago, whoever holds them."""
-        states = {who: state_of(max(self.saved[who] - ago, 0)) for who in some if self.is_kept(who)}
+        # What a member saved itself was in the record before.
+        states = {
+            who: state_of(max(self.saved[who] - ago * (self.saver[who] != which), 0))
+            for who in some
+            if self.is_kept(who)
+        }
+        self.ask_others(which, states)
         held = self.members.run(self.members.all[which].discard(states, states.keys()))
         mine = {who for who in states if self.holder.get(who, which) == which}
         assert set(held) == mine
@@ -143,6 +154,7 @@ class Sharing(RuleBasedStateMachine):
         recovered, gone = (
             [who for who in some if self.holder.get(who, which) == which] for some in (recovered, gone)
         )
+        self.ask_others(which, [*recovered, *gone])
         gone = [who for who in gone if who not in recovered]
         states: dict[str, SubscriberState] = {}
         for who in recovered:
@@ -155,10 +167,20 @@ class Sharing(RuleBasedStateMachine):
         for who in gone:
             self.saved.pop(who, None)
         self.saved |= {who: state.position for who, state in states.items()}
+        self.saver |= dict.fromkeys(states, which)
         self.holder |= dict.fromkeys(states, which)
+
+    def ask_others(self, which: int, some: Collection[str]) -> None:
+        """To give up whom they keep: this one loads them, and releases them."""
+        free = [who for who in some if who not in self.holder]
+        member = self.members.all[which]
+        self.members.load(member, *free)
+        self.members.run(member.release(free))
 
     @rule(which=WHICH)
     def expel(self, which: int) -> None:
+        # Whatever it made durable is put into the states by whoever takes over: as if it had been written.
+        self.members.run(self.members.all[which].snapshot(EVERYBODY))
         self.store.renumber(which)
         self.give_up(self.mine(which, EVERYBODY))
 
@@ -172,20 +194,27 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(which=WHICH, who=st.sampled_from(EVERYBODY))
     def view(self, which: int, who: str) -> None:
-        expected = self.now(who) if self.holder.get(who) == which else self.saved.get(who, 0)
-        assert self.members.run(self.members.all[which].view(who)) == state_of(expected)
+        holder = self.holder.get(who)
+        if holder in (None, which):  # in use by another: it waits until it is not
+            assert self.members.view(self.members.all[which], who) == state_of(self.now(who))
 
     @rule(which=WHICH)
     def snapshot(self, which: int) -> None:
         kept = self.members.run(self.members.all[which].snapshot(EVERYBODY))
         for who, position, blob in kept:
-            assert (position, decode_state(blob)) == (self.saved[who], state_of(self.saved[who]))
+            if self.saver[who] == which:
+                assert position == self.saved[who]
+            assert decode_state(blob) == state_of(position)
 
     @rule(which=WHICH)
     def due(self, which: int) -> None:
+        for member in self.members:
+            self.members.run(member.due(0, 1))
         due = self.members.run(self.members.all[which].due(FOREVER_US, 100))
-        expected = {who: due_of(number) for who, number in self.saved.items()}
-        assert dict(due) == {who: due_us for who, due_us in expected.items() if due_us}
+        # Of those in use, it is not told before they are not.
+        expected = {who: due_of(number) for who, number in self.saved.items() if who not in self.holder}
+        told = {who: due_us for who, due_us in due if who not in self.holder}
+        assert told == {who: due_us for who, due_us in expected.items() if due_us}
 
 
 def become(state: SubscriberState, number: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from opportune_service.adapters.memory import MemoryLiveState
 from opportune_service.adapters.redis import RedisLiveState
+from opportune_service.adapters.redis.contested import Contested
 from opportune_service.app.ports import LiveState
 from opportune_service.core.state import SubscriberState, encode_state
 
@@ -94,10 +95,45 @@ class Members(Loop):
         return iter(self.all)
 
     def load(self, member: RedisLiveState, *subscriber_ids: str) -> dict[str, SubscriberState]:
-        return dict(self.run(member.load(subscriber_ids)))
+        """As the pipeline does it: those whom others keep are asked for, and loaded when these have given
+        them up."""
+        return self.run(self._load(member, subscriber_ids))
 
-    def save(self, member: RedisLiveState, *subscriber_ids: str) -> None:
-        self.run(member.save(subscriber_ids))
+    async def _load(
+        self, member: RedisLiveState, subscriber_ids: Collection[str]
+    ) -> dict[str, SubscriberState]:
+        found = dict(await member.load(subscriber_ids))
+        missing = set(subscriber_ids) - found.keys()
+        if missing:
+            await self.ask(member, missing)
+            found |= await member.load(missing)
+        return found
+
+    async def ask(self, member: RedisLiveState, subscriber_ids: Collection[str]) -> None:
+        """For those whom it was told to be held by others; these have done what it wishes when it is
+        over."""
+        member._asked.clear()  # in a test, nothing takes long
+        await member.ask_for(subscriber_ids)
+        await self.heed(member)
+
+    async def heed(self, but: RedisLiveState) -> None:
+        """All but one do what they were asked to."""
+        for other in self.all:
+            if other is not but:
+                await other.heed(0)
+
+    def view(self, member: RedisLiveState, subscriber_id: str) -> SubscriberState:
+        async def viewed() -> SubscriberState:
+            viewing = asyncio.create_task(member.view(subscriber_id))
+            while not viewing.done():
+                await self.heed(member)
+                await asyncio.sleep(0)
+            return await viewing
+
+        return self.run(viewed())
+
+    def save(self, member: RedisLiveState, *subscriber_ids: str, said: Collection[str] = ()) -> None:
+        self.run(member.save(subscriber_ids, said))
 
     def change(self, member: RedisLiveState, subscriber_id: str, position: int) -> None:
         self.load(member, subscriber_id)[subscriber_id].position = position
@@ -107,6 +143,24 @@ class Members(Loop):
         for member in self.all:
             self.run(member.close())
         super().close()
+
+
+class AllContested(Contested):
+    """Everybody is."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def among(self, subscriber_ids: Mapping[str, None]) -> set[str]:
+        return set(subscriber_ids)
+
+
+class KeepsNobody(RedisLiveState):
+    """It writes with each commit, and gives up: as it is with whomever several members use in turn."""
+
+    def become(self, member: int) -> None:
+        super().become(member)
+        self._contested = AllContested(0)
 
 
 @contextmanager

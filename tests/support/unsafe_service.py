@@ -55,12 +55,14 @@ def without_life() -> None:
 
     save, left = RedisLiveState.save, 3
 
-    async def saved_or_dead(self: RedisLiveState, subscriber_ids: Collection[str]) -> None:
+    async def saved_or_dead(
+        self: RedisLiveState, subscriber_ids: Collection[str], said: Collection[str] = ()
+    ) -> None:
         nonlocal left
         left -= bool(subscriber_ids)
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        await save(self, subscriber_ids)
+        await save(self, subscriber_ids, said)
 
     RedisLiveState.save = saved_or_dead  # type: ignore[method-assign]
 

@@ -182,6 +182,7 @@ class Activations:
             self._ingest.begin_generation(*begun)
             retired.extend(self._live.swap(ready))
 
+        await self._ingest.forewarn()
         await self._ingest.between(swap)
         return retired
 

@@ -157,6 +157,7 @@ class Backfill:
             with _Worker(wanted, self._make_engine) as worker:
                 since_us = await self._read(worker, metrics, revision, boundary, self.status)
                 await self._bring(worker, boundary, generation, self.status)
+        await self._ingest.forewarn()
         await self._ingest.between(lambda: self._finish(revision, boundary, keys, since_us))
         if metrics:
             log.info("backfilled %s", ", ".join(metric.name for metric in metrics))

@@ -57,6 +57,8 @@ class Checkpoints:
         self._heartbeat = heartbeat
         self._member = member
         self._left: list[str] = []
+        # Those of the round who were in use when it was their turn.
+        self._late: list[str] = []
         self._position = 0
         self._saving: asyncio.Task[None] | None = None
         self._every_s = 0.0
@@ -73,26 +75,36 @@ class Checkpoints:
         round, replay would begin after what an earlier one failed to save. Raises `StoreUnavailableError`
         when live state cannot be read: the round is abandoned. While it is `resting`, better wait.
         """
-        if not self._left:
+        if not self.begun:
             self._left, self._position = list(self._states.dirty()), position
             self._every_s = min(MOST_REST_S, ROUND_S * CHUNK / max(1, len(self._left)))
         next_at = asyncio.get_running_loop().time() + self._every_s
+        if not self._left:
+            self._left, self._late = self._late, []
         chunk, self._left = self._left[:CHUNK], self._left[CHUNK:]
-        self.due = bool(self._left)
-        end = None if self.due else (self._position, self._heartbeat())
         try:
             rows = await self._states.snapshot(chunk)
         except StoreUnavailableError:
             self._states.still_dirty(chunk)
             self.abandon()
             raise
+        if len(rows) < len(chunk):
+            left_out = set(chunk) - {each for each, _, _ in rows}
+            self._late += left_out.intersection(self._states.dirty())
+        self.due = self.begun
+        end = None if self.due else (self._position, self._heartbeat())
         saved = self._thread.submit(self._save, rows, end)
         self._saving = asyncio.create_task(self._finish(saved, chunk, next_at))
 
     @property
     def begun(self) -> bool:
         """Whether a round is under way."""
-        return bool(self._left)
+        return bool(self._left or self._late)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether all who are left in the round were in use when it was their turn."""
+        return bool(self._late) and not self._left
 
     @property
     def saving(self) -> bool:
@@ -102,6 +114,7 @@ class Checkpoints:
     def abandon(self) -> None:
         """End the round; what it has not saved stays dirty."""
         self._left.clear()
+        self._late.clear()
         self.due = False
 
     async def wait(self) -> None:

@@ -128,6 +128,7 @@ class Erasures:
             async def finish() -> None:
                 done.append(await self._finish(erasing, complete, by, reason))
 
+            await self._ingest.forewarn()
             await self._ingest.between(finish)
             return Erased(done[0].existed or named, done[0].at_us)
 

@@ -319,7 +319,7 @@ class Ingest:
     async def _checkpoint_step(self) -> None:
         if self._checkpoints.saving or (self._checkpoints.resting and not self._closing):
             return  # its end wakes the loop
-        if not self._checkpoints.begun and self._committing is not None:
+        if self._committing is not None and (not self._checkpoints.begun or self._checkpoints.waiting):
             await self._committing
         if not self._astray:
             try:
@@ -348,6 +348,8 @@ class Ingest:
                 await self._checkpoints.wait()
                 await self._checkpoints.step(self._observed_to())
             await self._checkpoints.wait()
+            with contextlib.suppress(StoreUnavailableError):  # the others will take who is left
+                await self._states.hand_over()
         self.drained = not self._astray and not self._states.dirty()
 
     async def close(self) -> None:
@@ -359,9 +361,15 @@ class Ingest:
         self._closing = True
         self._queue.close()
 
+    async def _begin_carefully(self) -> None:
+        """What the next group observes has to be taken back, perhaps: to what was saved."""
+        if self._states.careful and self._committing is not None:
+            await self._committing
+
     async def _process(self, works: list[Work]) -> None:
         if self._fellowship is not None and not self._live.id:
             await self._begin(self._fellowship)
+        await self._begin_carefully()
         group = self._observing = Group()
         taken = list(works)
         sound = await self._observe(works, group, taken)
@@ -476,8 +484,9 @@ class Ingest:
         needed = self._observing.held
         self._carried = group.touched & needed
         self._observing.touched |= self._carried
+        self._observing.said |= self._carried & group.said
         try:
-            await self._states.save(group.touched - needed if needed else group.touched)
+            await self._states.save(group.touched - needed if needed else group.touched, group.said)
             if len(group.held) > len(group.touched):
                 # Those whom the next group holds by now, which may have begun meanwhile.
                 await self._states.release(group.held - group.touched - self._observing.held)
@@ -663,6 +672,12 @@ class Ingest:
         now_us = self._clock.now_us()
         for subscriber_id in subscriber_ids:
             self._observer.timers.set(subscriber_id, now_us)
+
+    async def forewarn(self) -> None:
+        """Whoever calls is about to begin another generation: the other members are to be ready for it, so
+        that nobody has to wait while they recover what they have observed."""
+        if self._fellowship is not None and (others := self._fellowship.membership.others):
+            await self._states.forewarn(others)
 
     def begin_generation(self, generation: int, position: int) -> None:
         """Work under it from now on; all that was logged before it began is up to this position. Call it

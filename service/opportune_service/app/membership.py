@@ -15,7 +15,7 @@ whose member died, triggers, what was deferred, expiry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from opportune_service.app.ledger_thread import LedgerThread
@@ -150,6 +150,11 @@ class Membership:
     def leads(self) -> bool:
         """Whether this member does what is to be done once. Two may for a moment, when one was silent."""
         return self._beats >= _SETTLED and self._living[:1] == (self.number,)
+
+    @property
+    def others(self) -> Collection[int]:
+        """All other members that live."""
+        return [each for each in self._living if each != self.number]
 
     def share(self, amount: int) -> int:
         """This member's part now of what all of them may do in a second, whenever that begins; together

@@ -170,7 +170,10 @@ class Observer:
     async def _take_hold(
         self, group: Group, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> States:
-        """Those that another member holds are not in it, and are busy for all of the group from then on."""
+        """Those that another member holds are not in it, and are busy for all of the group from then on. So
+        are those for whom another one waits since an earlier group: they have to be given up after that."""
+        if self._states.wanted:
+            group.busy |= self._states.wanted & set(subscriber_ids) - group.held
         wanted = set(subscriber_ids) - group.busy if group.busy else subscriber_ids
         # Before anything is awaited: whoever is needed here is not given back after an earlier commit.
         group.held.update(wanted)
@@ -179,6 +182,7 @@ class Observer:
             busy = set(wanted) - states.keys()
             group.busy |= busy
             group.held -= busy
+            await self._states.ask_for(busy)
         return states
 
     async def _hold(
@@ -310,6 +314,7 @@ class Observer:
     async def _heed(self, draft: Draft, refusal: ContextRecord) -> None:
         """An event was rejected that refuses channels: logged is not the event, but what it refuses."""
         draft.group.touched.add(refusal.subscriber_id)
+        draft.group.said.add(refusal.subscriber_id)
         states = await self._load(draft, [refusal.subscriber_id])
         apply_context(refusal, states[refusal.subscriber_id], draft.position(LogKind.CONTEXT))
         draft.add(LogKind.CONTEXT, [refusal])
@@ -319,6 +324,7 @@ class Observer:
         records = draft.work.records
         subscriber_ids = {record.subscriber_id for record in records}
         draft.group.touched |= subscriber_ids
+        draft.group.said |= subscriber_ids
         states = await self._load(draft, subscriber_ids)
         position = draft.position(LogKind.CONTEXT)
         for record in records:

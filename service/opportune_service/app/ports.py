@@ -5,7 +5,7 @@ One contract suite (tests/contract) runs against every adapter of a port.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -596,9 +596,11 @@ class BackedUp(Protocol):
 class LiveState(Protocol):
     """Live state of subscribers, for the fast path.
 
-    Guarantees: one writer a subscriber at any moment, over all members. Whoever `load` gives is held by
+    Guarantees: one writer a subscriber at any moment, over all members. Whoever `load` gives is in use by
     this member until `save`, `release`, `take_back` or `discard`; states may be changed until anything else
-    is loaded. After `save` other loads see what was changed, here and in all other members.
+    is loaded. After that the member may **keep** the subscriber, as long as no other asks for it: nobody
+    else can load it meanwhile. After `save` other loads and views see what was changed, here and in all
+    other members.
     Non-guarantees: nothing here is durable; the ledger's log is. A state that was loaded and changed but
     not saved is seen by later loads of the same member; `take_back` or `discard` undo that.
     Raises `StoreUnavailableError` where it is a store of its own that cannot be reached; what it holds is
@@ -614,12 +616,14 @@ class LiveState(Protocol):
         self, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> Mapping[str, SubscriberState]:
         """A state of each, a new one for a stranger. Whoever is missing in the answer is held by another
-        member: ask for them again a little later. `peers`: whom `peek` will be asked for until the next
-        load."""
+        member: `ask_for` them, and load them again a little later. `peers`: whom `peek` will be asked for
+        until the next load."""
         ...
 
-    async def save(self, subscriber_ids: Collection[str]) -> None:
-        """The changed states of these subscribers are now backed by a durable log; others may have them."""
+    async def save(self, subscriber_ids: Collection[str], said: Collection[str] = ()) -> None:
+        """The changed states of these subscribers are now backed by a durable log; others may have them.
+        `said`: of whom something was said that is in the context, consent above all. Whoever asks for their
+        `contexts` or `peek`s from then on is told so, whoever keeps them."""
         ...
 
     async def release(self, subscriber_ids: Collection[str]) -> None:
@@ -637,7 +641,42 @@ class LiveState(Protocol):
 
     async def take_back(self, subscriber_ids: Collection[str]) -> bool:
         """Undo what was changed of these since they were last saved, and hold them no more; False, and
-        nothing is done, if that is not known any more: the caller recovers them from the record."""
+        nothing is done, if that is not known any more: the caller recovers them from the record. Of all
+        who were loaded while this member was `careful`, it is."""
+        ...
+
+    # What members wish of each other. None of it is needed for what is right: who does not listen is
+    # expelled when it does not live, and what cannot be taken back is recovered.
+
+    async def ask_for(self, subscriber_ids: Collection[str]) -> None:
+        """Let those members know that hold these, whom `load` has just left out: they give them up as soon
+        as they are not in use."""
+        ...
+
+    async def heed(self, seconds: float) -> None:
+        """Do what other members wish, if any of them wishes something within so many seconds. Call it all
+        the time."""
+        ...
+
+    @property
+    def wanted(self) -> Set[str]:
+        """Those in use that another member has asked for: whoever goes on to use them, group after group,
+        never gives them up."""
+        ...
+
+    async def forewarn(self, members: Collection[int]) -> None:
+        """What these members have loaded and not saved, they will have to take back: wait until they are
+        `careful`, or for about a second. Raises nothing."""
+        ...
+
+    @property
+    def careful(self) -> bool:
+        """Another member has given this warning some seconds ago. Whoever loads nothing before all is saved
+        that was loaded before can take it back."""
+        ...
+
+    async def hand_over(self) -> None:
+        """Keep nobody any more. To be called last, when all is saved and nothing is loaded any more."""
         ...
 
     def become(self, member: int) -> None:
@@ -696,6 +735,7 @@ class LiveState(Protocol):
         ...
 
     async def snapshot(self, subscriber_ids: Collection[str]) -> list[tuple[str, int, bytes]]:
-        """(id, position, encoded state) of these, which are then no longer dirty. What is not saved is not
-        in them if other members may load states."""
+        """(id, position, encoded state) of these, which are then no longer dirty. If other members may load
+        states, what is not saved is not in them: somebody in use may be left out, and stays dirty;
+        and all that it gives is what they find then, also if this member dies."""
         ...

@@ -175,7 +175,8 @@ def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
             states = dict(with_.wait(with_.states.load(named)))
             for row, items in told:
                 refolder.fold(row, items, states)
-            with_.wait(with_.states.save(states.keys()))
+            # What was said is among it, perhaps.
+            with_.wait(with_.states.save(states.keys(), states.keys()))
             # Also those whom a member holds that lives: perhaps it only reads.
             with_.states.still_dirty(named)
             with_.ledger.generation()
@@ -194,6 +195,7 @@ async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, 
             missing = set(subscriber_ids) - held.keys()
             if not missing:
                 return held
+            await states.ask_for(missing)
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
             held.update(await states.load(missing))
     except BaseException:

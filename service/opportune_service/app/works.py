@@ -87,7 +87,9 @@ class Work:
             part.records = [each for each in self.records if (each.subscriber_id in busy) is rest]
             part.fills = [each for each in self.fills if (each.subscriber_id in busy) is rest]
             part.dues = [each for each in self.dues if (each.subscriber_id in busy) is rest]
-            part.done.add_done_callback(lambda _: _join(self.done, [each.done for each in parts]))
+            part.done.add_done_callback(
+                lambda _: _join(self.done, [each.done for each in parts], self.events)
+            )
         self.done.add_done_callback(lambda done: _give_up(done, [each.done for each in parts]))
         return parts
 
@@ -102,7 +104,9 @@ def _give_up(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Recei
             part.cancel()
 
 
-def _join(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]]) -> None:
+def _join(
+    done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]], events: Sequence[Event]
+) -> None:
     failed = [part for part in parts if part.done() and not part.cancelled() and part.exception()]
     if done.done() or not (failed or all(part.done() for part in parts)):
         return
@@ -110,12 +114,19 @@ def _join(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]
         done.set_exception(failed[0].exception() or RuntimeError)
         return
     first, rest = (part.result() for part in parts)
+    # Of one that comes twice, the first counts.
+    places = {(each.subscriber_id, each.id): -n for n, each in enumerate(reversed(events))}
+
+    def place(verdict: Verdict) -> int:
+        """Where the event of a verdict stood; what comes of something else comes last."""
+        return places.get((verdict.key.subscriber_id, verdict.key.event_id), 1)
+
     done.set_result(
         Receipt(
             first.accepted + rest.accepted,
             first.duplicates + rest.duplicates,
             sorted(first.rejections + rest.rejections, key=lambda each: each.index),
-            first.verdicts + rest.verdicts,
+            sorted(first.verdicts + rest.verdicts, key=place),
             rest.revision,
             first.ignored_attributes + rest.ignored_attributes,
             first.outdated + rest.outdated,
@@ -155,9 +166,10 @@ class Group:
     """What is committed together, with what to answer. `rejected`: events to keep in quarantine; `touches`:
     for the contact view; `derived`: (type, hour) of derived events; `shadowed`: what a shadow decides.
 
-    `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes. `busy`:
-    those whom another member held: nothing of them is taken in before the next group. `works`: what was
-    taken in; `rests`: what was not, and comes first in the next group.
+    `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes; `said`:
+    those of them of whom something was said that is in the context. `busy`: those whom another member held
+    or waits for: nothing of them is taken in before the next group. `works`: what was taken in; `rests`:
+    what was not, and comes first in the next group.
     """
 
     batches: list[Batch] = field(default_factory=list)
@@ -168,6 +180,7 @@ class Group:
     answers: list[tuple[Work, Receipt]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
     works: list[Work] = field(default_factory=list)
     rests: list[Work] = field(default_factory=list)
@@ -215,6 +228,7 @@ class Draft:
     def note(self, observed: Observed) -> None:
         """Keep what is known of it besides what is logged and decided."""
         self.touches += observed.touches
+        self.group.said |= observed.refused
         self.derived.update((name, at_us // HOUR_US) for name, at_us in observed.derived)
         shadow = self.revision.shadow
         if shadow is not None:

@@ -120,7 +120,8 @@ class Chain:
     event.
 
     `candidates`: campaign -> candidate. A campaign that several events of the chain trigger is matched by
-    the first. `timers_changed`: whether a pattern with a timer took part. `responses`: what may answer a
+    the first. `timers_changed`: whether a pattern with a timer took part. `refused`: whether the subscriber
+    refused a channel. `responses`: what may answer a
     contact. `derived`: (type, time) of the events that were derived. `type`: that of the event itself.
     `imei`: what it told of the handset. `matches`: whether the revision decides for the subscriber; if not,
     events are folded and no more. What completes at one event is taken in order of time, then of digests,
@@ -139,6 +140,7 @@ class Chain:
         "imei",
         "matches",
         "pending",
+        "refused",
         "responses",
         "revision",
         "state",
@@ -159,7 +161,7 @@ class Chain:
         self._day = self._day_from_us = self._day_until_us = 0
         self._day_zone: tzinfo | None = None
         self.candidates: dict[str, Candidate] = {}
-        self.timers_changed = False
+        self.timers_changed = self.refused = False
         self.responses: tuple[Response, ...] = ()
         self.derived: tuple[tuple[str, int], ...] = ()
         self._facts = _Seen(self)
@@ -174,7 +176,7 @@ class Chain:
             revision.zone_of(context) if "time_zone" in context else revision.rulebase.time_zone
         )
         self.type = self.imei = ""
-        self.timers_changed = False
+        self.timers_changed = self.refused = False
         if self.derived or self.responses:
             self.derived, self.responses = (), ()
         if self.candidates:
@@ -305,6 +307,7 @@ class Chain:
             reply = reply_in(told.words, attributes)
             for channel in reply.opted_out:
                 refuse_channel(self.state, channel, at_us)
+                self.refused = True
             if reply.kind is not None:
                 self.responses += (Response(self.subscriber_id, at_us, reply.kind, reply.channel),)
         if told.orders and self.matches:

@@ -76,6 +76,10 @@ class Lanes:
         return any(chain.timers_changed for chain in self._chains)
 
     @property
+    def refused(self) -> bool:
+        return any(chain.refused for chain in self._chains)
+
+    @property
     def responses(self) -> tuple[Response, ...]:
         """Replies as the revision in full force hears them, orders as the one does that decides."""
         first = self._chains[0]

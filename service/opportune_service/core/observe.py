@@ -69,13 +69,15 @@ class Observed(msgspec.Struct):
     """What a batch came to: events to log (duplicates left out); what the ledger is to do, in order:
     moments to decide, and responses to what was decided before; touches for the contact view; the
     subscribers whose next timer may be due at another time than before; and (type, time) of events that
-    were derived. `shadowed`: moments of the shadow, if there is one."""
+    were derived. `refused`: subscribers who refused a channel. `shadowed`: moments of the shadow, if there
+    is one."""
 
     events: list[Event] = msgspec.field(default_factory=list)
     duplicates: int = 0
     steps: list[Moment | Response] = msgspec.field(default_factory=list)
     touches: list[Touch] = msgspec.field(default_factory=list)
     timers: set[str] = msgspec.field(default_factory=set)
+    refused: set[str] = msgspec.field(default_factory=set)
     derived: list[tuple[str, int]] = msgspec.field(default_factory=list)
     shadowed: list[Moment] = msgspec.field(default_factory=list)
 
@@ -87,6 +89,8 @@ class Observed(msgspec.Struct):
         """What a chain came to, its moment apart."""
         if chain.timers_changed:
             self.timers.add(chain.subscriber_id)
+        if chain.refused:
+            self.refused.add(chain.subscriber_id)
         if chain.derived:
             self.derived += chain.derived
         if chain.responses:
@@ -169,7 +173,7 @@ def observe(
             chain.hear(plan.told, event.type, at_us, attributes, event.cell_id)
             observed.touches += touches_of(plan.told, source, event, attributes)
         chain.take(event.type, at_us, ordering, attributes, event.cell_id, plan, prompts)
-        if chain.finish() or chain.timers_changed or chain.responses:
+        if chain.finish() or chain.timers_changed or chain.responses or chain.refused:
             observed.note(chain)
         if chain.candidates or shadow:
             observed.decide(chain, EventKey(subscriber_id, source, event.id), at_us, now)

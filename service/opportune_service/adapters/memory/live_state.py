@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, islice
 
 from opportune_service.core.packing import Packing
@@ -81,7 +81,7 @@ class MemoryLiveState:
             state = SubscriberState() if data is None else self._packing.decode(data)
             found[subscriber_id] = self._decoded[subscriber_id] = state
 
-    async def save(self, subscriber_ids: Collection[str]) -> None:
+    async def save(self, subscriber_ids: Collection[str], said: Collection[str] = ()) -> None:
         self._dirty.update(dict.fromkeys(subscriber_ids))
 
     async def release(self, subscriber_ids: Collection[str]) -> None:
@@ -99,6 +99,28 @@ class MemoryLiveState:
 
     async def leave_be(self, member: int) -> None:
         """There are no other members."""
+
+    @property
+    def wanted(self) -> Set[str]:
+        """There is nobody who could want them."""
+        return frozenset()
+
+    @property
+    def careful(self) -> bool:
+        """There is nobody to give a warning."""
+        return False
+
+    async def ask_for(self, subscriber_ids: Collection[str]) -> None:
+        """There is nobody to ask."""
+
+    async def heed(self, seconds: float) -> None:
+        """There is nobody who could wish anything."""
+
+    async def forewarn(self, members: Collection[int]) -> None:
+        """There are no other members."""
+
+    async def hand_over(self) -> None:
+        """There is nobody to give them to."""
 
     async def due(self, until_us: int, limit: int) -> Sequence[tuple[str, int]]:
         """Who loaded them is this process, which knows."""

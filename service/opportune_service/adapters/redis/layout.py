@@ -12,7 +12,6 @@ from opportune_service.core.state import (
     StateHead,
     SubscriberState,
     decode_plain,
-    encode_plain,
     head_of,
     pack_plain,
 )
@@ -59,9 +58,8 @@ NO_VERSION = bytes(8)
 _START = Struct(">8s8sI")
 
 
-def packed_value(state: SubscriberState, due_us: int, version: bytes, era: bytes) -> tuple[bytes, ...]:
-    """The state as an argument of a command, in pieces."""
-    head, body = encode_plain(state, due_us)
+def packed_value(head: bytes, body: bytes, version: bytes, era: bytes) -> tuple[bytes, ...]:
+    """A state as `encode_plain` has it, as an argument of a command, in pieces."""
     size = _START.size + len(head) + len(body)
     return b"$%d\r\n" % size, _START.pack(version, era, len(head)), head, body, b"\r\n"
 

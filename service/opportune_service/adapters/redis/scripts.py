@@ -4,7 +4,10 @@ Keys of one shard, all in one hash slot; `TAG` is the shard's own:
 
     opportune:{TAG}:id          tells this part of the store from what it was before it was emptied
     opportune:{TAG}:m:MEMBER    under which fence the member works, see `ANNOUNCE`
-    opportune:{TAG}:held        who is held: MEMBER:VERSION, by whom, and as which version it was loaded
+    opportune:{TAG}:w:MEMBER    what others wish of the member, a list; in one shard, see `store.py`
+    opportune:{TAG}:c:MEMBER    the member is careful, for as long as this lives; in the same shard
+    opportune:{TAG}:held        who is held: MEMBER:VERSION, by whom, and as which version that member last
+                                loaded or wrote it; it may have a newer one, which it keeps
     opportune:{TAG}:due         who has a timer, by when the first is due
     opportune:{TAG}:s:ID        the state of a subscriber
 
@@ -71,6 +74,29 @@ end
 """The answer: a letter for each key (f: found, it follows; c: as in the caller's cache; n: none; b: held by
 another, whose number follows), then what follows, each with its length before it."""
 
+_MINE = """
+local function is_mine(mark, mine)
+  return mark and string.sub(mark, 1, #mine) == mine
+end
+"""
+
+_TIME = """
+local function time(due)
+  local timed, untimed = {}, {}
+  for i = 1, #due, 2 do
+    if due[i + 1] == '0' then
+      untimed[#untimed + 1] = due[i]
+    else
+      timed[#timed + 1] = due[i + 1]
+      timed[#timed + 1] = due[i]
+    end
+  end
+  if #timed > 0 then redis.call('ZADD', KEYS[4], unpack(timed)) end
+  if #untimed > 0 then redis.call('ZREM', KEYS[4], unpack(untimed)) end
+end
+"""
+"""KEYS: four, the last is due."""
+
 LOAD = (
     _CHECK
     + _READ
@@ -121,15 +147,16 @@ KEYS: id, fence, states. ARGV: id, fence, whole or head, versions in the caller'
 
 WRITE = (
     _CHECK
+    + _MINE
+    + _TIME
     + """
 local error = refused(true)
 if error then return error end
-local me, keep, count, versions = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local me, keep, count, up = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == 'up'
 local mine = me .. ':'
 local before = redis.call('HMGET', KEYS[3], unpack(KEYS, 5))
 for i = 1, count do
-  local as_loaded = mine .. string.sub(versions, i * 8 - 7, i * 8)
-  if not before[i] or string.sub(before[i], 1, #as_loaded) ~= as_loaded then
+  if not is_mine(before[i], mine) then
     return redis.error_reply('TAKEN another member has taken it over')
   end
 end
@@ -141,44 +168,58 @@ for i = 1, count do
   else
     redis.call('SET', key, value, 'PX', keep)
   end
-  if versions == '' and value ~= '' then
+  if up or value == '' then
+    freed[#freed + 1] = key
+  else
     held[#held + 1] = key
     held[#held + 1] = mine .. string.sub(value, 1, 8)
-  else
-    freed[#freed + 1] = key
   end
 end
 if #held > 0 then redis.call('HSET', KEYS[3], unpack(held)) end
 if #freed > 0 then redis.call('HDEL', KEYS[3], unpack(freed)) end
-local timed, untimed = {}, {}
-for i = 7 + count, #ARGV, 2 do
-  if ARGV[i + 1] == '0' then
-    untimed[#untimed + 1] = ARGV[i]
-  else
-    timed[#timed + 1] = ARGV[i + 1]
-    timed[#timed + 1] = ARGV[i]
-  end
-end
-if #timed > 0 then redis.call('ZADD', KEYS[4], unpack(timed)) end
-if #untimed > 0 then redis.call('ZREM', KEYS[4], unpack(untimed)) end
+local due = {}
+for i = 7 + count, #ARGV do due[#due + 1] = ARGV[i] end
+time(due)
 return 'OK'
 """
 )
-"""Write states that are held, if they are the versions that were loaded, and give them up. Without
-versions: write them whatever is there, and hold on to them; nothing written is nobody there.
+"""Write states that are held, and give them up or hold on to them; nothing written is nobody there, who is
+given up in any case.
 
-KEYS: id, fence, held, due, states. ARGV: id, fence, me, milliseconds to keep, how many, versions or
-nothing, states, then subscribers and when their first timer is due, 0 for never, as far as that has
-changed."""
+KEYS: id, fence, held, due, states. ARGV: id, fence, me, milliseconds to keep, how many, up or on, states,
+then subscribers and when their first timer is due, 0 for never, as far as that has changed."""
+
+TIME = (
+    _CHECK
+    + _MINE
+    + _TIME
+    + """
+local error = refused(true)
+if error then return error end
+local mine, due = ARGV[3] .. ':', {}
+for i, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 5))) do
+  if is_mine(mark, mine) then
+    due[#due + 1] = ARGV[2 + 2 * i]
+    due[#due + 1] = ARGV[3 + 2 * i]
+  end
+end
+time(due)
+return 'OK'
+"""
+)
+"""Note when the first timers of those who are held are due.
+
+KEYS: id, fence, held, due, states. ARGV: id, fence, me, then subscribers and when, 0 for never."""
 
 RELEASE = (
     _CHECK
+    + _MINE
     + """
 local error = refused(true)
 if error then return error end
 local mine, freed = ARGV[3] .. ':', {}
-for i, held in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 4))) do
-  if held and string.sub(held, 1, #mine) == mine then freed[#freed + 1] = KEYS[3 + i] end
+for i, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 4))) do
+  if is_mine(mark, mine) then freed[#freed + 1] = KEYS[3 + i] end
 end
 if #freed > 0 then redis.call('HDEL', KEYS[3], unpack(freed)) end
 return 'OK'
@@ -188,6 +229,7 @@ return 'OK'
 
 ANNOUNCE = (
     _CHECK
+    + _MINE
     + """
 local error = refused(false)
 if error then return error end
@@ -196,7 +238,7 @@ local mine, kept, freed = ARGV[3] .. ':', {}, {}
 for i = 4, #KEYS do kept[KEYS[i]] = true end
 local held = redis.call('HGETALL', KEYS[3])
 for i = 1, #held, 2 do
-  if string.sub(held[i + 1], 1, #mine) == mine and not kept[held[i]] then freed[#freed + 1] = held[i] end
+  if is_mine(held[i + 1], mine) and not kept[held[i]] then freed[#freed + 1] = held[i] end
 end
 for i = 1, #freed, 1000 do
   redis.call('HDEL', KEYS[3], unpack(freed, i, math.min(i + 999, #freed)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from secrets import token_hex
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,11 +25,14 @@ from opportune_service.adapters.redis.layout import (
 )
 from opportune_service.adapters.redis.nodes import Call, Nodes, Script, arg, call, script_call
 from opportune_service.app.errors import StoreUnavailableError
-from opportune_service.core.state import SubscriberState
+from opportune_service.core.state import SubscriberState, encode_plain
+
+T = TypeVar("T")
 
 _LOAD = Script(scripts.LOAD)
 _READ = Script(scripts.READ)
 _WRITE = Script(scripts.WRITE)
+_TIME = Script(scripts.TIME)
 _RELEASE = Script(scripts.RELEASE)
 _ANNOUNCE = Script(scripts.ANNOUNCE)
 
@@ -37,30 +40,39 @@ _IDS = [arg(prefix + b"id") for prefix in PREFIXES]
 _HELD = [arg(prefix + b"held") for prefix in PREFIXES]
 _DUE = [arg(prefix + b"due") for prefix in PREFIXES]
 
-_AT_ONCE = 2_000
+AT_ONCE = 2_000
 """Subscribers of one round trip: some milliseconds of one node."""
 
-_UNKNOWN_US = -1
+_ANNOUNCED_AT_ONCE = 8
+"""Shards. All of them may have many thousands who are held."""
+
+_WISHES_MS = b"10000"
+"""For so long a wish waits for a member that may be gone."""
+
+UNKNOWN_US = -1
 _NOBODY_YET: tuple[int, Counter[int]] = (0, Counter())
 _VERSION_BITS = 40
 _NOTHING = arg(b"")
+_UP, _ON = arg(b"up"), arg(b"on")
 
 
 # gc=False: they hold no cycles, and there may be very many.
 class Entry(msgspec.Struct, gc=False, eq=False):
     """A subscriber in this process. `key`: of the state, packed. `version`: as which Redis has the state.
-    `due_us`: when its first timer is due as far as Redis knows."""
+    `due_us`: when its first timer is due as far as Redis knows. `ahead`: the state is newer than that which
+    Redis has."""
 
     subscriber_id: str
     shard: int
     key: bytes
     state: SubscriberState
     version: bytes = NO_VERSION
-    due_us: int = _UNKNOWN_US
+    due_us: int = UNKNOWN_US
+    ahead: bool = False
 
     def lose(self, version: bytes) -> None:
         """Redis has no state to be believed, but one of this version."""
-        self.version, self.due_us = version, _UNKNOWN_US
+        self.version, self.due_us = version, UNKNOWN_US
 
 
 _NOT_KNOWN_YET = SubscriberState()
@@ -70,6 +82,28 @@ def entry_of(subscriber_id: str, state: SubscriberState = _NOT_KNOWN_YET) -> Ent
     name = subscriber_id.encode()
     shard = shard_of(name)
     return Entry(subscriber_id, shard, arg(state_key(shard, name)), state)
+
+
+class Packed(NamedTuple):
+    """An entry as it was when it was packed: ready to be written, as another version."""
+
+    entry: Entry
+    version: bytes
+    due_us: int
+    position: int
+    head: bytes
+    body: bytes
+
+
+class Wish(msgspec.Struct, array_like=True):
+    """What a member wishes of another: to give up these, or to be careful from now on."""
+
+    give_up: Sequence[str] = ()
+    careful: bool = False
+
+
+_encode_wish = msgspec.msgpack.Encoder().encode
+_decode_wish = msgspec.msgpack.Decoder(Wish).decode
 
 
 class Store:
@@ -113,11 +147,12 @@ class Store:
         self._fences += 1
         self._fence = arg(b"%d" % self._fences)
         by_shard = _by_shard(held)
-        calls = []
-        for shard in range(SHARDS):
-            keys = [_HELD[shard], *[each.key for each in by_shard.get(shard, ())]]
-            calls.append(self._call(shard, _ANNOUNCE, keys, 2, (self._me, self._keep)))
-        await self._run(calls)
+        for first in range(0, SHARDS, _ANNOUNCED_AT_ONCE):
+            calls = []
+            for shard in range(first, first + _ANNOUNCED_AT_ONCE):
+                keys = [_HELD[shard], *[each.key for each in by_shard.get(shard, ())]]
+                calls.append(self._call(shard, _ANNOUNCE, keys, 2, (self._me, self._keep)))
+            await self._run(calls)
 
     async def hold(
         self, entries: Iterable[Entry], gone: Collection[bytes] = ()
@@ -148,35 +183,69 @@ class Store:
                 read += [(entry, word, found) for entry, (word, found) in zip(some, said, strict=True)]
         return read
 
-    async def write(self, entries: Iterable[Entry], gone: Iterable[Entry] = (), *, give_up: bool) -> None:
-        """The states of these, and that there is none any more of those who are `gone`. All of them are
-        held; to give them up, they must be the versions that were loaded. Raises `ExpelledError`."""
+    def pack(self, entries: Iterable[Entry]) -> list[Packed]:
+        """These as they are now. From now on they are ahead only if they are changed further, provided that
+        what was packed is written."""
+        packed = []
+        for entry in entries:
+            state = entry.state
+            entry.ahead = False
+            due_us = state.due_us
+            self._writes += 1
+            version = (self._member << _VERSION_BITS | self._writes).to_bytes(8)
+            packed.append(Packed(entry, version, due_us, state.position, *encode_plain(state, due_us)))
+        return packed
+
+    async def write(self, packed: Sequence[Packed], gone: Iterable[Entry] = (), *, give_up: bool) -> None:
+        """These states, and that there is none any more of those who are `gone`. All of them are held.
+        Raises `ExpelledError`."""
         calls = []
-        written: list[tuple[Entry, bytes, int]] = []
-        by_shard, erased = _by_shard(entries), _by_shard(gone)
-        for shard in by_shard | erased:
+        by_shard: defaultdict[int, list[Packed]] = defaultdict(list)
+        for each in packed:
+            by_shard[each.entry.shard].append(each)
+        erased = _by_shard(gone)
+        for shard in by_shard.keys() | erased.keys():
             some, others = by_shard.get(shard, ()), erased.get(shard, ())
-            keys = [_HELD[shard], _DUE[shard], *[each.key for each in (*some, *others)]]
+            keys = [_HELD[shard], _DUE[shard], *[each.entry.key for each in some]]
+            keys += [each.key for each in others]
             values: list[bytes] = []
             due: list[bytes] = []
-            for entry in some:
-                due_us = entry.state.due_us
-                self._writes += 1
-                version = (self._member << _VERSION_BITS | self._writes).to_bytes(8)
-                values += packed_value(entry.state, due_us, version, self.era)
-                written.append((entry, version, due_us))
+            for entry, version, due_us, _, head, body in some:
+                values += packed_value(head, body, version, self.era)
                 if due_us != entry.due_us:
                     due += (arg(entry.subscriber_id.encode()), arg(b"%d" % due_us))
             for entry in others:
                 values.append(_NOTHING)
                 due += (arg(entry.subscriber_id.encode()), arg(b"0"))
             count = len(some) + len(others)
-            versions = _versions(some) if give_up else _NOTHING
-            pieces = (self._me, self._keep, arg(b"%d" % count), versions, *values, *due)
+            pieces = (self._me, self._keep, arg(b"%d" % count), _UP if give_up else _ON, *values, *due)
             calls.append(self._call(shard, _WRITE, keys, 4 + count + len(due), pieces))
         await self._run(calls)
-        for entry, version, due_us in written:
-            entry.version, entry.due_us = version, due_us
+        for each in packed:
+            each.entry.version, each.entry.due_us = each.version, each.due_us
+
+    async def time(self, entries: Iterable[tuple[Entry, int]]) -> None:
+        """When the first timer of each is due, of those who are held."""
+        entries = list(entries)
+        by_shard: defaultdict[int, list[tuple[Entry, int]]] = defaultdict(list)
+        for each in entries:
+            by_shard[each[0].shard].append(each)
+        calls = []
+        for shard, some in by_shard.items():
+            keys = [_HELD[shard], _DUE[shard], *[entry.key for entry, _ in some]]
+            pieces = [self._me]
+            for entry, due_us in some:
+                pieces += (arg(entry.subscriber_id.encode()), arg(b"%d" % due_us))
+            calls.append(self._call(shard, _TIME, keys, len(pieces), pieces))
+        await self._run(calls)
+        for entry, due_us in entries:
+            entry.due_us = due_us
+
+    async def make_sure(self, shard: int) -> None:
+        """That the store is there, and is the one that it was as far as this shard tells."""
+        (mark,) = await self._run([call(shard, b"GET", PREFIXES[shard] + b"id")])
+        if mark is None or arg(mark) != self._marks[shard]:
+            raise StoreUnavailableError("Redis was emptied; what it held has to be rebuilt from the record")
 
     async def release(self, entries: Iterable[Entry]) -> None:
         calls = []
@@ -184,6 +253,53 @@ class Store:
             keys = [_HELD[shard], *[each.key for each in some]]
             calls.append(self._call(shard, _RELEASE, keys, 1, (self._me,)))
         await self._run(calls)
+
+    async def look(self, entry: Entry) -> tuple[bytes, int, memoryview]:
+        """By whom the subscriber is held, and as what (empty: by nobody), and after that what a script says
+        of the state."""
+        key = state_key(entry.shard, entry.subscriber_id.encode())
+        pieces = (arg(b"whole"), arg(entry.version))
+        mark, answer = await self._run(
+            [
+                call(entry.shard, b"HGET", PREFIXES[entry.shard] + b"held", key),
+                self._call(entry.shard, _READ, [entry.key], 2, pieces),
+            ]
+        )
+        return mark or b"", *next(iter(words(1, answer)))
+
+    # -- what members wish of each other -----------------------------------------------------------
+
+    async def wish(self, wishes: Mapping[bytes, Wish]) -> None:
+        """Of these members."""
+        calls = []
+        for member, wish in wishes.items():
+            shard, key = _of_member(member, b"w")
+            calls.append(call(shard, b"RPUSH", key, _encode_wish(wish)))
+            calls.append(call(shard, b"PEXPIRE", key, _WISHES_MS))
+        await self._run(calls)
+
+    async def wished(self, seconds: float) -> Wish | None:
+        """What another wishes of this member, as soon as one does, within so many seconds."""
+        shard, key = _of_member(b"%d" % self._member, b"w")
+        if seconds > 0:
+            (popped,) = await self._run([call(shard, b"BLPOP", key, b"%.3f" % seconds)])
+            answer = None if popped is None else popped[1]
+        else:
+            (answer,) = await self._run([call(shard, b"LPOP", key)])
+        return None if answer is None else _decode_wish(answer)
+
+    async def be_careful(self, milliseconds: int) -> None:
+        """Let others know that this member is, for so long."""
+        shard, key = _of_member(b"%d" % self._member, b"c")
+        await self._run([call(shard, b"SET", key, b"1", b"PX", b"%d" % milliseconds)])
+
+    async def careful(self, members: Collection[bytes], milliseconds: int) -> set[bytes]:
+        """Those of them that are, and will be for so long."""
+        calls = [call(*_pttl(member)) for member in members]
+        left = await self._run(calls)
+        return {each for each, known in zip(members, left, strict=True) if known >= milliseconds}
+
+    # -- timers, and everybody ---------------------------------------------------------------------
 
     async def due(self, until_us: int, limit: int) -> list[tuple[str, int]]:
         """Some of those before then, over all shards: the earliest that come after those given last; after
@@ -251,6 +367,17 @@ class Store:
         return script_call(shard, script, keys, 2 + args, (self._marks[shard], self._fence, *pieces))
 
 
+def _of_member(member: bytes, kind: bytes) -> tuple[int, bytes]:
+    """Its shard, and the key of this kind."""
+    shard = int(member) % SHARDS
+    return shard, PREFIXES[shard] + kind + b":" + member
+
+
+def _pttl(member: bytes) -> tuple[int, bytes, bytes]:
+    shard, key = _of_member(member, b"c")
+    return shard, b"PTTL", key
+
+
 def _by_shard(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
     by_shard: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -266,8 +393,8 @@ def _versions(entries: Iterable[Entry]) -> bytes:
     return arg(b"".join([each.version for each in entries]))
 
 
-def in_parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def in_parts(entries: Iterable[T]) -> Iterator[list[T]]:
     """As many as one round trip may be about."""
     left = iter(entries)
-    while part := list(islice(left, _AT_ONCE)):
+    while part := list(islice(left, AT_ONCE)):
         yield part

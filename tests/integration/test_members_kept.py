@@ -1,0 +1,249 @@
+"""Members keep whom they hold: what others find of them, asked for or not, and when the keeper dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+from opportune_service.adapters.redis import RedisLiveState
+from opportune_service.adapters.redis.store import Packed, Store
+from opportune_service.app.context import show_subscriber
+from opportune_service.app.takeover import hold
+from opportune_service.bootstrap import Application
+from opportune_service.clocks import ManualClock
+from opportune_service.core.events import ContextRecord, ImportMode
+from support.applications import activate, in_loop
+from support.members import Gate, Stores, known, members, publish, until
+from support.rulebases import NOON_US
+from support.small_rulebase import SECOND_US, mms, small_rulebase, subscribers
+
+PEOPLE = subscribers(5)
+ANNE, BOB = PEOPLE[:2]
+
+
+@pytest.fixture
+def stores(postgres_url: str, redis_url: str) -> Stores:
+    return Stores(postgres_url, redis_url)
+
+
+def redis_of(app: Application) -> RedisLiveState:
+    assert isinstance(app.states, RedisLiveState)
+    return app.states
+
+
+def keeps(app: Application, who: str) -> bool:
+    """Whether it has more of the subscriber than Redis."""
+    kept = redis_of(app)._kept
+    return who in kept and kept[who].ahead
+
+
+async def counted(app: Application, who: str) -> int:
+    view = await show_subscriber(app.live, app.states, who, app.clock.now_us())
+    return next(int(str(each.value)) for each in view.metrics if each.name == "mms_30d")
+
+
+def test_whoever_is_kept_is_seen_and_taken_in_by_others(stores: Stores) -> None:
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            for n in range(3):
+                await one.ingest.publish("test", [mms(ANNE, f"e{n}", NOON_US + n)])
+            assert keeps(one, ANNE)
+            assert await counted(other, ANNE) == 3
+            assert not keeps(one, ANNE), "it was asked"
+            for n in range(20):
+                await one.ingest.publish("test", [mms(BOB, f"b{n}", NOON_US + n)])
+            assert keeps(one, BOB)
+            receipt = await other.ingest.publish("test", [mms(BOB, "b", NOON_US + 30)])
+            assert (receipt.accepted, receipt.duplicates) == (1, 0)
+            assert await counted(one, BOB) == 21
+
+    in_loop(body)
+
+
+async def die(app: Application, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, Gate]:
+    """From now on it says nothing and heeds nobody, until others have taken over."""
+    assert app.membership is not None
+    number = app.membership.number
+    gates = Gate(app.membership, "beat", monkeypatch), Gate(app.states, "heed", monkeypatch)
+    for gate in gates:
+        gate.shut()
+    await until(
+        lambda: not stores.rows("SELECT 1 FROM members WHERE number = :n", n=number), "it is taken over"
+    )
+    return gates
+
+
+async def checkpoint(app: Application) -> None:
+    """A round of snapshots of what it has saved by now."""
+    assert app.membership is not None
+    clock = app.clock
+    assert isinstance(clock, ManualClock)
+    clock.value_us += SECOND_US
+    begun = clock.value_us << 10
+    app.ingest.request_checkpoint()
+
+    async def through() -> bool:
+        ((position,),) = app_rows(app)
+        return bool(position >= begun)
+
+    def app_rows(app: Application) -> list[tuple[int]]:
+        assert app.membership is not None
+        return [(each.checkpoint,) for each in app.ledger.members() if each.number == app.membership.number]
+
+    await until(through, "a round of snapshots is through")
+
+
+async def lived_and_died(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bool]:
+    """What others count of somebody whom a member kept over a checkpoint, and after it, and died."""
+    async with members(stores, 3) as (one, other, third):
+        for n in range(3):
+            await one.ingest.publish("test", [mms(ANNE, f"a{n}", NOON_US + n)])
+        await checkpoint(one)
+        for n in range(2):
+            await one.ingest.publish("test", [mms(ANNE, f"late{n}", NOON_US + 10 + n)])
+        assert keeps(one, ANNE)
+        gates = await die(one, stores, monkeypatch)
+        again = await publish(other, [mms(ANNE, "a0", NOON_US), mms(ANNE, "late1", NOON_US + 11)])
+        alike = await known(other, [ANNE]) == await known(third, [ANNE])
+        count = await counted(third, ANNE)
+        for gate in gates:
+            gate.open()
+        return count - again.accepted, alike
+
+
+def test_what_a_dead_member_kept_over_a_checkpoint_is_not_lost(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_loop(lived_and_died, stores, monkeypatch) == (5, True)
+
+
+def test_control_what_a_checkpoint_does_not_write_to_redis_is_lost(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes over folds what was logged after the checkpoint into what Redis has."""
+    snapshot, write = RedisLiveState.snapshot, Store.write
+
+    async def unwritten(
+        self: RedisLiveState, subscriber_ids: Collection[str]
+    ) -> list[tuple[str, int, bytes]]:
+        async def to_nowhere(*_: Collection[Packed], give_up: bool) -> None: ...
+
+        self._store.write = to_nowhere  # type: ignore[method-assign, assignment]
+        try:
+            return await snapshot(self, subscriber_ids)
+        finally:
+            self._store.write = write.__get__(self._store)  # type: ignore[method-assign]
+
+    monkeypatch.setattr(RedisLiveState, "snapshot", unwritten)
+    count, _ = in_loop(lived_and_died, stores, monkeypatch)
+    assert count < 5
+
+
+def test_a_consent_is_known_to_all_though_its_subscriber_is_kept(stores: Stores) -> None:
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            await know(one, "first")
+            await one.ingest.publish("test", [mms(ANNE, "e", NOON_US)])
+            assert keeps(one, ANNE)
+            await know(one, "second")
+            assert (await other.states.contexts([ANNE]))[ANNE]["note"] == "second"
+            await other.states.load([], peers=[ANNE])
+            assert (other.states.peek(ANNE) or {})["note"] == "second"
+
+    async def know(app: Application, word: str) -> None:
+        record = ContextRecord(ANNE, app.clock.now_us(), ImportMode.UPSERT, {"note": word})
+        await app.ingest.import_context("test", [record])
+
+    in_loop(body)
+
+
+def test_whoever_is_used_without_end_is_given_to_others_in_turn(stores: Stores) -> None:
+    """Each of two members has her in all its groups. Within so many groups of the one, the other has a
+    turn."""
+
+    async def body() -> None:
+        async with members(stores) as apps:
+            turns: list[int] = []
+
+            async def collector(which: int) -> None:
+                waiting: set[asyncio.Task[None]] = set()
+                for n in range(60):
+                    waiting.add(asyncio.create_task(batch(which, n)))
+                    if len(waiting) == 3:  # so that there is always a next group
+                        _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.gather(*waiting)
+
+            async def batch(which: int, n: int) -> None:
+                receipt = await publish(apps[which], [mms(ANNE, f"{which}-{n}", NOON_US + n)], f"c{which}")
+                assert receipt.accepted == 1
+                turns.append(which)
+
+            await asyncio.gather(collector(0), collector(1))
+            assert [await counted(app, ANNE) for app in apps] == [120, 120]
+            both = turns[: 1 + max(turns.index(0, 0), turns.index(1, 0))]
+            assert len(both) <= 30, "the second had to wait"
+
+    in_loop(body)
+
+
+def test_whoever_leaves_keeps_nobody(stores: Stores) -> None:
+    async def body() -> None:
+        async with members(stores) as (one, _):
+            await one.ingest.publish("test", [mms(who, "e", NOON_US) for who in PEOPLE])
+            assert keeps(one, ANNE)
+            await one.states.hand_over()
+            assert not redis_of(one)._kept
+
+    in_loop(body)
+
+
+def test_an_activation_elsewhere_takes_back_what_was_observed(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is recovered from the record: the others were ready for it."""
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            await until(lambda: bool(one.membership and one.membership.others), "they know of each other")
+            lost: list[Collection[str]] = []
+            restore = other.ingest._restore
+
+            async def restored(subscriber_ids: Collection[str], now_us: int) -> None:
+                lost.append(subscriber_ids)
+                await restore(subscriber_ids, now_us)
+
+            monkeypatch.setattr(other.ingest, "_restore", restored)
+            done = False
+            sent = 0
+
+            async def collector() -> None:
+                nonlocal sent
+                while not done:
+                    sent += 1
+                    await other.ingest.publish("test", [mms(who, f"e{sent}", NOON_US) for who in PEOPLE])
+
+            collecting = asyncio.create_task(collector())
+            for n in range(5):
+                before = sent
+                await until(lambda before=before: sent > before + 5, "events are taken in")  # type: ignore[misc]
+                await activate(one, small_rulebase(text=f"Offer {n}"))
+            done = True
+            await collecting
+            assert lost == []
+            assert [await counted(one, who) for who in PEOPLE] == [sent] * len(PEOPLE)
+
+    in_loop(body)
+
+
+def test_an_erasure_finds_whoever_is_kept(stores: Stores) -> None:
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            await one.ingest.publish("test", [mms(ANNE, "e", NOON_US)])
+            assert keeps(one, ANNE)
+            held = await hold(other.states, [ANNE])
+            assert held[ANNE].position > 0
+            assert not keeps(one, ANNE)
+            await other.states.release([ANNE])
+
+    in_loop(body)
