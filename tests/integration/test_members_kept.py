@@ -8,6 +8,7 @@ from collections.abc import Collection
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.store import Packed, Store
+from opportune_service.app import takeover
 from opportune_service.app.context import show_subscriber
 from opportune_service.app.takeover import hold
 from opportune_service.bootstrap import Application
@@ -83,13 +84,11 @@ async def checkpoint(app: Application) -> None:
     begun = clock.value_us << 10
     app.ingest.request_checkpoint()
 
-    async def through() -> bool:
-        ((position,),) = app_rows(app)
-        return bool(position >= begun)
+    number = app.membership.number
 
-    def app_rows(app: Application) -> list[tuple[int]]:
-        assert app.membership is not None
-        return [(each.checkpoint,) for each in app.ledger.members() if each.number == app.membership.number]
+    async def through() -> bool:
+        present = await app.thread.run(app.ledger.members)
+        return next(each.checkpoint for each in present if each.number == number) >= begun
 
     await until(through, "a round of snapshots is through")
 
@@ -110,6 +109,30 @@ async def lived_and_died(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> tup
         for gate in gates:
             gate.open()
         return count - again.accepted, alike
+
+
+@pytest.mark.parametrize("at_once", [100_000, 2])
+def test_who_waits_for_a_dead_members_subscriber_gets_all_or_nothing(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Whoever takes over folds the log piece by piece, and others ask for the subscribers all the time."""
+    monkeypatch.setattr(takeover, "_HELD_AT_ONCE", at_once)
+
+    async def body() -> None:
+        async with members(stores, 3) as (one, other, third):
+            for n in range(60):
+                await one.ingest.publish("test", [mms(who, f"a{n}", NOON_US + n) for who in PEOPLE])
+            waiting = [
+                asyncio.create_task(publish(each, [mms(who, name, NOON_US + 100) for who in PEOPLE]))
+                for each, name in ((other, "b"), (third, "c"))
+            ]
+            gates = await die(one, stores, monkeypatch)
+            await asyncio.gather(*waiting)
+            assert [await counted(third, who) for who in PEOPLE] == [62] * len(PEOPLE)
+            for gate in gates:
+                gate.open()
+
+    in_loop(body)
 
 
 def test_what_a_dead_member_kept_over_a_checkpoint_is_not_lost(

@@ -147,13 +147,6 @@ class Observer:
         group.shadowed += draft.shadowed
         group.answers.append((draft.work, draft.receipt))
 
-    async def hold_all(self, works: Collection[Work], group: Group) -> None:
-        """Among members: hold at once whomever the events of these works are about, in place of asking for
-        each work. Errors as of `observe`."""
-        if self._membership is not None and len(works) > 1:
-            named = {event.subscriber_id for work in works for event in work.events}
-            await self._take_hold(group, set(filter(is_subscriber_id, named)))
-
     async def _load(
         self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> States:

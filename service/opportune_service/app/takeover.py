@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +33,8 @@ _TAKEOVER = "takeover"
 _FOLD_AT_ONCE = 4
 """Rows of the log. In between the store hears of this transaction, which it would end if it were idle."""
 _SNAPSHOTS_AT_ONCE = 2_000
+_HELD_AT_ONCE = 100_000
+"""Subscribers whose states are in memory together: the log is read once for so many."""
 _PATIENCE_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.01
 
@@ -164,25 +166,47 @@ def _fold(with_: Folding, after: int, wanted: Callable[[int], bool]) -> int:
     """Fold the rows after a position into the states that lack them; how many rows there were. Whoever is
     held by a member that lives lacks nothing of one that is expelled: it gave them away when they were
     saved."""
+    done: set[str] = set()
+    while True:
+        count, held = _fold_some(with_, after, wanted, done)
+        if len(held) < _HELD_AT_ONCE:
+            return count
+        done |= held
+
+
+def _fold_some(
+    with_: Folding, after: int, wanted: Callable[[int], bool], done: Collection[str]
+) -> tuple[int, Set[str]]:
+    """The same for so many subscribers as are held at once, without those who are done; who they were.
+
+    They are held until all rows are folded: to another member that waits for them, a state that lacks the
+    rest of the rows would look like one that lacks nothing."""
     refolder = Refolder(with_.ledger, with_.make_engine)
     rows = (row for row in with_.ledger.read_log(after) if wanted(row.position))
+    turn: dict[str, None] = {}
     count = 0
     try:
         while some := list(islice(rows, _FOLD_AT_ONCE)):
             count += len(some)
             told = [(row, items_of(row)) for row in some]
-            named = {item.subscriber_id for _, items in told for item in items}
-            states = dict(with_.wait(with_.states.load(named)))
+            named = dict.fromkeys(item.subscriber_id for _, items in told for item in items)
+            new = [each for each in named if each not in turn and each not in done]
+            turn.update(dict.fromkeys(new[: _HELD_AT_ONCE - len(turn)]))
+            states = dict(with_.wait(with_.states.load([each for each in named if each in turn])))
             for row, items in told:
                 refolder.fold(row, items, states)
-            # What was said is among it, perhaps.
-            with_.wait(with_.states.save(states.keys(), states.keys()))
-            # Also those whom a member holds that lives: perhaps it only reads.
-            with_.states.still_dirty(named)
             with_.ledger.generation()
     finally:
         refolder.close()
-    return count
+    everybody = iter(turn)
+    while some_of_them := list(islice(everybody, _SNAPSHOTS_AT_ONCE)):
+        held = with_.wait(with_.states.load(some_of_them)).keys()
+        # What was said is among it, perhaps.
+        with_.wait(with_.states.save(held, held))
+        # Also those whom a member holds that lives: perhaps it only reads.
+        with_.states.still_dirty(some_of_them)
+        with_.ledger.generation()
+    return count, turn.keys()
 
 
 async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, SubscriberState]:
