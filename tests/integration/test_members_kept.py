@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Sequence
 
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.store import Packed, Store
 from opportune_service.app import takeover
 from opportune_service.app.context import show_subscriber
+from opportune_service.app.log import Item
+from opportune_service.app.records import LogRow
 from opportune_service.app.takeover import hold
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
@@ -64,15 +67,25 @@ def test_whoever_is_kept_is_seen_and_taken_in_by_others(stores: Stores) -> None:
 
 async def die(app: Application, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, Gate]:
     """From now on it says nothing and heeds nobody, until others have taken over."""
-    assert app.membership is not None
-    number = app.membership.number
+    gates = fall_silent(app, monkeypatch)
+    await taken_over(app, stores)
+    return gates
+
+
+def fall_silent(app: Application, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, Gate]:
+    """It says nothing any more, and soon heeds nobody."""
     gates = Gate(app.membership, "beat", monkeypatch), Gate(app.states, "heed", monkeypatch)
     for gate in gates:
         gate.shut()
+    return gates
+
+
+async def taken_over(app: Application, stores: Stores) -> None:
+    assert app.membership is not None
+    number = app.membership.number
     await until(
         lambda: not stores.rows("SELECT 1 FROM members WHERE number = :n", n=number), "it is taken over"
     )
-    return gates
 
 
 async def checkpoint(app: Application) -> None:
@@ -117,16 +130,25 @@ def test_who_waits_for_a_dead_members_subscriber_gets_all_or_nothing(
 ) -> None:
     """Whoever takes over folds the log piece by piece, and others ask for the subscribers all the time."""
     monkeypatch.setattr(takeover, "_HELD_AT_ONCE", at_once)
+    items_of = takeover.items_of
+
+    def slowly(row: LogRow) -> Sequence[Item]:
+        threading.Event().wait(0.02)  # a slow disk: in between there is time to ask
+        return items_of(row)
+
+    monkeypatch.setattr(takeover, "items_of", slowly)
 
     async def body() -> None:
         async with members(stores, 3) as (one, other, third):
             for n in range(60):
                 await one.ingest.publish("test", [mms(who, f"a{n}", NOON_US + n) for who in PEOPLE])
+            gates = fall_silent(one, monkeypatch)
+            await gates[1].waiting.wait()  # it heeds nobody any more
             waiting = [
                 asyncio.create_task(publish(each, [mms(who, name, NOON_US + 100) for who in PEOPLE]))
                 for each, name in ((other, "b"), (third, "c"))
             ]
-            gates = await die(one, stores, monkeypatch)
+            await taken_over(one, stores)
             await asyncio.gather(*waiting)
             assert [await counted(third, who) for who in PEOPLE] == [62] * len(PEOPLE)
             for gate in gates:
