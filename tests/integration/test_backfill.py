@@ -277,6 +277,9 @@ class Halting:
             self.passed += 1
             await self._app.ingest.fill([each])
 
+    async def forewarn(self) -> None:
+        await self._app.ingest.forewarn()
+
     async def between(self, call: Callable[[], Awaitable[None]]) -> None:
         await self._app.ingest.between(call)
 
