@@ -196,7 +196,10 @@ class Storm:
         """Activate another revision, by any member that is ready to."""
         self.reloads += 1
         archive = rulebases_pb.RulebaseArchive(data=to_archive(storm_rulebase(f"v{self.reloads % 7}")))
-        with channel_to(self.rng.choice(self.members).target) as channel:
+        target = self.rng.choice(self.members).target
+        if self.current:
+            await_ready(target)  # a store may have come back just now
+        with channel_to(target) as channel:
             stub = RulebaseServiceStub(channel)
             upload = rulebases_pb.UploadRulebaseRequest(archive=archive)
             made = stub.UploadRulebase(upload, timeout=30, wait_for_ready=True)
