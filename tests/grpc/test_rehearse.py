@@ -11,7 +11,10 @@ from opportune.v1 import delivery_service_pb2 as delivery_pb
 from opportune.v1 import insight_service_pb2 as insight_pb
 from opportune.v1 import rulebase_service_pb2 as pb
 from opportune.v1 import types_pb2 as types
+from opportune_service import bootstrap
+from opportune_service.adapters.processes.rehearsal import rehearse_in_process
 from opportune_service.clocks import ManualClock
+from support.rehearsals import without_end
 from support.rulebases import NOON_US
 from support.server import Service, in_loop, refusal, running_service
 from support.small_rulebase import small_rulebase, subscribers
@@ -176,21 +179,28 @@ async def test_an_unknown_revision_is_not_found() -> None:
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@in_loop
-async def test_a_caller_who_cancels_ends_it_and_leaves_no_step() -> None:
-    async with running_service(files=SMALL) as service:
-        revision = await with_events(service)
-        call = service.rulebases.RehearseRulebase(request(revision))
-        await call.read()
-        call.cancel()
-        while True:  # until the service has noticed
-            try:
-                report = await rehearsed(service, request(revision, baseline_revision=revision))
-            except grpc.aio.AioRpcError as error:
-                if "one process does one at a time" not in str(error.details()):
-                    raise
-            else:
-                break
-        assert report.event_count == 6
-        history = (await service.rulebases.GetRulebase(pb.GetRulebaseRequest(revision=revision))).history
-        assert [entry.action for entry in history].count("rehearsed") == 1
+def test_a_caller_who_cancels_ends_it_and_leaves_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = iter([without_end, rehearse_in_process])
+    monkeypatch.setattr(bootstrap, "rehearse_in_process", lambda *given: next(workers)(*given))  # noqa: PLW0108 - one for each call
+
+    @in_loop
+    async def run() -> None:
+        async with running_service(files=SMALL) as service:
+            revision = await with_events(service)
+            call = service.rulebases.RehearseRulebase(request(revision))
+            await call.read()
+            call.cancel()
+            while True:  # until the service has noticed
+                try:
+                    report = await rehearsed(service, request(revision, baseline_revision=revision))
+                except grpc.aio.AioRpcError as error:
+                    if "one process does one at a time" not in str(error.details()):
+                        raise
+                else:
+                    break
+            assert report.event_count == 6
+            asked = pb.GetRulebaseRequest(revision=revision)
+            history = (await service.rulebases.GetRulebase(asked)).history
+            assert [entry.action for entry in history].count("rehearsed") == 1
+
+    run()

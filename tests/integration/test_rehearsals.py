@@ -14,7 +14,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from opportune_rulebase.policies import OutcomeKind
-from opportune_service.adapters.processes.rehearsal import rehearse_in_process
 from opportune_service.adapters.sql import schema
 from opportune_service.adapters.sql.ledger import SqlLedger
 from opportune_service.app.context import ImportItem, import_context
@@ -29,7 +28,7 @@ from opportune_service.core.verdict import Verdict
 from opportune_service.rehearsing import rehearse_in
 from support.applications import activate, in_loop, know, running
 from support.members import Stores, members, publish
-from support.rehearsals import decided, listen, rehearsals_with, rehearse_service
+from support.rehearsals import decided, listen, rehearsals_with, rehearse_service, without_end
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, small_rulebase, subscribers, traffic
 from support.timed_rulebase import timed_rulebase
@@ -217,19 +216,6 @@ async def _without_past(opening: Opening, inputs: AsyncIterator[Input]) -> Any:
         yield output
 
 
-async def _without_end(opening: Opening, inputs: AsyncIterator[Input]) -> Any:
-    """In a process, which waits for more as long as it lives."""
-
-    async def endless() -> AsyncIterator[Input]:
-        async for each in inputs:
-            yield each
-        await asyncio.Event().wait()
-
-    async with aclosing(rehearse_in_process(opening, endless())) as outputs:
-        async for output in outputs:
-            yield output
-
-
 async def _snapshotted(app: Application) -> None:
     """Everything is in the snapshots."""
     while app.states.dirty():
@@ -291,7 +277,7 @@ def test_whoever_goes_away_ends_it(tmp_path: Path) -> None:
             _set(app, NOON_US + HOUR_US)
             asked = Rehearsal(app.live.id, NOON_US - 1)
             children = _children()
-            rehearsals = rehearsals_with(app, _without_end)
+            rehearsals = rehearsals_with(app, without_end)
             async with aclosing(rehearsals.rehearse(asked, "one")) as outputs:
                 assert isinstance(await anext(outputs), Progress)
                 assert len(_children() - children) == 1
@@ -355,7 +341,7 @@ def test_a_process_that_dies_is_told_of(tmp_path: Path) -> None:
                 await app.ingest.publish("a", [event])
             _set(app, NOON_US + HOUR_US)
             children = _children()
-            rehearsals = rehearsals_with(app, _without_end)
+            rehearsals = rehearsals_with(app, without_end)
             outputs = rehearsals.rehearse(Rehearsal(app.live.id, NOON_US - 1), "one")
             said: Output = await anext(outputs)
             assert isinstance(said, Progress)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import msgspec
 from opportune_rulebase import to_archive
+from opportune_service.adapters.processes.rehearsal import rehearse_in_process
 from opportune_service.app.context import ImportItem, import_context
 from opportune_service.app.log import log_row
 from opportune_service.app.records import LogKind
-from opportune_service.app.rehearsal import Input, Kind, Opening, Recorded, Report
+from opportune_service.app.rehearsal import Input, Kind, Opening, Output, Recorded, Report
 from opportune_service.app.rehearsals import Rehearsal, Rehearsals, Worker
 from opportune_service.app.replay import replay
 from opportune_service.bootstrap import Application, application
@@ -156,3 +159,16 @@ def rehearsals_with(app: Application, worker: Worker) -> Rehearsals:
     """Those of a service, made by another worker: `rehearse_in` for this process."""
     stores = (app.live, app.rulebases, app.ledger, app.thread, app.clock)
     return Rehearsals(*stores, "network", worker, app.deliveries.tests)
+
+
+async def without_end(opening: Opening, inputs: AsyncIterator[Input]) -> AsyncGenerator[Output, None]:
+    """In a process, which waits for more as long as it lives."""
+
+    async def endless() -> AsyncIterator[Input]:
+        async for each in inputs:
+            yield each
+        await asyncio.Event().wait()
+
+    async with aclosing(rehearse_in_process(opening, endless())) as outputs:
+        async for output in outputs:
+            yield output
