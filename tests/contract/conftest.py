@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from opportune_service.app.ports import Ledger
 from support.ledgers import STORES, opener
+from support.query_plans import searched
 
 
 @pytest.fixture(params=STORES)
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    opened = opener(request.param, tmp_path, request)()
-    yield opened
-    opened.close()
+    with searched():
+        opened = opener(request.param, tmp_path, request)()
+        yield opened
+        opened.close()

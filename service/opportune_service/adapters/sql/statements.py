@@ -42,7 +42,7 @@ class among_ids(FunctionElement[bool]):  # noqa: N801 - it is a function in stat
     """Whether a column has one of the values of the parameter `ids`, a list. On PostgreSQL it is the same
     statement whatever their number, which it then need not understand anew."""
 
-    type = sa.Boolean()
+    # No `type`: of a boolean SQLAlchemy asks on SQLite whether it is 1, and then no index serves it.
     inherit_cache = True
 
 
