@@ -294,22 +294,37 @@ def test_a_sweep_that_was_cut_off_is_made_again_and_nobody_is_decided_twice(tmp_
     in_loop(second)
 
 
-def test_who_is_due_comes_in_the_order_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as live state keeps them, or who is within a quota would depend on the process that sweeps."""
+def test_lots_are_drawn_for_who_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as live state keeps them, or who is within a quota would depend on the process that sweeps; nor
+    by their numbers, or it would be the same people every day."""
     monkeypatch.setattr(schedule, "_RUN", 7)
     people = subscribers(2 * CHUNK + 1)
+    days = range(20, 24)
 
-    async def body() -> None:
-        async with running(files=files(DAILY), people=(), now_us=at("2026-11-20T08:00")) as app:
-            for who in reversed(people):
-                await know(app, {who: {}})
-            assert await app.states.subscribers() == people[::-1], "control: it is another order"
-            set_clock(app, at("2026-11-20T10:00"))
-            halting = Halting(app, -1)
-            await halting.schedule().turn()
-            assert [due.subscriber_id for due in halting.dues] == people
+    def drawn(known: Sequence[str]) -> list[list[str]]:
+        found = []
 
-    in_loop(body)
+        async def body() -> None:
+            async with running(files=files(DAILY), people=(), now_us=at("2026-11-20T08:00")) as app:
+                for who in known:
+                    await know(app, {who: {}})
+                assert await app.states.subscribers() == known, "control: it is their order"
+                for day in days:
+                    set_clock(app, at(f"2026-11-{day}T10:00"))
+                    halting = Halting(app, -1)
+                    await halting.schedule().turn()
+                    found.append([due.subscriber_id for due in halting.dues])
+
+        in_loop(body)
+        return found
+
+    orders = drawn(people)
+    assert orders == drawn(people[::-1])
+    assert [sorted(order) for order in orders] == [people] * len(days)
+    firsts = [set(order[: len(people) // 4]) for order in orders]
+    assert len({frozenset(first) for first in firsts}) == len(days), "another day, others"
+    lower = set(people[: len(people) // 2])
+    assert 0.4 < sum(len(first & lower) for first in firsts) / sum(map(len, firsts)) < 0.6
 
 
 def test_a_reload_in_the_middle_leaves_nobody_out() -> None:

@@ -9,8 +9,9 @@ Sweeps that were missed in the last day are made up; a campaign's `fresh_for` tu
 for it. None is made up from before the trigger became active. A subscriber whose date or zone is imported
 after the sweep of a day waits for the next one that fits.
 
-Whoever is due is handed over in the order of subscriber ids: where a quota is not enough for all, who is
-within it depends neither on the order in which live state keeps them nor on the process that sweeps.
+Lots are drawn for the order in which people are handed over: where a quota is not enough for all, everybody
+is as likely as anybody else to be within it, on another day others. The lots depend on subscriber ids and
+the instant alone, neither on the order in which live state keeps them nor on the process that sweeps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from heapq import merge
 from itertools import islice
 
 from opportune_rulebase.model import Trigger
+from xxhash import xxh3_64_intdigest
 
 from opportune_service.app.errors import NoRulebaseError, OpportuneError
 from opportune_service.app.ledger_thread import LedgerThread
@@ -163,7 +165,8 @@ class Schedule:
             tasks[sweep.zone].append((sweep, due_at(trigger, self._zones[sweep.zone], sweep.due_us)))
         zones: dict[str, tzinfo] = {str(revision.rulebase.time_zone): revision.rulebase.time_zone}
         generation = self._live.generation
-        everybody = await _in_order(await self._states.subscribers())
+        at_us = sweeps[0].due_us if sweeps else 0
+        everybody = await _by_lot(await self._states.subscribers(), at_us)
         dues: list[Due] = []
         while some := list(islice(everybody, CHUNK)):
             if self._live.current is not revision:
@@ -201,14 +204,18 @@ class Schedule:
             tx.finish_sweeps(sweeps, forget_before_us)
 
 
-async def _in_order(subscriber_ids: Sequence[str]) -> Iterator[str]:
-    """These in ascending order, without keeping the event loop from its work for as long as sorting a
-    million takes."""
+async def _by_lot(subscriber_ids: Sequence[str], at_us: int) -> Iterator[str]:
+    """These in an order that is drawn for the instant, without keeping the event loop from its work for as
+    long as sorting a million takes."""
+
+    def lot(subscriber_id: str) -> int:
+        return xxh3_64_intdigest(subscriber_id.encode(), at_us)
+
     runs: list[list[str]] = []
     for start in range(0, len(subscriber_ids), _RUN):
-        runs.append(sorted(subscriber_ids[start : start + _RUN]))
+        runs.append(sorted(subscriber_ids[start : start + _RUN], key=lot))
         await asyncio.sleep(0)
-    return merge(*runs)
+    return merge(*runs, key=lot)
 
 
 def _concerns(trigger: str, revision: Revision, subscriber_id: str) -> bool:
