@@ -119,6 +119,7 @@ class RejectionReason(IntEnum):
     IN_FUTURE = 7
     UNKNOWN_NAME = 8
     BAD_VALUE = 9
+    INTERNAL = 10
 
     @classmethod
     def _missing_(cls, value: object) -> RejectionReason:

@@ -6,14 +6,13 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from opportune_rulebase.model import Rulebase
 from opportune_rulebase.network import NetworkEngine
 from opportune_rulebase.policies import OutcomeKind
-from opportune_service.app import activation, observing
+from opportune_service.app import activation
 from opportune_service.app.advise import ADVICE_SOURCE, Advice, Visit, advise
 from opportune_service.app.errors import (
     NoRulebaseError,
@@ -23,11 +22,13 @@ from opportune_service.app.errors import (
 )
 from opportune_service.app.records import DecisionFilter
 from opportune_service.app.work_queue import GROUP_EVENTS
+from opportune_service.app.works import Draft
 from opportune_service.bootstrap import Application, application
 from opportune_service.clocks import ManualClock
 from opportune_service.core import admit
 from opportune_service.core.decide import encode_verdict
 from opportune_service.core.events import Event, RejectionReason
+from opportune_service.core.observe import Observed
 from opportune_service.core.state import encode_state
 from opportune_service.core.verdict import EventKey, Reason, Verdict
 from opportune_service.settings import Settings
@@ -203,13 +204,12 @@ def test_a_failed_commit_acks_nothing_and_is_recovered_from(after: bool) -> None
 def test_a_fault_in_one_batch_leaves_no_half_changed_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong while a batch is observed, what it touched is rebuilt from the record."""
     events = list(traffic(seed=9, count=60))
-    honest, broken = observing.observe, {"now": False}
+    honest, broken = Draft.note, {"now": False}
 
-    def faulty(*args: Any, **given: Any) -> Any:
-        observed = honest(*args, **given)
+    def faulty(draft: Draft, observed: Observed) -> None:
         if broken["now"]:
             raise ZeroDivisionError("a fault of ours")
-        return observed
+        honest(draft, observed)
 
     async def body() -> tuple[list[bytes], dict[str, bytes]]:
         async with running() as app:
@@ -225,7 +225,7 @@ def test_a_fault_in_one_batch_leaves_no_half_changed_state(monkeypatch: pytest.M
             return [encode_verdict(v) for v in verdicts], await dynamic_state(app)
 
     undisturbed = in_loop(body_without_fault, events)
-    monkeypatch.setattr(observing, "observe", faulty)
+    monkeypatch.setattr(Draft, "note", faulty)
     assert in_loop(body) == undisturbed
 
 

@@ -14,7 +14,7 @@ from opportune_service.app.ledger_thread import LedgerThread
 from opportune_service.app.ports import Clock, Ledger
 from opportune_service.app.revisions import LiveRevision
 from opportune_service.core.admit import is_subscriber_id
-from opportune_service.core.events import Encoding, Event
+from opportune_service.core.events import Encoding, Event, RejectionReason
 from opportune_service.core.verdict import Decision, EventKey, Reason, Verdict
 
 ADVICE_SOURCE = "advise"
@@ -86,8 +86,10 @@ async def advise(
         touch_point=visit.touch_point,
         prompts={prompt.campaign: prompt.decision_id for prompt in prompts},
     )
-    if receipt.rejections:
-        raise InvalidRequestError("attributes", receipt.rejections[0].message)
+    for rejection in receipt.rejections:
+        if rejection.reason is RejectionReason.INTERNAL:
+            raise RuntimeError(rejection.message)
+        raise InvalidRequestError("attributes", rejection.message)
     verdict: Verdict | None = receipt.verdicts[0] if receipt.verdicts else None
     if verdict is None and receipt.duplicates:
         verdict = await thread.run(ledger.verdict, key)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from opportune_service.app.alarms import hours_watched, tell, too_many
+from opportune_service.app.faults import FaultyEventError
 from opportune_service.app.log import log_row
 from opportune_service.app.ports import Ledger, LedgerTransaction
 from opportune_service.app.quarantine import MOST
@@ -44,8 +45,8 @@ def commit_group(
     """Make a group durable, its decisions included; the verdicts that are new.
 
     `guard`: what may forbid it at the last moment (`Membership.guard`); what it raises, this raises, and
-    nothing is durable. Nor is it after `StoreUnavailableError`, unless the connection was lost while the
-    store committed."""
+    nothing is durable. Nor is it after `FaultyEventError`, and after `StoreUnavailableError` unless the
+    connection was lost while the store committed."""
     batches = group.batches
     if not batches and not group.rejected:
         return ()
@@ -167,7 +168,10 @@ class _Deciding:
         if known is not None:
             return known
         history = self._histories[subscriber_id]
-        verdict = decide(revision.rulebase, moment, history, self._usage, self._paused)
+        try:
+            verdict = decide(revision.rulebase, moment, history, self._usage, self._paused)
+        except Exception as error:
+            raise FaultyEventError(moment.key) from error
         self.fresh[moment.key] = verdict
         self._unrecorded.append(verdict)
         for pause in too_many(revision.rulebase, verdict, self._usage):

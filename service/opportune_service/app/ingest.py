@@ -12,7 +12,8 @@ One coroutine works through what callers queued. Batches that wait together form
 While a group commits, the next one is observed, and whoever comes meanwhile joins it. Nothing is
 acknowledged before its transaction has ended. When a transaction fails, its group and the group observed
 after it are answered with `StoreUnavailableError`, and the states they touched are rebuilt from the durable
-record: a failure is recovered from in the same way as a crash.
+record: a failure is recovered from in the same way as a crash. So is a fault of ours; where it is known on
+which event we failed, that one is rejected, and nobody else is turned away.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from opportune_service.app.errors import (
     StoreUnavailableError,
     SupersededError,
 )
+from opportune_service.app.faults import Faults, FaultyEventError
 from opportune_service.app.fellowship import Fellowship
 from opportune_service.app.figures import PipelineFigures
 from opportune_service.app.ledger_thread import LedgerThread
@@ -108,6 +110,7 @@ class Ingest:
         # Subscribers whose last commit is durable but not in live state yet: they were in use again.
         self._carried: set[str] = set()
         self._doubt: BaseException | None = None
+        self._faults = Faults()
         self._recover_at = 0.0
         self.drained = False
         """Whether it has ended with everything in the snapshots: nobody has to finish anything."""
@@ -403,7 +406,7 @@ class Ingest:
 
     async def _observe(self, works: Sequence[Work], group: Group, taken: Sequence[Work]) -> bool:
         """Observe works for a group, of which so much was `taken`; whether it is sound."""
-        for work in works:
+        for number, work in enumerate(works, start=1):
             try:
                 if work.retire is not None:
                     self._retire(work, work.retire)
@@ -414,6 +417,11 @@ class Ingest:
             except (NoRulebaseError, OutdatedError) as error:
                 if not work.done.done():  # the caller may have gone
                     work.done.set_exception(error)
+            except FaultyEventError as fault:
+                left = [*group.works, *group.rests, *works[number:]]
+                self._faults.put_aside(fault, left)
+                self._fail(left, fault, group.held)
+                return False
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.
                 if not isinstance(error, StoreUnavailableError):
@@ -461,7 +469,9 @@ class Ingest:
             self.deferrals.note(fresh)
         except Exception as error:
             self.figures.failed_commits += not isinstance(error, SupersededError)
-            if not isinstance(error, StoreUnavailableError):
+            if isinstance(error, FaultyEventError):
+                self._faults.put_aside(error, group.works)
+            elif not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
             self._fail(group.works, error, group.held)
             return
@@ -503,13 +513,14 @@ class Ingest:
 
     def _fail(self, works: Sequence[Work], error: BaseException | None, held: Collection[str]) -> None:
         """What was changed of these subscribers is not backed by the record; these works are refused, or
-        taken in again if all that is wrong is that another member activated a revision."""
+        taken in again if all that is wrong is that another member activated a revision, or an event that is
+        put aside."""
         superseded = isinstance(error, SupersededError)
         if not self._astray or not superseded:
             self._doubt = error
         self._astray |= set(held) or {""}
         self._wake.set()
-        if superseded:
+        if superseded or (isinstance(error, FaultyEventError) and error.aside):
             self._again += works
             return
         if self.healthy.is_set():

@@ -17,12 +17,14 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import length_hint
 from typing import cast
 
 from opportune_rulebase.model import AbsencePattern, ChangePattern, DwellPattern
 
 from opportune_service.app.deferrals import Deferrals
 from opportune_service.app.errors import OutdatedError
+from opportune_service.app.faults import FaultyEventError
 from opportune_service.app.membership import Membership
 from opportune_service.app.ports import LiveState
 from opportune_service.app.quarantine import quarantined
@@ -34,11 +36,11 @@ from opportune_service.app.works import Draft, Group, Work, one_more
 from opportune_service.core.admit import Attributes, is_subscriber_id, mask
 from opportune_service.core.backfill import renew, take_fill
 from opportune_service.core.context import apply_context, refusal_in
-from opportune_service.core.events import ContextRecord, Due, Event, Rejection
+from opportune_service.core.events import ContextRecord, Due, Event, Rejection, RejectionReason
 from opportune_service.core.observe import observe, observe_deferred, observe_due, observe_prompts
 from opportune_service.core.revision import Revision, peers_of
 from opportune_service.core.state import SubscriberState
-from opportune_service.core.verdict import OpenPrompt
+from opportune_service.core.verdict import EventKey, OpenPrompt
 from opportune_service.core.watermarks import (
     CELL,
     IMEI,
@@ -120,11 +122,27 @@ class Observer:
 
     async def observe(self, work: Work, group: Group) -> None:
         """Raises `NoRulebaseError`, `OutdatedError` before anything has changed; any other error leaves
-        states half changed, of the subscribers in `group.held`."""
+        states half changed, of the subscribers in `group.held`. With `FaultyEventError`, what is left of
+        the work is among `group.rests`."""
         if self._membership is not None and work.generation not in (None, self._live.generation):
             raise OutdatedError("another generation has begun; make it again of what the record says now")
         following = self._membership.positions() if self._membership else one_more
         draft = Draft(work, group, self._live.current, self.position, following)
+        try:
+            await self._take(draft)
+        except FaultyEventError:
+            group.rests.append(draft.work)
+            raise
+        self.position = draft.last_position
+        group.works.append(draft.work)
+        group.batches += draft.batches
+        group.touches += draft.touches
+        group.derived += draft.derived
+        group.shadowed += draft.shadowed
+        group.answers.append((draft.work, draft.receipt))
+
+    async def _take(self, draft: Draft) -> None:
+        work = draft.work
         if work.run_to_us is not None:
             await self._run_to(draft, work.run_to_us)
         elif work.deferred_to_us is not None:
@@ -139,13 +157,6 @@ class Observer:
             await self._take_fills(draft)
         else:
             await self._take_events(draft)
-        self.position = draft.last_position
-        group.works.append(draft.work)
-        group.batches += draft.batches
-        group.touches += draft.touches
-        group.derived += draft.derived
-        group.shadowed += draft.shadowed
-        group.answers.append((draft.work, draft.receipt))
 
     async def _load(
         self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
@@ -235,7 +246,7 @@ class Observer:
                 await self._miss_event(draft, event)
         await self._take_admitted(draft, admitted)
 
-    async def _take_admitted(self, draft: Draft, admitted: Collection[tuple[Event, Attributes]]) -> None:
+    async def _take_admitted(self, draft: Draft, admitted: Sequence[tuple[Event, Attributes]]) -> None:
         if draft.work.now_us is not None:
             states = await self._load(draft, {event.subscriber_id for event, _ in admitted})
             self._observe(draft, admitted, states)
@@ -270,35 +281,46 @@ class Observer:
         admission, lateness_us = draft.revision.admission, draft.revision.lateness_us(work.source)
         ignored_before = admission.ignored.total
         admit, now_us = admission.admit, work.now_us
+        indexes = work.indexes or range(len(work.events))
         outcomes = [
             (event, admit(event, index, event.occurred_at_us if now_us is None else now_us, lateness_us))
-            for index, event in zip(work.indexes or range(len(work.events)), work.events, strict=True)
+            for index, event in zip(indexes, work.events, strict=True)
         ]
         if not work.indexes:  # what is split off was counted with the whole
             draft.receipt.ignored_attributes = admission.ignored.total - ignored_before
+        if work.faulty:
+            outcomes = [
+                (event, _fault_with(event, index) if _key(work, event) in work.faulty else outcome)
+                for index, (event, outcome) in zip(indexes, outcomes, strict=True)
+            ]
         return outcomes
 
-    def _observe(
-        self, draft: Draft, admitted: Collection[tuple[Event, Attributes]], states: States
-    ) -> None:
+    def _observe(self, draft: Draft, admitted: Sequence[tuple[Event, Attributes]], states: States) -> None:
         work, revision = draft.work, draft.revision
         prompts = work.prompts
         if prompts:  # then there is one event
             decides = revision.of(work.events[0].subscriber_id)
             # Another revision may have made them, whose campaign was not what it is in this one.
             prompts = {c: id_ for c, id_ in prompts.items() if decides.shows(c, work.touch_point)}
-        observed = observe(
-            revision,
-            work.source,
-            admitted,
-            states,
-            draft.position(LogKind.EVENTS),
-            work.now_us,
-            touch_point=work.touch_point,
-            prompts=prompts,
-            peers=self._states.peek,
-            deferred=self.deferrals.take,
-        )
+        left = iter(admitted)
+        try:
+            observed = observe(
+                revision,
+                work.source,
+                left,
+                states,
+                draft.position(LogKind.EVENTS),
+                work.now_us,
+                touch_point=work.touch_point,
+                prompts=prompts,
+                peers=self._states.peek,
+                deferred=self.deferrals.take,
+            )
+        except Exception as error:
+            taken = len(admitted) - length_hint(left)
+            if not taken:
+                raise
+            raise FaultyEventError(_key(work, admitted[taken - 1][0])) from error
         draft.note(observed)
         draft.add(LogKind.EVENTS, observed.events, observed.steps)
         draft.receipt.duplicates += observed.duplicates
@@ -524,6 +546,15 @@ class Observer:
         if not self._membership:
             return ()
         return {peer for each in draft.revision.side_by_side for peer in peers_of(each, told)}
+
+
+def _key(work: Work, event: Event) -> EventKey:
+    return EventKey(event.subscriber_id, work.source, event.id)
+
+
+def _fault_with(event: Event, index: int) -> Rejection:
+    message = "the service failed on it by a fault of its own, which is in its log; it is in quarantine"
+    return Rejection(index, event.id, RejectionReason.INTERNAL, message)
 
 
 def _first_due_us(revision: Revision, at_us: int) -> int:

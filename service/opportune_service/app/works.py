@@ -14,7 +14,7 @@ from opportune_service.core.backfill import Fill
 from opportune_service.core.events import ContextRecord, Due, Event, Rejection
 from opportune_service.core.observe import Observed
 from opportune_service.core.revision import Revision
-from opportune_service.core.verdict import Moment, OpenPrompt, Response, Touch, Verdict
+from opportune_service.core.verdict import EventKey, Moment, OpenPrompt, Response, Touch, Verdict
 
 HOUR_US = 3_600_000_000
 
@@ -46,7 +46,8 @@ class Work:
     `run_to_us`: settle timers that are due up to then; with a `now_us`, only a turn's worth, by watermarks.
     `deferred_to_us`: decide again a turn's worth of what was deferred and is due by then. `showing`:
     prompts to decide again because the service itself shows them at the touch point. `generation`: of the
-    record from which it was made (`LiveRevision.generation`); under another one it is refused.
+    record from which it was made (`LiveRevision.generation`); under another one it is refused. `faulty`:
+    events on which we failed, to be rejected.
     """
 
     done: asyncio.Future[Receipt]
@@ -62,6 +63,7 @@ class Work:
     prompts: Mapping[str, str] = field(default_factory=dict)
     showing: Sequence[OpenPrompt] = ()
     indexes: Sequence[int] = ()
+    faulty: Collection[EventKey] = ()
     generation: int | None = None
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
@@ -76,7 +78,7 @@ class Work:
         parts = (Work(_future(self)), Work(_future(self)))
         for part, rest in zip(parts, (False, True), strict=True):
             part.source, part.now_us, part.generation = self.source, self.now_us, self.generation
-            part.touch_point, part.prompts = self.touch_point, self.prompts
+            part.touch_point, part.prompts, part.faulty = self.touch_point, self.prompts, self.faulty
             indexes = self.indexes or range(len(self.events))
             chosen = [
                 (index, event)

@@ -53,6 +53,7 @@ class RejectionReason(StrEnum):
     IN_FUTURE = "in_future"
     UNKNOWN_NAME = "unknown_name"
     BAD_VALUE = "bad_value"
+    INTERNAL = "internal"
 
 
 class Rejection(msgspec.Struct, frozen=True):

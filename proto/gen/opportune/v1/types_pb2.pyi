@@ -299,6 +299,8 @@ class _RejectionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rejec
     """It names a channel, product, behaviour, metric or consent scope that the rulebase does not declare."""
     REJECTION_REASON_BAD_VALUE: _RejectionReason.ValueType  # 9
     """A value other than an attribute does not fit its declaration."""
+    REJECTION_REASON_INTERNAL: _RejectionReason.ValueType  # 10
+    """A fault of the service, not of the event, which is in quarantine. The service's log has the fault."""
 
 class RejectionReason(_RejectionReason, metaclass=_RejectionReasonEnumTypeWrapper):
     """Why one event, record or contact of a batch was not taken in. Stable: programs may depend on it."""
@@ -325,6 +327,8 @@ REJECTION_REASON_UNKNOWN_NAME: RejectionReason.ValueType  # 8
 """It names a channel, product, behaviour, metric or consent scope that the rulebase does not declare."""
 REJECTION_REASON_BAD_VALUE: RejectionReason.ValueType  # 9
 """A value other than an attribute does not fit its declaration."""
+REJECTION_REASON_INTERNAL: RejectionReason.ValueType  # 10
+"""A fault of the service, not of the event, which is in quarantine. The service's log has the fault."""
 Global___RejectionReason: _TypeAlias = RejectionReason  # noqa: Y015
 
 class _DeliveryState:

@@ -1,0 +1,158 @@
+"""An event on which the service itself fails, always: it alone is put aside, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from opportune_service.app import commit, faults
+from opportune_service.app.advise import Visit, advise
+from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.records import QuarantineFilter
+from opportune_service.bootstrap import Application
+from opportune_service.core.chain import Chain
+from opportune_service.core.decide import encode_verdict
+from opportune_service.core.events import Event, RejectionReason
+from opportune_service.core.state import encode_state
+from opportune_service.core.verdict import Moment
+from support.applications import in_loop, running
+from support.members import Stores, members
+from support.rulebases import NOON_US
+from support.small_rulebase import mms, subscribers
+
+PEOPLE = subscribers(4)
+KB = 666
+"""So large is an MMS on which the service fails."""
+
+
+def faulty(who: str, event_id: str) -> Event:
+    return Event(event_id, who, "mms_sent", NOON_US, msgspec.json.encode({"size_kb": KB}))
+
+
+def break_folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Chain.take
+
+    def take(self: Chain, type_: str, at_us: int, ordering: int, attributes: Any, *rest: Any) -> None:
+        honest(self, type_, at_us, ordering, attributes, *rest)
+        if attributes and attributes.get("size_kb") == KB:
+            raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(Chain, "take", take)
+
+
+def break_deciding(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = commit.decide
+
+    def decide(rulebase: Any, moment: Moment, *rest: Any) -> Any:
+        if moment.key.event_id.startswith("faulty"):
+            raise ZeroDivisionError("a fault of ours")
+        return honest(rulebase, moment, *rest)
+
+    monkeypatch.setattr(commit, "decide", decide)
+
+
+Break = Callable[[pytest.MonkeyPatch], None]
+BREAKS = pytest.mark.parametrize("breaks", [break_folding, break_deciding])
+
+
+def batch(source: str) -> list[Event]:
+    """Three of each, so that each has an offer in the first one, and is capped after it."""
+    return [mms(who, f"{source}-{who}-{n}", NOON_US + n) for n in range(3) for who in PEOPLE]
+
+
+async def everything(app: Application) -> list[bytes]:
+    """The states of all, whatever positions they have."""
+    states = await app.states.load(PEOPLE)
+    return [encode_state(msgspec.structs.replace(states[who], position=0)) for who in PEOPLE]
+
+
+@BREAKS
+def test_the_event_alone_is_put_aside(
+    breaks: Break, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With others' batches before and after it, all in one group."""
+    breaks(monkeypatch)
+
+    async def published(at_fault: list[Event]) -> tuple[list[bytes], list[bytes]]:
+        async with running(people=PEOPLE) as app:
+            good = {source: batch(source) for source in "abc"}
+            sent = good | {"b": good["b"][:7] + at_fault + good["b"][7:]}
+            receipts = await asyncio.gather(*(app.ingest.publish(*each) for each in sent.items()))
+            assert [receipt.accepted for receipt in receipts] == [12, 12, 12]
+            rejected = [(each.index, each.reason) for receipt in receipts for each in receipt.rejections]
+            assert rejected == [(7, RejectionReason.INTERNAL)] * len(at_fault)
+            kept = await app.insight.quarantined(QuarantineFilter(), 0, 10)
+            assert [each.event for _, each in kept] == at_fault
+            again = await app.ingest.publish("b", good["b"])
+            assert (again.accepted, again.duplicates) == (0, 12)
+            verdicts = [encode_verdict(each) for receipt in receipts for each in receipt.verdicts]
+            return verdicts, await everything(app)
+
+    with caplog.at_level(logging.WARNING):
+        disturbed = in_loop(published, [faulty(PEOPLE[1], "faulty")])
+    assert "ZeroDivisionError" in caplog.text
+    assert "unavailable" not in caplog.text, "callers were turned away"
+    assert disturbed == in_loop(published, [])
+
+
+@BREAKS
+def test_where_many_are_at_fault_it_is_not_the_events(
+    breaks: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a fault of a release would put aside all that comes."""
+    monkeypatch.setattr(faults, "MOST", 2)
+    breaks(monkeypatch)
+
+    async def body() -> None:
+        async with running(people=PEOPLE) as app:
+            await app.ingest.publish("a", batch("a"))
+            many = [faulty(who, f"faulty-{who}") for who in PEOPLE]
+            with pytest.raises(StoreUnavailableError):
+                await app.ingest.publish("b", many)
+            await app.ingest.healthy.wait()
+            assert await app.insight.quarantined(QuarantineFilter(), 0, 10) == []
+            receipt = await app.ingest.publish("b", batch("b"))
+            assert (receipt.accepted, receipt.rejections) == (12, [])
+
+    in_loop(body)
+
+
+def test_a_visit_at_fault_is_no_mistake_of_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_deciding(monkeypatch)
+
+    async def body() -> None:
+        async with running(people=PEOPLE) as app:
+            await app.ingest.publish("a", [mms(PEOPLE[0], "large", size_kb=250)])
+            asked = Visit(PEOPLE[0], "counter", "faulty", "counter_visit")
+            with pytest.raises(RuntimeError, match="a fault of its own"):
+                await advise(app.live, app.ingest, app.ledger, app.thread, app.clock, asked)
+
+    in_loop(body)
+
+
+@BREAKS
+def test_a_member_puts_it_aside_as_well(
+    breaks: Break, monkeypatch: pytest.MonkeyPatch, postgres_url: str, redis_url: str
+) -> None:
+    breaks(monkeypatch)
+    stores = Stores(postgres_url, redis_url)
+
+    async def body() -> None:
+        async with members(stores, people=PEOPLE) as found:
+            good = {source: batch(source) for source in "ab"}
+            sent = good | {"b": [*good["b"], faulty(PEOPLE[1], "faulty")]}
+            receipts = await asyncio.gather(
+                *(app.ingest.publish(*each) for app, each in zip(found, sent.items(), strict=True))
+            )
+            assert [receipt.accepted for receipt in receipts] == [12, 12]
+            (rejected,) = receipts[1].rejections
+            assert (rejected.index, rejected.reason) == (12, RejectionReason.INTERNAL)
+            for app in found:
+                again = await app.ingest.publish("b", good["b"])
+                assert (again.accepted, again.duplicates) == (0, 12)
+
+    in_loop(body)
