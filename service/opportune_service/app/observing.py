@@ -298,7 +298,7 @@ class Observer:
     def _observe(self, draft: Draft, admitted: Sequence[tuple[Event, Attributes]], states: States) -> None:
         work, revision = draft.work, draft.revision
         prompts = work.prompts
-        if prompts:  # then there is one event
+        if prompts and work.events:  # then there is one, or none where another member holds its subscriber
             decides = revision.of(work.events[0].subscriber_id)
             # Another revision may have made them, whose campaign was not what it is in this one.
             prompts = {c: id_ for c, id_ in prompts.items() if decides.shows(c, work.touch_point)}
