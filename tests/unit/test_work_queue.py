@@ -124,3 +124,35 @@ def test_a_stream_that_is_held_back_holds_back_nobody_who_waits_for_an_answer() 
         assert names(queue.take()) == ["more"]
 
     asyncio.run(body())
+
+
+def test_what_was_taken_before_is_taken_again_before_what_its_stream_sent_after_it() -> None:
+    """However much it is: of a stream, what was sent first is taken in first."""
+
+    async def body() -> None:
+        queue, _ = queue_of()
+        for n in range(10):
+            await queue.put(work(f"stream {n}", BATCH), ahead=True)
+        queue.put_back([*queue.take(), *queue.take()])
+        await queue.put(work("call"))
+        assert names(queue.take()) == [f"stream {n}" for n in range(4)]
+        assert names(queue.take()) == [f"stream {n}" for n in range(4, 8)]
+        assert names(queue.take()) == ["call", "stream 8", "stream 9"]
+
+    asyncio.run(body())
+
+
+def test_what_was_taken_before_is_not_taken_past_what_stands_alone_among_it() -> None:
+    async def body() -> None:
+        queue, _ = queue_of()
+        await queue.put(work("call"))
+        await queue.put(work("stream"), ahead=True)
+        queue.put_back([work("before"), work("between", 0, nothing), work("after")])
+        assert queue.events == 4
+        assert names(queue.take()) == ["before"]
+        assert queue.take_more(1) == []
+        assert names(queue.take()) == ["between"]
+        assert names(queue.take()) == ["after", "call", "stream"]
+        assert queue.events == 0
+
+    asyncio.run(body())

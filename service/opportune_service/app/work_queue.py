@@ -42,11 +42,12 @@ class WorkQueue:
     A stream sends many batches ahead, which may be a second of work, and a caller with one event, or a
     clerk with a customer at the counter, waits for each answer. So these have a lane of their own. Where
     something waits in both, each lane has about half of every group; within a lane works are taken in the
-    order in which they came.
+    order in which they came. What was taken before and is put back comes before both.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        self._again = _Lane()
         self._asked = _Lane()
         self._ahead = _Lane()
         self._urgent: deque[Work] = deque()
@@ -57,7 +58,7 @@ class WorkQueue:
     @property
     def events(self) -> int:
         """How many events and the like wait."""
-        return self._asked.events + self._ahead.events
+        return self._again.events + self._asked.events + self._ahead.events
 
     async def put(self, work: Work, *, ahead: bool = False) -> None:
         """Queue a work as soon as there is room. `ahead`: its caller sends more before it is answered.
@@ -75,8 +76,8 @@ class WorkQueue:
     def put_back(self, works: Sequence[Work]) -> None:
         """Put works that were taken before everything else that waits but what is urgent, also when it is
         closed."""
-        self._asked.works.extendleft(reversed(works))
-        self._asked.events += sum(work.size for work in works)
+        self._again.works.extendleft(reversed(works))
+        self._again.events += sum(work.size for work in works)
         if works:
             self._wake()
 
@@ -87,13 +88,14 @@ class WorkQueue:
 
     def take(self) -> list[Work]:
         """The works of the next commit group; none if nothing waits."""
+        first = self._again if self._again.works else self._asked
         if self._urgent:
             works = [self._urgent.popleft()]
-        elif self._asked.works and self._asked.works[0].between:  # it stands alone
-            works = [self._asked.pop()]
+        elif first.works and first.works[0].between:  # it stands alone
+            works = [first.pop()]
         else:
             works = self._next(0)
-        if self._urgent or self._asked.works or self._ahead.works:
+        if self._urgent or self._again.works or self._asked.works or self._ahead.works:
             self._wake()
         self._room.set()
         return works
@@ -105,23 +107,33 @@ class WorkQueue:
         return works
 
     def _next(self, size: int) -> list[Work]:
-        works: list[Work] = []
+        works = self._taken(self._again, size, GROUP_EVENTS)
+        if self._again.works:  # the rest of it comes before what its callers have sent since
+            return works
+        size += sum(work.size for work in works)
         most_asked = (size + GROUP_EVENTS) // 2 if self._ahead.works else GROUP_EVENTS
-        for lane, most in ((self._asked, most_asked), (self._ahead, GROUP_EVENTS)):
-            while lane.works and size < most and not lane.works[0].between:
-                works.append(lane.pop())
-                size += works[-1].size
+        asked = self._taken(self._asked, size, most_asked)
+        size += sum(work.size for work in asked)
+        return works + asked + self._taken(self._ahead, size, GROUP_EVENTS)
+
+    @staticmethod
+    def _taken(lane: _Lane, size: int, most: int) -> list[Work]:
+        works: list[Work] = []
+        while lane.works and size < most and not lane.works[0].between:
+            works.append(lane.pop())
+            size += works[-1].size
         return works
 
     def forget(self, subscriber_id: str) -> None:
         """Drop what the service itself has queued of a subscriber who is erased. What is queued of
         backfills goes whole: it was read from the log."""
-        for work in self._asked.works:
-            size = work.size
-            work.fills = ()
-            work.dues = [due for due in work.dues if due.subscriber_id != subscriber_id]
-            work.showing = [each for each in work.showing if each.subscriber_id != subscriber_id]
-            self._asked.events -= size - work.size
+        for lane in (self._again, self._asked):
+            for work in lane.works:
+                size = work.size
+                work.fills = ()
+                work.dues = [due for due in work.dues if due.subscriber_id != subscriber_id]
+                work.showing = [each for each in work.showing if each.subscriber_id != subscriber_id]
+                lane.events -= size - work.size
 
     def close(self) -> None:
         """Take in no more; what waits can still be taken."""
