@@ -156,3 +156,23 @@ def test_what_was_taken_before_is_not_taken_past_what_stands_alone_among_it() ->
         assert queue.events == 0
 
     asyncio.run(body())
+
+
+def test_what_stands_alone_waits_only_for_what_came_before_it() -> None:
+    """However often that is put back, for other members are at work on it."""
+
+    async def body() -> None:
+        queue, _ = queue_of()
+        await queue.put(work("call"))
+        await queue.put(work("between", 0, nothing))
+        works = queue.take()
+        for n in range(3):
+            queue.put_back(works)
+            await queue.put(work(f"stream {n}"), ahead=True)
+            works = queue.take()
+            assert names(works) == ["call"]
+            assert queue.take_more(1) == []
+        assert names(queue.take()) == ["between"]
+        assert names(queue.take()) == ["stream 0", "stream 1", "stream 2"]
+
+    asyncio.run(body())

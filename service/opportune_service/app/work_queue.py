@@ -113,8 +113,11 @@ class WorkQueue:
         size += sum(work.size for work in works)
         most_asked = (size + GROUP_EVENTS) // 2 if self._ahead.works else GROUP_EVENTS
         asked = self._taken(self._asked, size, most_asked)
+        works += asked
+        if self._asked.works and self._asked.works[0].between:
+            return works  # or what streams send, and is put back, could keep it waiting for ever
         size += sum(work.size for work in asked)
-        return works + asked + self._taken(self._ahead, size, GROUP_EVENTS)
+        return works + self._taken(self._ahead, size, GROUP_EVENTS)
 
     @staticmethod
     def _taken(lane: _Lane, size: int, most: int) -> list[Work]:
