@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from opportune_service.app.advise import Visit, advise
 from opportune_service.core.events import Event
 from support.applications import decided, in_loop
-from support.members import Stores, members
+from support.members import Gate, Stores, members
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, subscribers
 
-ANNE = subscribers(5)[0]
+ANNE, BOB = subscribers(5)[:2]
 
 
 @pytest.fixture
@@ -29,5 +31,29 @@ def test_a_prompt_is_shown_where_its_subscriber_has_to_be_asked_for(stores: Stor
             visit = Visit(ANNE, "counter", "visit-1", "counter_visit")
             advised = await advise(other.live, other.ingest, other.ledger, other.thread, other.clock, visit)
             assert [each.campaign for each in advised.advices] == ["care-plan"]
+
+    in_loop(body)
+
+
+def test_what_was_deferred_is_read_though_events_wait_for_another_member(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the ledger alone: whoever leads does it every second, and all others would wait with it."""
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            await other.ingest.publish("test", [mms(BOB, "e0", NOON_US)])
+            deaf = Gate(one.states, "heed", monkeypatch)
+            deaf.shut()
+            await deaf.waiting.wait()
+            waiting = asyncio.create_task(other.ingest.publish("test", [mms(ANNE, "e2", NOON_US)]))
+            await other.ingest.publish("test", [mms(BOB, "e1", NOON_US)])
+            reading = asyncio.create_task(other.ingest.read_deferrals(NOON_US))
+            read, _ = await asyncio.wait({reading}, timeout=10)
+            assert not waiting.done(), "nobody has given her up"
+            deaf.open()
+            assert (await waiting).accepted == 1
+            await reading
+            assert read, "it waited until another member gave somebody up"
 
     in_loop(body)

@@ -233,7 +233,8 @@ class Ingest:
             found = await self._thread.run(self._ledger.due_deferrals, until_us - 1, MOST_DEFERRALS)
             self.deferrals.read(found, until_us)
 
-        await self.between(read)
+        self._check_healthy()
+        await self._at_once(read)  # it waits for nobody whom other members hold, and nobody for it
 
     @property
     def revision(self) -> Revision:
