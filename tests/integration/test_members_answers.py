@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 
 import pytest
 from opportune_service.app.advise import Visit, advise
-from opportune_service.core.events import Event
+from opportune_service.app.works import Group
+from opportune_service.core.events import ContextRecord, Event, ImportMode
+from opportune_service.core.verdict import Verdict
 from support.applications import decided, in_loop
-from support.members import Gate, Stores, members
+from support.members import Gate, Stores, members, until
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, subscribers
 
@@ -55,5 +59,35 @@ def test_what_was_deferred_is_read_though_events_wait_for_another_member(
             assert (await waiting).accepted == 1
             await reading
             assert read, "it waited until another member gave somebody up"
+
+    in_loop(body)
+
+
+def test_a_consent_that_was_acknowledged_is_known_to_all_though_more_is_told_of_its_subscriber(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes meanwhile is in the next group, and uses her state before the consent is durable."""
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            ingest, may_commit = one.ingest, threading.Semaphore(0)
+            commit = ingest._commit
+
+            def when_it_may(group: Group) -> Sequence[Verdict]:
+                may_commit.acquire()
+                return commit(group)
+
+            monkeypatch.setattr(ingest, "_commit", when_it_may)
+            record = ContextRecord(ANNE, NOON_US, ImportMode.UPSERT, {"note": "keep away"})
+            saying = asyncio.create_task(ingest.import_context("test", [record]))
+            await until(lambda: not ingest._idle, "it is being committed")
+            telling = asyncio.create_task(ingest.publish("test", [mms(ANNE, "e1", NOON_US)]))
+            await until(lambda: bool(ingest._observing.answers), "the next group is observed")
+            may_commit.release()
+            await saying
+            seen = (await other.states.contexts([ANNE]))[ANNE].get("note")
+            may_commit.release(100)
+            assert (await telling).accepted == 1
+            assert seen == "keep away"
 
     in_loop(body)

@@ -109,6 +109,8 @@ class Ingest:
         self._again: list[Work] = []
         # Subscribers whose last commit is durable but not in live state yet: they were in use again.
         self._carried: set[str] = set()
+        # Those of whom something is said in the group that is being committed.
+        self._said: set[str] = set()
         self._doubt: BaseException | None = None
         self._faults = Faults()
         self._recover_at = 0.0
@@ -374,7 +376,10 @@ class Ingest:
         if self._fellowship is not None and not self._live.id:
             await self._begin(self._fellowship)
         await self._begin_carefully()
-        group = self._observing = Group()
+        # Once it is acknowledged, what was said is to be seen at all members: in use again, it could not be
+        # written before the next commit, or the one after that.
+        among_others = self._fellowship is not None and not self._idle
+        group = self._observing = Group(busy=set(self._said) if among_others else set())
         taken = list(works)
         sound = await self._observe(works, group, taken)
         while sound and not self._astray and not self._idle and _size(taken) < GROUP_EVENTS:
@@ -395,6 +400,7 @@ class Ingest:
             return
         if group.rests and not group.batches:
             await asyncio.sleep(_BUSY_SECONDS)
+        self._said = group.said
         commit = self._thread.submit(self._commit, group)
         self._committing = asyncio.create_task(self._settle(group, commit))
         self._committing.add_done_callback(lambda _: self._wake.set())
@@ -495,7 +501,6 @@ class Ingest:
         needed = self._observing.held
         self._carried = group.touched & needed
         self._observing.touched |= self._carried
-        self._observing.said |= self._carried & group.said
         try:
             await self._states.save(group.touched - needed if needed else group.touched, group.said)
             if len(group.held) > len(group.touched):

@@ -170,8 +170,8 @@ class Group:
 
     `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes; `said`:
     those of them of whom something was said that is in the context. `busy`: those whom another member held
-    or waits for: nothing of them is taken in before the next group. `works`: what was taken in; `rests`:
-    what was not, and comes first in the next group.
+    or waits for, or is to be told something of first: nothing of them is taken in before the next group.
+    `works`: what was taken in; `rests`: what was not, and comes first in the next group.
     """
 
     batches: list[Batch] = field(default_factory=list)
