@@ -11,6 +11,7 @@ from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.store import Packed, Store
 from opportune_service.app import takeover
 from opportune_service.app.context import show_subscriber
+from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.log import Item
 from opportune_service.app.records import LogRow
 from opportune_service.app.takeover import hold
@@ -153,6 +154,41 @@ def test_who_waits_for_a_dead_members_subscriber_gets_all_or_nothing(
             assert [await counted(third, who) for who in PEOPLE] == [62] * len(PEOPLE)
             for gate in gates:
                 gate.open()
+
+    in_loop(body)
+
+
+def test_of_a_takeover_that_was_cut_off_nothing_half_done_is_believed(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tries somebody sends again what the dead member had committed, and was not folded yet."""
+    items_of, fails = takeover.items_of, True
+    folded = 0
+
+    def cut_off(row: LogRow) -> Sequence[Item]:
+        nonlocal folded
+        folded += 1
+        if fails and folded % 30 == 29:
+            raise StoreUnavailableError("the ledger went away")
+        return items_of(row)
+
+    monkeypatch.setattr(takeover, "items_of", cut_off)
+
+    async def body() -> None:
+        nonlocal fails
+        async with members(stores) as (one, other):
+            events = [[mms(who, f"a{n}", NOON_US + n) for who in PEOPLE] for n in range(60)]
+            for batch in events:
+                await one.ingest.publish("test", batch)
+            gates = fall_silent(one, monkeypatch)
+            await until(lambda: folded > 30, "it was tried")
+            again = await publish(other, events[-1])
+            fails = False
+            await taken_over(one, stores)
+            for gate in gates:
+                gate.open()
+            assert (again.accepted, again.duplicates) == (0, len(PEOPLE))
+            assert [await counted(other, who) for who in PEOPLE] == [60] * len(PEOPLE)
 
     in_loop(body)
 

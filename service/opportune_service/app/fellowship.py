@@ -47,11 +47,12 @@ class Fellowship:
         self.taken_over = 0
         """How many members this one has taken over from."""
 
-    def _folding(self) -> Folding:
-        return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop())
+    def _folding(self, begun: set[str]) -> Folding:
+        return Folding(self._ledger, self._states, self._make_engine, asyncio.get_running_loop(), begun)
 
-    async def take_over(self, silent: Collection[int]) -> None:
-        gone = await self._thread.run(take_over, self._folding(), self.membership.number, silent)
+    async def take_over(self, silent: Collection[int], begun: set[str]) -> None:
+        """`begun` gets those whose states are not what the record says if it fails."""
+        gone = await self._thread.run(take_over, self._folding(begun), self.membership.number, silent)
         if gone:
             self.taken_over += len(gone)
             log.warning("took over from members that fell silent: %s", ", ".join(map(str, gone)))
@@ -61,7 +62,7 @@ class Fellowship:
         forgotten = False
         while True:
             try:
-                forgotten |= await self._thread.run(rebuild, self._folding(), self.membership.number)
+                forgotten |= await self._thread.run(rebuild, self._folding(set()), self.membership.number)
             except ExpelledError:
                 await self.membership.join()
                 self._observer.position = max(self._observer.position, self.membership.joined_at)

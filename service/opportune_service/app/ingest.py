@@ -657,7 +657,13 @@ class Ingest:
         await work.done
 
     async def _take_over(self, fellowship: Fellowship, silent: Collection[int]) -> None:
-        await fellowship.take_over(silent)
+        begun: set[str] = set()
+        try:
+            await fellowship.take_over(silent, begun)
+        except BaseException as error:
+            if begun:  # before anybody takes in more of them
+                self._fail([], error, begun)
+            raise
         self._checkpoints.abandon()  # what they touched is to be in the next round
 
     @property

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -41,12 +41,14 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """What taking over needs: the pipeline's ledger, and live state, whose calls are for the event loop."""
+    """What taking over needs: the pipeline's ledger, and live state, whose calls are for the event loop.
+    `begun`: of whom some may be folded. If it fails, the caller makes them what the record says."""
 
     ledger: Ledger
     states: LiveState
     make_engine: EngineFactory
     loop: asyncio.AbstractEventLoop
+    begun: set[str] = field(default_factory=set)
 
     def wait(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self.loop).result()
@@ -71,7 +73,8 @@ async def enter(
 
 def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
     """Expel those of these members that are still silent, and finish what they left; who they were.
-    Raises `StoreUnavailableError`: then nothing of it has happened as far as anybody can tell."""
+    Raises `StoreUnavailableError`: then nobody else can tell that anything has happened, and it is to be
+    made again; but the states of those whom it had `begun` are half folded, and held."""
     with with_.ledger.transaction() as tx:
         dead = _dead(with_.ledger, own, numbers)
         for number in dead:
@@ -191,7 +194,9 @@ def _fold_some(
             told = [(row, items_of(row)) for row in some]
             named = dict.fromkeys(item.subscriber_id for _, items in told for item in items)
             new = [each for each in named if each not in turn and each not in done]
-            turn.update(dict.fromkeys(new[: _HELD_AT_ONCE - len(turn)]))
+            begun = new[: _HELD_AT_ONCE - len(turn)]
+            turn.update(dict.fromkeys(begun))
+            with_.begun.update(begun)
             states = dict(with_.wait(with_.states.load([each for each in named if each in turn])))
             for row, items in told:
                 refolder.fold(row, items, states)
