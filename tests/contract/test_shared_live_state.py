@@ -11,6 +11,7 @@ from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.layout import SHARDS, shard_of
 from opportune_service.adapters.redis.nodes import Call
 from opportune_service.app.errors import ExpelledError, StoreConflictError, StoreUnavailableError
+from opportune_service.app.takeover import hold
 from opportune_service.core.state import PatternState, SubscriberState, decode_state
 from support.live_states import Members, members
 from support.servers import RedisServer
@@ -213,6 +214,16 @@ async def unheard(member: RedisLiveState, call: Coroutine[Any, Any, object]) -> 
     with pytest.raises(StoreUnavailableError):
         await call
     member._store.nodes.run = whole  # type: ignore[method-assign]
+
+
+def test_of_whom_holding_all_failed_nobody_stays_in_use(shared: Members) -> None:
+    """Whoever wanted them all will not save or release those whom this member had kept."""
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    shared.change(a, WHO, 2)
+    shared.run(unheard(a, hold(a, [WHO, OTHER])))
+    found = shared.load(b, WHO, OTHER)
+    assert {who: state.position for who, state in found.items()} == {WHO: 2, OTHER: 0}
 
 
 def test_what_others_saved_since_the_record_was_read_is_kept(shared: Members) -> None:

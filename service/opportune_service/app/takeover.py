@@ -218,17 +218,17 @@ async def hold(states: LiveState, subscriber_ids: Collection[str]) -> dict[str, 
     """The states of all of these, as soon as no other member holds any of them. The caller must hold nobody
     else, or two members could wait for each other. Raises `StoreUnavailableError`, also if it takes too
     long: then none is held."""
-    held = dict(await states.load(subscriber_ids))
+    held: dict[str, SubscriberState] = {}
     try:
         for _ in range(int(_PATIENCE_SECONDS / _LOOK_AGAIN_SECONDS)):
+            held.update(await states.load(set(subscriber_ids) - held.keys()))
             missing = set(subscriber_ids) - held.keys()
             if not missing:
                 return held
             await states.ask_for(missing)
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-            held.update(await states.load(missing))
     except BaseException:
-        await states.release(held)
+        await states.release(subscriber_ids)  # some of a load that failed may be in use
         raise
     await states.release(held)
     raise StoreUnavailableError("others are at work on these subscribers; try again")
