@@ -94,6 +94,44 @@ def test_what_is_not_saved_is_not_seen_by_others(shared: Members) -> None:
     assert shared.run(b.contexts([WHO])) == {WHO: {"arpu": 1}}
 
 
+def test_what_was_saved_is_seen_while_it_is_given_up(shared: Members) -> None:
+    """It is contested, so it goes to Redis; what was saved of it before need not be there."""
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    shared.change(a, WHO, 2)
+    shared.load(a, WHO)[WHO].position = 3
+    assert shared.load(b, WHO) == {}, "it was asked for"
+
+    async def viewed() -> int:
+        async with a._lock:  # whoever loads has it for as long as snapshots are fetched
+            saving = asyncio.create_task(a.save([WHO]))
+            await asyncio.sleep(0)
+            seen = (await a.view(WHO)).position
+        await saving
+        return seen
+
+    assert shared.run(viewed()) == 3
+    assert shared.load(b, WHO)[WHO].position == 3
+
+
+def test_each_who_views_has_the_peers_that_were_asked_for(shared: Members) -> None:
+    a, b, _ = shared
+    for n, who in enumerate((WHO, OTHER)):
+        state = shared.load(a, who)[who]
+        state.known, state.context = True, {"arpu": n}
+        shared.save(a, who, said=[who])
+    shared.run(a.hand_over())
+
+    async def looked(who: str, peer: str) -> object:
+        await b.view(who, [peer])
+        return b.peek(peer)
+
+    async def both() -> list[object]:
+        return await asyncio.gather(looked(MANY[0], WHO), looked(MANY[1], OTHER))
+
+    assert shared.run(both()) == [{"arpu": 0}, {"arpu": 1}]
+
+
 def test_peers_are_seen_whoever_holds_them(shared: Members) -> None:
     a, b, _ = shared
     state = shared.load(a, WHO)[WHO]

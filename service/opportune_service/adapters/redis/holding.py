@@ -266,17 +266,22 @@ class Holding:
         self._wanted -= wanted.keys()
         up = self._contested.among(wanted) if self._contested else set[str]()
         on = dict.fromkeys(wanted if self.careful else (*news, *wanted.keys() & said))
-        giving = [kept.pop(each) for each in up]
+        given, giving = {each: kept.pop(each) for each in up}, self._giving
         # As they are now: whoever is kept may be changed before it is their turn.
         written_on = self._store.pack([kept[each] for each in on if each not in up])
-        written_up = self._store.pack(giving)
+        written_up = self._store.pack(given.values())
         if on or up:
             doubtful.update(up)
-            async with self._writing([*written_on, *written_up]):
-                await self._write(written_on, give_up=False)
-                await self._write(written_up, give_up=True)
+            giving.update(given)
+            try:
+                async with self._writing([*written_on, *written_up]):
+                    await self._write(written_on, give_up=False)
+                    await self._write(written_up, give_up=True)
+            finally:
+                for each in up:
+                    giving.pop(each, None)
             doubtful.difference_update(up)
-            self._cache.update({each.subscriber_id: each for each in giving})
+            self._cache.update(given)
         else:
             # Nothing is acknowledged while Redis is away, though it need not be told of it at once.
             await self._store.make_sure(entry.shard)

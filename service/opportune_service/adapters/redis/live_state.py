@@ -141,8 +141,10 @@ class RedisLiveState(Holding):
 
     async def view(self, subscriber_id: str, peers: Collection[str] = ()) -> SubscriberState:
         """Raises `StoreUnavailableError` also if who holds the subscriber does not answer."""
+        state = await self._view(subscriber_id)
+        # Last, and not before anything else is awaited: others may view at the same time.
         self._viewed = await self._contexts(peers)
-        return await self._view(subscriber_id)
+        return state
 
     async def _view(self, subscriber_id: str) -> SubscriberState:
         known = self._own(subscriber_id)
