@@ -10,6 +10,7 @@ import pytest
 from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.layout import SHARDS, shard_of
 from opportune_service.adapters.redis.nodes import Call
+from opportune_service.adapters.redis.store import Entry
 from opportune_service.app.errors import ExpelledError, StoreConflictError, StoreUnavailableError
 from opportune_service.app.takeover import hold
 from opportune_service.core.state import PatternState, SubscriberState, decode_state
@@ -167,6 +168,43 @@ def test_whoever_a_member_held_that_is_gone_is_free(shared: Members) -> None:
     assert shared.load(c, WHO) == {}, "c holds on to what it knows: b has it now"
     shared.save(b, WHO)
     assert shared.load(c, WHO).keys() == {WHO}
+
+
+@pytest.mark.parametrize("viewer", [1, 2])
+def test_whoever_is_viewed_while_it_is_taken_over_is_seen_when_all_is_folded(
+    shared: Members, viewer: int
+) -> None:
+    """The mark is another one as soon as it is taken: that is no sign that Redis has all there is."""
+    a, b, _ = shared
+    by = shared.all[viewer]
+    shared.change(a, WHO, 1)
+    shared.change(a, WHO, 2)
+
+    looks, look = 0, by._store.look
+
+    async def looked(entry: Entry) -> tuple[bytes, int, memoryview]:
+        nonlocal looks
+        found = await look(entry)
+        looks += 1
+        return found
+
+    by._store.look = looked  # type: ignore[method-assign]
+
+    async def viewed() -> int:
+        viewing = asyncio.create_task(by.view(WHO))
+        while not looks:
+            await b.heed(0)
+        await b.take_over(1)
+        state = (await b.load([WHO]))[WHO]
+        before = looks
+        while looks < before + 2 and not viewing.done():
+            await b.heed(0)
+        assert not viewing.done(), "not all of it is folded yet"
+        state.position = 2
+        await b.save([WHO], [WHO])
+        return (await viewing).position
+
+    assert shared.run(viewed()) == 2
 
 
 def test_nobody_is_taken_from_a_member_that_lives(shared: Members) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Collection, Sequence
 
@@ -189,6 +190,42 @@ def test_of_a_takeover_that_was_cut_off_nothing_half_done_is_believed(
                 gate.open()
             assert (again.accepted, again.duplicates) == (0, len(PEOPLE))
             assert [await counted(other, who) for who in PEOPLE] == [60] * len(PEOPLE)
+
+    in_loop(body)
+
+
+def test_nobody_is_shown_while_a_member_is_taken_over(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has less of whom it kept than was acknowledged, and whoever folds has some of it."""
+    items_of, folding, may_fold = takeover.items_of, threading.Event(), threading.Event()
+
+    def when_it_may(row: LogRow) -> Sequence[Item]:
+        folding.set()
+        may_fold.wait(60)
+        return items_of(row)
+
+    monkeypatch.setattr(takeover, "items_of", when_it_may)
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            for n in range(20):
+                await one.ingest.publish("test", [mms(ANNE, f"a{n}", NOON_US + n)])
+            gates = fall_silent(one, monkeypatch)
+            await until(folding.is_set, "it is being taken over")
+            shown: int | None = None
+            with contextlib.suppress(StoreUnavailableError):
+                other.ingest.check_whole()
+                shown = await counted(other, ANNE)
+            other.ingest.check_sound()
+            may_fold.set()
+            await taken_over(one, stores)
+            await until(lambda: not other.ingest._taking_over, "all is folded")
+            other.ingest.check_whole()
+            after = await counted(other, ANNE)
+            for gate in gates:
+                gate.open()
+            assert (shown, after) == (None, 20)
 
     in_loop(body)
 

@@ -111,6 +111,7 @@ class Ingest:
         self._carried: set[str] = set()
         # Those of whom something is said in the group that is being committed.
         self._said: set[str] = set()
+        self._taking_over = False
         self._doubt: BaseException | None = None
         self._faults = Faults()
         self._recover_at = 0.0
@@ -658,12 +659,15 @@ class Ingest:
 
     async def _take_over(self, fellowship: Fellowship, silent: Collection[int]) -> None:
         begun: set[str] = set()
+        self._taking_over = True
         try:
             await fellowship.take_over(silent, begun)
         except BaseException as error:
             if begun:  # before anybody takes in more of them
                 self._fail([], error, begun)
             raise
+        finally:
+            self._taking_over = False
         self._checkpoints.abandon()  # what they touched is to be in the next round
 
     @property
@@ -720,6 +724,15 @@ class Ingest:
         """Raises `StoreUnavailableError` while shared live state may not be what the record says."""
         if self._fellowship is not None and not self.healthy.is_set():
             raise StoreUnavailableError("live state is being made good; try again")
+
+    def check_whole(self) -> None:
+        """As `check_sound`; and while what a dead member made durable is not in all states yet, though it
+        is in their contexts."""
+        self.check_sound()
+        if self._taking_over:
+            raise StoreUnavailableError(
+                "subscribers of a process that died are being taken over; try again"
+            )
 
 
 def _size(works: Sequence[Work]) -> int:

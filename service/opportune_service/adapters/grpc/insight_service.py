@@ -113,7 +113,7 @@ class InsightService:
         if request.HasField("event"):
             encoding = chosen(ENCODINGS, request.attributes_encoding, "attributes_encoding")
             event = _supposed(request.event, request.subscriber_id, encoding, app.clock.now_us())
-        app.ingest.check_sound()
+        app.ingest.check_whole()
         found = await why_not(
             app.live,
             app.states,

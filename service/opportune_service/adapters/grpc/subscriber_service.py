@@ -127,7 +127,7 @@ class SubscriberService:
     ) -> pb.GetSubscriberResponse:
         check_subscriber("subscriber_id", request.subscriber_id)
         revision = self._app.live.current
-        self._app.ingest.check_sound()
+        self._app.ingest.check_whole()
         view = await show_subscriber(
             self._app.live, self._app.states, request.subscriber_id, self._app.clock.now_us()
         )

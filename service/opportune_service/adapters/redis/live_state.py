@@ -152,25 +152,29 @@ class RedisLiveState(Holding):
             return known.state
         await self._store.meet()
         entry = self._cache.get(subscriber_id) or entry_of(subscriber_id)
-        first_mark = b""
+        gone = frozenset(self._gone)
+        first_holder = first_version = b""
         until = asyncio.get_running_loop().time() + self._patience_seconds
         while True:
             mark, word, found = await self._store.look(entry)
-            holder = mark.partition(b":")[0]
-            if (
-                not mark
-                or holder == self._me
-                or holder in self._gone
-                or (first_mark and mark != first_mark)
-            ):
-                break  # nobody has more than Redis had when it was asked
+            holder, _, version = mark.partition(b":")
+            own = self._own(subscriber_id) if holder == self._me else None
+            if not mark or holder in gone or (holder == self._me and not first_holder):
+                break  # nobody has more than Redis has
+            if first_holder and version != first_version:
+                break  # nobody had more than Redis has when it was asked
+            if own is not None and first_holder not in self._gone:
+                return own.state
+            # Whoever takes over has it under the same version at first, and has not folded all yet.
             if asyncio.get_running_loop().time() > until:
                 raise StoreUnavailableError(
                     "another process holds the subscriber and does not answer; try again in some seconds"
                 )
-            first_mark = mark
-            self._holders[subscriber_id] = holder
-            await self.ask_for([subscriber_id])
+            if not first_holder:
+                first_holder, first_version = holder, version
+            if holder != self._me:
+                self._holders[subscriber_id] = holder
+                await self.ask_for([subscriber_id])
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         if word == CACHED:
             return entry.state
