@@ -20,18 +20,23 @@ could only answer in part.
 
 from __future__ import annotations
 
-_CHECK = """
-local function refused(fenced)
-  local marks = redis.call('MGET', KEYS[1], KEYS[2])
-  if marks[1] ~= ARGV[1] then
-    return redis.error_reply('EMPTIED the store is not the one that it was')
-  end
-  if fenced and marks[2] ~= ARGV[2] then
-    return redis.error_reply('FENCED a call of before')
-  end
+_KNOWN = """
+local marks = redis.call('MGET', KEYS[1], KEYS[2])
+if marks[1] ~= ARGV[1] then
+  return redis.error_reply('EMPTIED the store is not the one that it was')
 end
 """
 """KEYS: id, fence. ARGV: id, fence."""
+
+_FENCED = (
+    _KNOWN
+    + """
+if marks[2] ~= ARGV[2] then
+  return redis.error_reply('FENCED a call of before')
+end
+"""
+)
+"""The same."""
 
 _READ = """
 local words, blobs = {}, {}
@@ -98,11 +103,9 @@ end
 """KEYS: four, the last is due."""
 
 LOAD = (
-    _CHECK
+    _FENCED
     + _READ
     + """
-local error = refused(true)
-if error then return error end
 local me, count, versions = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local free = {[me] = true}
 for i = 6, #ARGV do free[ARGV[i]] = true end
@@ -129,11 +132,9 @@ KEYS: id, fence, held, states. ARGV: id, fence, me, how many, versions in the ca
 subscribers may be taken."""
 
 READ = (
-    _CHECK
+    _KNOWN
     + _READ
     + """
-local error = refused(false)
-if error then return error end
 local whole, versions = ARGV[3] == 'whole', ARGV[4]
 for i = 3, #KEYS do
   read(i - 2, KEYS[i], string.sub(versions, i * 8 - 23, i * 8 - 16), whole)
@@ -146,12 +147,10 @@ return answer()
 KEYS: id, fence, states. ARGV: id, fence, whole or head, versions in the caller's cache."""
 
 WRITE = (
-    _CHECK
+    _FENCED
     + _MINE
     + _TIME
     + """
-local error = refused(true)
-if error then return error end
 local me, keep, count, up = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == 'up'
 local mine = me .. ':'
 local before = redis.call('HMGET', KEYS[3], unpack(KEYS, 5))
@@ -190,12 +189,10 @@ KEYS: id, fence, held, due, states. ARGV: id, fence, me, milliseconds to keep, h
 then subscribers and when their first timer is due, 0 for never, as far as that has changed."""
 
 TIME = (
-    _CHECK
+    _FENCED
     + _MINE
     + _TIME
     + """
-local error = refused(true)
-if error then return error end
 local mine, due = ARGV[3] .. ':', {}
 for i, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 5))) do
   if is_mine(mark, mine) then
@@ -212,11 +209,9 @@ return 'OK'
 KEYS: id, fence, held, due, states. ARGV: id, fence, me, then subscribers and when, 0 for never."""
 
 RELEASE = (
-    _CHECK
+    _FENCED
     + _MINE
     + """
-local error = refused(true)
-if error then return error end
 local mine, freed = ARGV[3] .. ':', {}
 for i, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(KEYS, 4))) do
   if is_mine(mark, mine) then freed[#freed + 1] = KEYS[3 + i] end
@@ -228,11 +223,9 @@ return 'OK'
 """Give up those who are held. KEYS: id, fence, held, states. ARGV: id, fence, me."""
 
 ANNOUNCE = (
-    _CHECK
+    _KNOWN
     + _MINE
     + """
-local error = refused(false)
-if error then return error end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[4])
 local mine, kept, freed = ARGV[3] .. ':', {}, {}
 for i = 4, #KEYS do kept[KEYS[i]] = true end
