@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from typing import Any
 
 from support.month import Month
+from support.programs import answer_of
 
 
 async def some_days(seed: int, people: int, days: int) -> dict[str, Any]:
@@ -34,19 +33,7 @@ async def some_days(seed: int, people: int, days: int) -> dict[str, Any]:
 
 def run_days(seed: int, people: int, days: int, hash_seed: int) -> dict[str, Any]:
     """What this program finds, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.month_again", str(seed), str(people), str(days)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "PYTHONHASHSEED": str(hash_seed),
-        },
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return answer_of("support.month_again", seed, people, days, hash_seed=hash_seed)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +26,7 @@ from opportune_service.core.events import Encoding, ImportMode
 from opportune_service.settings import Settings
 from opportune_service.simulator import Province
 from support.applications import activate
+from support.programs import answer_of
 from support.rulebases import NOON_US
 
 PACK = Path(__file__).parents[2] / "rulebase" / "packs" / "gprs-precision"
@@ -69,20 +67,7 @@ async def day(seed: int, folder: Path) -> dict[str, Any]:
 
 def run_day(seed: int, hash_seed: int, batch: int, **environment: str) -> dict[str, Any]:
     """What this program finds, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.simulated_day", str(seed), str(batch)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "PYTHONHASHSEED": str(hash_seed),
-            **environment,
-        },
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return answer_of("support.simulated_day", seed, batch, hash_seed=hash_seed, **environment)
 
 
 def main() -> None:
