@@ -115,6 +115,40 @@ def test_what_was_saved_is_seen_while_it_is_given_up(shared: Members) -> None:
     assert shared.load(b, WHO)[WHO].position == 3
 
 
+def test_what_a_snapshot_writes_late_is_not_taken_for_all_there_is(shared: Members) -> None:
+    """It is of the state before: she was used and saved again while the snapshot waited for its turn."""
+    a, b, _ = shared
+    shared.change(a, WHO, 1)
+    shared.change(a, WHO, 2)
+    look, looked = b._store.look, asyncio.Event()
+
+    async def seen_once(entry: Entry) -> tuple[bytes, int, memoryview]:
+        found = await look(entry)
+        looked.set()
+        return found
+
+    b._store.look = seen_once  # type: ignore[method-assign]
+
+    async def viewed() -> int:
+        async with a._lock:
+            writing = asyncio.create_task(a.snapshot([WHO]))
+            await asyncio.sleep(0)
+            (await a.load([WHO]))[WHO].position = 3
+            await a.save([WHO])
+            viewing = asyncio.create_task(b.view(WHO))
+            await looked.wait()
+        await writing
+        while not viewing.done():
+            looked.clear()
+            looking = asyncio.create_task(looked.wait())
+            await asyncio.wait({viewing, looking}, return_when=asyncio.FIRST_COMPLETED)
+            looking.cancel()
+            await a.heed(0)
+        return (await viewing).position
+
+    assert shared.run(viewed()) == 3
+
+
 def test_each_who_views_has_the_peers_that_were_asked_for(shared: Members) -> None:
     a, b, _ = shared
     for n, who in enumerate((WHO, OTHER)):

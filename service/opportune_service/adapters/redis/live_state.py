@@ -103,7 +103,7 @@ class RedisLiveState(Holding):
 
     async def _be_careful(self) -> None:
         """Say so, as soon as Redis has all that was saved of those in use."""
-        while any(each.ahead for each in self._held.values()):  # noqa: ASYNC110 - some commits at most
+        while self.careful and any(each.ahead for each in self._held.values()):  # noqa: ASYNC110 - a while
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         left = self._careful_until - asyncio.get_running_loop().time()
         if left > 0:
@@ -161,11 +161,12 @@ class RedisLiveState(Holding):
             own = self._own(subscriber_id) if holder == self._me else None
             if not mark or holder in gone or (holder == self._me and not first_holder):
                 break  # nobody has more than Redis has
-            if first_holder and version != first_version:
-                break  # nobody had more than Redis has when it was asked
+            if first_holder not in (b"", holder) and version != first_version:
+                break  # who had it when it was asked has given it up
             if own is not None and first_holder not in self._gone:
                 return own.state
-            # Whoever takes over has it under the same version at first, and has not folded all yet.
+            # Under the same version it may be somebody who takes over, and has not folded all yet; and what
+            # the same one writes, but does not give up, may be of before it was asked.
             if asyncio.get_running_loop().time() > until:
                 raise StoreUnavailableError(
                     "another process holds the subscriber and does not answer; try again in some seconds"
