@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from opportune_service.app import commit, faults
 from opportune_service.app.advise import Visit, advise
-from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.errors import StoreUnavailableError, SupersededError
+from opportune_service.app.faults import FaultyEventError
 from opportune_service.app.records import QuarantineFilter
+from opportune_service.app.works import Group, Work
 from opportune_service.bootstrap import Application
 from opportune_service.core.chain import Chain
 from opportune_service.core.decide import encode_verdict
 from opportune_service.core.events import Event, RejectionReason
 from opportune_service.core.state import encode_state
-from opportune_service.core.verdict import Moment
+from opportune_service.core.verdict import EventKey, Moment, Verdict
 from support.applications import in_loop, running
 from support.members import Stores, members
 from support.rulebases import NOON_US
@@ -154,5 +156,24 @@ def test_a_member_puts_it_aside_as_well(
             for app in found:
                 again = await app.ingest.publish("b", good["b"])
                 assert (again.accepted, again.duplicates) == (0, 12)
+
+    in_loop(body)
+
+
+def test_what_was_being_committed_is_taken_in_again_before_what_was_observed_after_it() -> None:
+    """The next group met a fault first; then another member turned out to have activated a revision."""
+
+    async def body() -> None:
+        async with running() as app:
+            ingest, loop = app.ingest, asyncio.get_running_loop()
+            earlier, later = Work(loop.create_future()), Work(loop.create_future())
+            fault = FaultyEventError(EventKey(PEOPLE[0], "test", "e"))
+            fault.aside = True
+            commit: asyncio.Future[Sequence[Verdict]] = loop.create_future()
+            commit.set_exception(SupersededError("another revision is active"))
+            ingest._fail([later], fault, ())
+            await ingest._settle(Group(works=[earlier]), commit)
+            assert ingest._again == [earlier, later]
+            await asyncio.gather(earlier.done, later.done)
 
     in_loop(body)

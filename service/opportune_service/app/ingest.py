@@ -481,7 +481,9 @@ class Ingest:
                 self._faults.put_aside(error, group.works)
             elif not isinstance(error, StoreUnavailableError):
                 log.exception("a commit failed")
+            later = len(self._again)  # what was observed after it may have failed before it
             self._fail(group.works, error, group.held)
+            self._again = self._again[later:] + self._again[:later]
             return
         seconds = time.perf_counter() - begun
         self.figures.committed(group, fresh, self._live, seconds, self._clock.now_us())
