@@ -87,12 +87,15 @@ def random_rulebase(rng: random.Random) -> dict[str, bytes]:
 
 
 async def run_traffic(app: Application, rng: random.Random) -> None:
-    """Bursts from several streams at once, hours apart, over some days."""
+    """Bursts from several streams at once, hours apart, over some days; before every other one what was
+    deferred falls due."""
     clock = app.clock
     assert isinstance(clock, ManualClock)
     people = subscribers(3)
     for burst in range(25):
         clock.value_us += rng.choice([1, HOUR_US // 7, HOUR_US, 5 * HOUR_US, 26 * HOUR_US])
+        if burst % 2:  # else what was deferred is decided with the events, which come at the same time
+            await decide_due(app.ingest, clock.value_us)
         calls = [
             app.ingest.publish(
                 f"stream-{stream}",
