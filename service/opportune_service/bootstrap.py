@@ -452,8 +452,7 @@ async def _among_members(app: Application, membership: Membership) -> None:
 
 
 async def _heed(states: LiveState) -> None:
-    task = asyncio.current_task()
-    while task is None or not task.cancelling():  # whoever connects may be deaf to it for a moment
+    while True:
         try:
             await states.heed(_HEED_SECONDS)
         except StoreUnavailableError:  # the next beat finds it out, too

@@ -163,7 +163,8 @@ def test_a_clock_that_is_set_back_does_not_keep_the_pipeline_busy() -> None:
         async with running(files=guarded_rulebase()) as app:
             await at_night(app)
             at(app, MORNING_US - MINUTE_US)  # it was later a moment ago
-            await asyncio.wait_for(decide_due(app.ingest, MORNING_US), 10)
+            async with asyncio.timeout(10):
+                await decide_due(app.ingest, MORNING_US)
             assert await waiting(app) == ["data", "gift"]
             at(app, MORNING_US)
             assert await due_now(app) == [(ANNE, "data", Reason.DECIDED), (ANNE, "gift", Reason.OUTRANKED)]

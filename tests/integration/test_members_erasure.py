@@ -114,7 +114,8 @@ def test_an_erasure_that_fails_leaves_nobody_held(
                 with pytest.raises(StoreUnavailableError):
                     await first.erasures.erase(ANNE, "operator", REASON)
             answer = publish(second, [mms(ANNE, "e2", NOON_US + 1)])
-            assert (await asyncio.wait_for(answer, ANSWER_SECONDS)).accepted == 1
+            async with asyncio.timeout(ANSWER_SECONDS):
+                assert (await answer).accepted == 1
             await until(first.ingest.healthy.is_set, "the member has recovered")
             assert (await first.erasures.erase(ANNE, "operator", REASON)).existed
             assert logged(stores, ANNE) == 0

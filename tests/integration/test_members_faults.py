@@ -168,7 +168,8 @@ def test_a_leader_that_is_told_to_stop_takes_over_first_whom_its_callers_wait_fo
             call = asyncio.create_task(leader.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))
             await until(lambda: leader.ingest.queued > 0, "it waits for her")
             await leader.ingest.close()
-            assert (await asyncio.wait_for(call, 60)).accepted == 1
+            async with asyncio.timeout(60):
+                assert (await call).accepted == 1
             beats.open()
 
     in_loop(body)

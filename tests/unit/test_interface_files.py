@@ -164,6 +164,7 @@ def test_a_file_is_written_when_the_time_is_over(tmp_path: Path) -> None:
     files = InterfaceFiles(tmp_path, "outbound", wait_seconds=0.01)
 
     async def wait_for_it() -> Handled:
-        return await asyncio.wait_for(files(message(1)), 30)
+        async with asyncio.timeout(30):
+            return await files(message(1))
 
     assert isinstance(asyncio.run(wait_for_it()), Sent)

@@ -117,10 +117,12 @@ def test_a_stream_that_is_held_back_holds_back_nobody_who_waits_for_an_answer() 
         queue, _ = queue_of()
         await queue.put(work("much", MAX_QUEUED_EVENTS), ahead=True)
         held_back = asyncio.create_task(queue.put(work("more", BATCH), ahead=True))
-        await asyncio.wait_for(queue.put(work("call")), 5)
+        async with asyncio.timeout(5):
+            await queue.put(work("call"))
         assert not held_back.done()
         assert names(queue.take()) == ["call", "much"]
-        await asyncio.wait_for(held_back, 5)
+        async with asyncio.timeout(5):
+            await held_back
         assert names(queue.take()) == ["more"]
 
     asyncio.run(body())

@@ -142,7 +142,8 @@ class Deliveries:
         if wait_us > 0:
             timeout_seconds = min(timeout_seconds, wait_us / 1_000_000)
         try:
-            await asyncio.wait_for(event.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await event.wait()
         except TimeoutError:
             return
         event.clear()

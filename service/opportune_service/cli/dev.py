@@ -183,7 +183,8 @@ async def _until_stopped(world: World, tick: Callable[[], None], seconds: float 
             tick()
             left = _TICK_SECONDS if end is None else min(_TICK_SECONDS, end - loop.time())
             with suppress(TimeoutError):
-                await asyncio.wait_for(stopped.wait(), max(0.01, left))
+                async with asyncio.timeout(max(0.01, left)):
+                    await stopped.wait()
     finally:
         living.cancel()
         ended = (await asyncio.gather(living, return_exceptions=True))[0]

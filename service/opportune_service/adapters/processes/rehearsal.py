@@ -70,7 +70,8 @@ async def _outputs(
     began, progress = time.monotonic(), Progress(0, total, 0, 0)
     while True:
         try:
-            output = await asyncio.wait_for(said.get(), _SAY_EVERY_SECONDS)
+            async with asyncio.timeout(_SAY_EVERY_SECONDS):
+                output = await said.get()
         except TimeoutError:
             output = progress
         if telling.done() and telling.exception() is not None:

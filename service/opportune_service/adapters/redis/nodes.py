@@ -293,8 +293,16 @@ class Nodes:
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
-            yield
+            try:
+                yield
+            finally:
+                # Each send goes through `asyncio.wait_for`, which up to Python 3.11 drops a cancellation
+                # that comes just when it is done: whoever was cancelled would go on for ever.
+                if task and task.cancelling() > cancelled:
+                    raise asyncio.CancelledError
         except _EXPECTED as error:
             self._stale = True
             raise _in_plain_words(error) from None
