@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
+from opportune_service.adapters.redis.contested import ASK_AGAIN_SECONDS
 from opportune_service.adapters.redis.layout import SHARDS, shard_of
 from opportune_service.adapters.redis.nodes import Call
 from opportune_service.adapters.redis.store import Entry
@@ -15,6 +16,7 @@ from opportune_service.app.errors import ExpelledError, StoreConflictError, Stor
 from opportune_service.app.takeover import hold
 from opportune_service.core.state import PatternState, SubscriberState, decode_state
 from support.live_states import Members, members
+from support.members import until
 from support.servers import RedisServer
 
 WHO = "8613800000001"
@@ -93,6 +95,32 @@ def test_what_is_not_saved_is_not_seen_by_others(shared: Members) -> None:
 
     assert shared.run(viewed()) == 2
     assert shared.run(b.contexts([WHO])) == {WHO: {"arpu": 1}}
+
+
+@pytest.mark.parametrize("heard", ["in use", "given up before", "kept"])
+def test_whoever_was_asked_for_is_left_to_others_for_a_moment(shared: Members, heard: str) -> None:
+    """Else the next group has her before the other looks."""
+    a, b, _ = shared
+
+    async def left() -> float:
+        await a.load([WHO])
+        if heard == "kept":
+            await a.save([WHO])
+        assert not await b.load([WHO])
+        await b.ask_for([WHO])
+        if heard == "in use":
+            await a.heed(0)
+            assert WHO in a.wanted
+        if heard != "kept":
+            await a.release([WHO])
+        given_up_at = asyncio.get_running_loop().time()
+        if heard != "in use":
+            await a.heed(0)
+        assert await b.load([WHO])
+        await until(lambda: WHO not in a.wanted, "she may be used again")
+        return asyncio.get_running_loop().time() - given_up_at
+
+    assert shared.run(left()) >= ASK_AGAIN_SECONDS
 
 
 def test_what_was_saved_is_seen_while_it_is_given_up(shared: Members) -> None:

@@ -176,8 +176,8 @@ class Observer:
     ) -> States:
         """Those that another member holds are not in it, and are busy for all of the group from then on. So
         are those for whom another one waits since an earlier group: they have to be given up after that."""
-        if self._states.wanted:
-            group.busy |= self._states.wanted & set(subscriber_ids) - group.held
+        if left := self._states.wanted:
+            group.busy |= left & set(subscriber_ids) - group.held
         wanted = set(subscriber_ids) - group.busy if group.busy else subscriber_ids
         # Before anything is awaited: whoever is needed here is not given back after an earlier commit.
         group.held.update(wanted)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 
 _COMMITS = 8
 """After so many commits of one member, none of another in between, a subscriber is its own again."""
+
+ASK_AGAIN_SECONDS = 0.02
+"""What was asked for is asked for again after so long: a commit, perhaps."""
 
 
 class Contested:
@@ -35,3 +39,38 @@ class Contested:
             else:
                 self._left[each] -= 1
         return found
+
+
+class Wanted:
+    """Those whom another member has asked for: while they are in use here, and until it would ask again.
+    Whoever used them in group after group would give them up, and have them back before the other looks."""
+
+    def __init__(self) -> None:
+        self._in_use: set[str] = set()
+        # Until when they are left alone; the first of them first.
+        self._given_up: dict[str, float] = {}
+
+    def hear(self, subscriber_id: str, *, in_use: bool) -> None:
+        """Another member asks for it."""
+        if in_use:
+            self._in_use.add(subscriber_id)
+        else:
+            self._leave(subscriber_id)
+
+    def give_up(self, subscriber_ids: Collection[str]) -> None:
+        """These are not in use any more."""
+        for each in self._in_use.intersection(subscriber_ids):
+            self._in_use.discard(each)
+            self._leave(each)
+
+    def _leave(self, subscriber_id: str) -> None:
+        self._given_up.pop(subscriber_id, None)
+        self._given_up[subscriber_id] = asyncio.get_running_loop().time() + ASK_AGAIN_SECONDS
+
+    def now(self) -> set[str]:
+        """Those who are to be left to others now."""
+        if self._given_up:
+            now = asyncio.get_running_loop().time()
+            while self._given_up and self._given_up[first := next(iter(self._given_up))] <= now:
+                del self._given_up[first]
+        return self._in_use | self._given_up.keys()

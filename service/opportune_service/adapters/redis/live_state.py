@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from contextlib import suppress
 from itertools import islice
 
+from opportune_service.adapters.redis.contested import ASK_AGAIN_SECONDS
 from opportune_service.adapters.redis.holding import Context, Holding, context_of
 from opportune_service.adapters.redis.layout import (
     CACHED,
@@ -33,8 +34,6 @@ from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.core.state import SubscriberState, decode_state, pack_plain
 
 _LOOK_AGAIN_SECONDS = 0.005
-_ASK_AGAIN_SECONDS = 0.02
-"""What was asked for is asked for again after so long: a commit, perhaps."""
 _MOST_ASKED = 10_000
 
 _CAREFUL_SECONDS = 3.0
@@ -50,7 +49,7 @@ class RedisLiveState(Holding):
 
     @property
     def wanted(self) -> Set[str]:
-        return self._wanted
+        return self._wanted.now()
 
     async def ask_for(self, subscriber_ids: Collection[str]) -> None:
         """Of whom no `load` has just said by whom they are held, nobody is asked."""
@@ -61,7 +60,7 @@ class RedisLiveState(Holding):
         by_holder: defaultdict[bytes, list[str]] = defaultdict(list)
         for each in subscriber_ids:
             holder = self._holders.pop(each, None)
-            if holder is not None and self._asked.get(each, 0.0) <= now - _ASK_AGAIN_SECONDS:
+            if holder is not None and self._asked.get(each, 0.0) <= now - ASK_AGAIN_SECONDS:
                 self._asked[each] = now
                 by_holder[holder].append(each)
         if by_holder:
@@ -79,8 +78,8 @@ class RedisLiveState(Holding):
         given = []
         unknown = []
         for each in wish.give_up:
+            self._wanted.hear(each, in_use=each in self._held)
             if each in self._held:
-                self._wanted.add(each)
                 self._contested.note(each)
             elif each in self._kept:
                 self._contested.note(each)

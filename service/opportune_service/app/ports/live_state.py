@@ -75,8 +75,8 @@ class LiveState(Protocol):
 
     @property
     def wanted(self) -> Set[str]:
-        """Those in use that another member has asked for: whoever goes on to use them, group after group,
-        never gives them up."""
+        """Those whom another member has asked for, in use or given up just now: whoever goes on to use
+        them, group after group, never lets the other have them."""
         ...
 
     async def forewarn(self, members: Collection[int]) -> None:
