@@ -7,7 +7,7 @@ from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from opportune_service.adapters.redis import RedisLiveState
+from opportune_service.adapters.redis import RedisLiveState, contested
 from opportune_service.adapters.redis.contested import ASK_AGAIN_SECONDS
 from opportune_service.adapters.redis.layout import SHARDS, shard_of
 from opportune_service.adapters.redis.nodes import Call
@@ -121,6 +121,28 @@ def test_whoever_was_asked_for_is_left_to_others_for_a_moment(shared: Members, h
         return asyncio.get_running_loop().time() - given_up_at
 
     assert shared.run(left()) >= ASK_AGAIN_SECONDS
+
+
+def test_whoever_is_left_to_another_can_be_asked_for(
+    shared: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No `load` tells by whom they are held, for they are not to be loaded if they are free."""
+    monkeypatch.setattr(contested, "ASK_AGAIN_SECONDS", 60)  # however slow the test is
+    a, b, _ = shared
+
+    async def asked_for() -> None:
+        await a.load([WHO])
+        assert not await b.load([WHO])
+        await b.ask_for([WHO])
+        await a.release([WHO])
+        await a.heed(0)
+        await a.ask_for([WHO])  # nobody has her yet
+        await b.load([WHO])
+        await a.ask_for([WHO])
+        await b.heed(0)
+        assert WHO in b.wanted
+
+    shared.run(asked_for())
 
 
 def test_what_was_saved_is_seen_while_it_is_given_up(shared: Members) -> None:

@@ -176,16 +176,19 @@ class Observer:
     ) -> States:
         """Those that another member holds are not in it, and are busy for all of the group from then on. So
         are those for whom another one waits since an earlier group: they have to be given up after that."""
-        if left := self._states.wanted:
-            group.busy |= left & set(subscriber_ids) - group.held
+        others = self._states.wanted
+        busy = others & set(subscriber_ids) - group.held - group.busy if others else set[str]()
+        group.busy |= busy
         wanted = set(subscriber_ids) - group.busy if group.busy else subscriber_ids
         # Before anything is awaited: whoever is needed here is not given back after an earlier commit.
         group.held.update(wanted)
         states = await self._states.load(wanted, peers)
         if len(states) < len(wanted):
-            busy = set(wanted) - states.keys()
-            group.busy |= busy
-            group.held -= busy
+            held = set(wanted) - states.keys()
+            group.busy |= held
+            group.held -= held
+            busy |= held
+        if busy:
             await self._states.ask_for(busy)
         return states
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 _COMMITS = 8
 """After so many commits of one member, none of another in between, a subscriber is its own again."""
@@ -55,22 +55,26 @@ class Wanted:
         if in_use:
             self._in_use.add(subscriber_id)
         else:
-            self._leave(subscriber_id)
+            self._give_up(subscriber_id)
 
-    def give_up(self, subscriber_ids: Collection[str]) -> None:
+    def leave(self, subscriber_ids: Collection[str]) -> None:
         """These are not in use any more."""
         for each in self._in_use.intersection(subscriber_ids):
             self._in_use.discard(each)
-            self._leave(each)
+            self._give_up(each)
 
-    def _leave(self, subscriber_id: str) -> None:
+    def _give_up(self, subscriber_id: str) -> None:
         self._given_up.pop(subscriber_id, None)
         self._given_up[subscriber_id] = asyncio.get_running_loop().time() + ASK_AGAIN_SECONDS
 
     def now(self) -> set[str]:
         """Those who are to be left to others now."""
+        return self._in_use | self.given_up()
+
+    def given_up(self) -> Set[str]:
+        """Those of them who are not in use here any more."""
         if self._given_up:
             now = asyncio.get_running_loop().time()
             while self._given_up and self._given_up[first := next(iter(self._given_up))] <= now:
                 del self._given_up[first]
-        return self._in_use | self._given_up.keys()
+        return self._given_up.keys()

@@ -263,7 +263,7 @@ class Holding:
                 news.append(each)
         self._dirty.update(wanted)
         self._timed.update(wanted)
-        self._wanted.give_up(wanted)
+        self._wanted.leave(wanted)
         up = self._contested.among(wanted) if self._contested else set[str]()
         on = dict.fromkeys(wanted if self.careful else (*news, *wanted.keys() & said))
         given, giving = {each: kept.pop(each) for each in up}, self._giving
@@ -295,7 +295,7 @@ class Holding:
         """Kept are only those of whom there is something to write. Redis learns when the first timer is due
         where it is mistaken: the revision may have changed."""
         released = dict.fromkeys(each for each in subscriber_ids if each in self._held)
-        self._wanted.give_up(released)
+        self._wanted.leave(released)
         up = self._contested.among(released) if self._contested else set[str]()
         given = []
         for each in released:
@@ -317,7 +317,7 @@ class Holding:
             if any(self._held[each].ahead for each in wanted):
                 return False
             entries = [self._held.pop(each) for each in wanted]
-            self._wanted.give_up(wanted)
+            self._wanted.leave(wanted)
             for some in in_parts(entries):
                 await self._store.release(some)
         return True
@@ -359,7 +359,7 @@ class Holding:
         for each in everybody:
             self._held.pop(each, None)
             self._unsure.pop(each, None)
-        self._wanted.give_up(everybody)
+        self._wanted.leave(everybody)
         self._doubtful.update(everybody)
         async with self._changing():
             missing: list[Entry] = []

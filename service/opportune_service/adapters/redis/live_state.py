@@ -52,11 +52,15 @@ class RedisLiveState(Holding):
         return self._wanted.now()
 
     async def ask_for(self, subscriber_ids: Collection[str]) -> None:
-        """Of whom no `load` has just said by whom they are held, nobody is asked."""
+        """Of whom neither a `load` has just said by whom they are held, nor another member has just asked
+        for them here, nobody is asked."""
         now = asyncio.get_running_loop().time()
         if len(self._asked) + len(self._holders) > _MOST_ASKED:
             self._asked.clear()
             self._holders = {each: self._holders[each] for each in subscriber_ids if each in self._holders}
+        given_up = self._wanted.given_up() & set(subscriber_ids)
+        if given_up:
+            self._holders |= await self._store.holders(map(entry_of, given_up))
         by_holder: defaultdict[bytes, list[str]] = defaultdict(list)
         for each in subscriber_ids:
             holder = self._holders.pop(each, None)

@@ -254,6 +254,26 @@ class Store:
             calls.append(self._call(shard, _RELEASE, keys, 1, (self._me,)))
         await self._run(calls)
 
+    async def holders(self, entries: Iterable[Entry]) -> dict[str, bytes]:
+        """By whom those of them are held who are held by other members."""
+        by_shard = _by_shard(entries)
+        calls = [
+            call(
+                shard,
+                b"HMGET",
+                PREFIXES[shard] + b"held",
+                *[state_key(shard, each.subscriber_id.encode()) for each in some],
+            )
+            for shard, some in by_shard.items()
+        ]
+        found: dict[str, bytes] = {}
+        for some, marks in zip(by_shard.values(), await self._run(calls), strict=True):
+            for entry, mark in zip(some, marks, strict=True):
+                holder = (mark or b"").partition(b":")[0]
+                if holder not in (b"", b"%d" % self._member):
+                    found[entry.subscriber_id] = holder
+        return found
+
     async def look(self, entry: Entry) -> tuple[bytes, int, memoryview]:
         """By whom the subscriber is held, and as what (empty: by nobody), and after that what a script says
         of the state."""

@@ -64,8 +64,8 @@ class LiveState(Protocol):
     # expelled when it does not live, and what cannot be taken back is recovered.
 
     async def ask_for(self, subscriber_ids: Collection[str]) -> None:
-        """Let those members know that hold these, whom `load` has just left out: they give them up as soon
-        as they are not in use."""
+        """Let those members know that hold these, whom `load` has just left out or who are `wanted`: they
+        give them up as soon as they are not in use."""
         ...
 
     async def heed(self, seconds: float) -> None:
