@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from opportune_service.adapters.redis import RedisLiveState
 from opportune_service.adapters.redis.store import Packed
-from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.adapters.sql.transaction import SqlTransaction
+from opportune_service.app import fellowship
+from opportune_service.app.errors import ExpelledError, StoreUnavailableError
+from opportune_service.app.takeover import rebuild
 from opportune_service.bootstrap import Application
+from redis import Redis
 from support.applications import in_loop
 from support.members import Gate, Stores, known, members, publish, until
 from support.rulebases import NOON_US
@@ -52,6 +59,42 @@ def test_what_others_saved_while_the_record_was_read_is_kept(
             again = await publish(first, [mms(ANNE, "e2", NOON_US + 1)], "second")
             assert (again.accepted, again.duplicates) == (0, 1)
             assert await known(first, [ANNE]) == await known(second, [ANNE])
+
+    in_loop(body)
+
+
+def test_members_that_rebuild_live_state_at_once_do_not_wait_in_a_circle(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both want to, when each keeps out what it was committing itself: one does, and the other joins
+    anew."""
+    both = threading.Barrier(2)
+    outlast = SqlTransaction.outlast
+
+    def met(tx: SqlTransaction, member: int) -> None:
+        outlast(tx, member)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1)
+
+    failed: list[StoreUnavailableError] = []
+
+    def noted(*args: Any) -> bool:
+        try:
+            return rebuild(*args)
+        except StoreUnavailableError as error:
+            failed.append(error)
+            raise
+
+    async def body() -> None:
+        async with members(Stores(postgres_url, redis_url)) as apps:
+            monkeypatch.setattr(SqlTransaction, "outlast", met)
+            monkeypatch.setattr(fellowship, "rebuild", noted)
+            with Redis.from_url(redis_url) as client:
+                client.flushall()
+            events = [[mms(ANNE, f"e{n}", NOON_US + n)] for n in range(2)]
+            receipts = await asyncio.gather(*map(publish, apps, events))
+            assert [each.accepted + each.duplicates for each in receipts] == [1, 1]
+            assert [each for each in failed if not isinstance(each, ExpelledError)] == []
 
     in_loop(body)
 

@@ -103,7 +103,7 @@ def _dead(ledger: Ledger, own: int, numbers: Collection[int]) -> list[int]:
     members = {each.number: each for each in ledger.members()}
     if own not in members:
         return []
-    return [number for number in numbers if number in members and not lives(members[number])]
+    return [number for number in sorted(numbers) if number in members and not lives(members[number])]
 
 
 @contextmanager
@@ -129,9 +129,9 @@ def rebuild(with_: Folding, own: int) -> bool:
     it is new, or was restarted and may have lost something. All other members are expelled, and join anew.
     False: there was nothing to do. Raises `ExpelledError`, `StoreUnavailableError`."""
     with _taking(with_) as take, with_.ledger.transaction() as tx:
+        tx.lock((), [_TAKEOVER])  # first: two that had locked out their own commits would wait in a circle
         tx.outlast(own)  # what this member was committing when it lost the connection may still come in
         tx.guard(own, with_.ledger.generation())
-        tx.lock((), [_TAKEOVER])
         identity, before = with_.wait(with_.states.identity()), with_.ledger.live_state_id()
         if before == identity:
             return False

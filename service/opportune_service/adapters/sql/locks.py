@@ -19,6 +19,7 @@ The ledger of a shadow is a schema of the same database. Its locks are numbers o
 to highest bit set, so that nobody who works for customers ever waits for the shadow.
 
 A member's commit takes GENERATION and MEMBER first (`guard`), then its subscribers and names, all at once.
+Whoever takes over, or rebuilds live state, takes the NAME for that before any MEMBER.
 """
 
 from __future__ import annotations
