@@ -155,6 +155,32 @@ def test_what_redis_was_not_told_is_not_acknowledged(stores: Stores) -> None:
     in_loop(body)
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_member_ends_in_good_order_though_redis_is_away(postgres_url: str, is_back: bool) -> None:
+    """What it acknowledged is there afterwards; if Redis comes back in time, nobody has to take over."""
+
+    async def body() -> None:
+        with redis() as server:
+            stores = Stores(postgres_url, server.url)
+            async with members(stores, 1) as (app,):
+                assert (await publish(app, [mms(ANNE, "e1", NOON_US)])).accepted == 1
+                server.kill()
+                with pytest.raises(StoreUnavailableError):
+                    await app.ingest.publish("test", [mms(ANNE, "e2", NOON_US)])
+                await app.ingest.close()
+                if is_back:
+                    server.start()
+            assert app.ingest.drained is is_back
+            assert stores.rows("SELECT count(*) FROM members") == [(0 if is_back else 1,)]
+            if not is_back:
+                server.start()
+            async with members(stores, 1, people=()) as (app,):
+                again = await publish(app, [mms(ANNE, "e1", NOON_US)])
+                assert (again.accepted, again.duplicates) == (0, 1)
+
+    in_loop(body)
+
+
 def test_a_leader_that_is_told_to_stop_takes_over_first_whom_its_callers_wait_for(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

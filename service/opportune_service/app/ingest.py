@@ -64,6 +64,9 @@ _BUSY_SECONDS = 0.002
 _TIMERS_AT_ONCE = 1_000
 _UNAVAILABLE = "the store is unavailable; try again"
 _RECOVER_SECONDS = 0.5
+_LAST_SECONDS = 3.0
+"""So long after it was told to end a pipeline still tries to recover: a store that is restarted is back by
+then, and others need not take over."""
 
 
 class Ingest:
@@ -115,6 +118,7 @@ class Ingest:
         self._doubt: BaseException | None = None
         self._faults = Faults()
         self._recover_at = 0.0
+        self._end_by = 0.0
         self.drained = False
         """Whether it has ended with everything in the snapshots: nobody has to finish anything."""
         self._tending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -308,7 +312,8 @@ class Ingest:
             await self._wake.wait()
             self._wake.clear()
             if self._astray:
-                await self._recover()
+                if not await self._recover():
+                    break
                 continue
             works = self._queue.take()
             if works and works[0].between is not None:
@@ -361,6 +366,7 @@ class Ingest:
 
     async def close(self) -> None:
         """Take no more, finish what is queued, snapshot everything; `run` then returns."""
+        self._end_by = asyncio.get_running_loop().time() + _LAST_SECONDS
         self._close()
         self._wake.set()
 
@@ -545,37 +551,30 @@ class Ingest:
                 work.done.set_exception(unavailable)
         self._refuse_queued(_UNAVAILABLE)
 
-    async def _recover(self) -> None:
-        """Rebuild what a failed commit left astray; until that works, refuse what comes."""
+    async def _recover(self) -> bool:
+        """Rebuild what a failed commit left astray; until that works, refuse what comes. False if it is
+        time to end without: nothing is lost, for the log has all that was acknowledged."""
         if self._committing is not None:
             await self._committing
         if not self.healthy.is_set():
             self._refuse_queued(_UNAVAILABLE)
-        if asyncio.get_running_loop().time() < self._recover_at and not self._closing:
-            return  # only callers came
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._recover_at:
+            return True  # only callers came
         astray = set(self._astray)
         try:
-            now_us = self._clock.now_us()
-            lost: Collection[str] = astray - {""}
-            if self._fellowship is not None:
-                if isinstance(self._doubt, SupersededError):
-                    lost = await self._take_back(lost)
-                elif await self._fellowship.rejoin():
-                    lost = ()
-                if lost != astray - {""}:
-                    self._look_again(astray - {""})
-            if lost or not self.healthy.is_set():
-                await self._restore(lost, now_us)
-            if self._fellowship is not None:
-                await self._fellowship.adopt()
-        except Exception:
-            if self._closing:
-                raise  # nothing is lost: the log has all that was acknowledged
+            await self._make_sound(astray - {""})
+        except Exception as error:
+            if self._closing and loop.time() >= self._end_by:
+                if not isinstance(error, StoreUnavailableError):
+                    raise
+                log.warning("ending while the store is unavailable: %s", error)
+                self._fail([], error, ())
+                return False
             log.warning("the store is still unavailable; trying again in half a second", exc_info=True)
-            loop = asyncio.get_running_loop()
             self._recover_at = loop.time() + _RECOVER_SECONDS
             loop.call_at(self._recover_at, self._wake.set)
-            return
+            return True
         self._astray -= astray
         self._checkpoints.abandon()
         again, self._again = self._again, []
@@ -584,6 +583,23 @@ class Ingest:
             self.healthy.set()
             log.info("recovered %d subscribers after a failed commit", len(astray))
         self._wake.set()
+        return True
+
+    async def _make_sound(self, astray: Collection[str]) -> None:
+        """The states of these are what the record says, and what is in force is live."""
+        now_us = self._clock.now_us()
+        lost = astray
+        if self._fellowship is not None:
+            if isinstance(self._doubt, SupersededError):
+                lost = await self._take_back(astray)
+            elif await self._fellowship.rejoin():
+                lost = ()
+            if lost != astray:
+                self._look_again(astray)
+        if lost or not self.healthy.is_set():
+            await self._restore(lost, now_us)
+        if self._fellowship is not None:
+            await self._fellowship.adopt()
 
     async def _restore(self, subscriber_ids: Collection[str], now_us: int) -> None:
         """Make these states what the record says, and go on from there."""
