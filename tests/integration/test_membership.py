@@ -299,11 +299,37 @@ def test_what_is_deferred_is_decided_once(stores: Stores) -> None:
             await publish(apps[0], [call(who, "e1", NIGHT_US) for who in PEOPLE])
             await leading(apps)
             clock.value_us = MORNING_US + 1
-            # Even if both believe that they lead.
-            await asyncio.gather(*(decide_due(app.ingest, clock.now_us()) for app in apps))
-            await until(lambda: not stores.rows("SELECT 1 FROM deferrals"), "nothing is deferred any more")
+
+            async def decided() -> bool:
+                """Even if both believe that they lead."""
+                await asyncio.gather(*(decide_due(app.ingest, clock.now_us()) for app in apps))
+                clock.value_us += SECOND_US
+                return not stores.rows("SELECT 1 FROM deferrals")
+
+            await until(decided, "nothing is deferred any more")
         again = stores.rows("SELECT subscriber_id, count(*) FROM decisions WHERE attempt > 1 GROUP BY 1")
         assert sorted(again) == [(who, 1) for who in PEOPLE]
+
+    in_loop(body)
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_whoever_is_in_use_elsewhere_does_not_hold_up_what_is_due_of_others(
+    stores: Stores, who: str
+) -> None:
+    async def body() -> None:
+        clock = ManualClock(NIGHT_US)
+        async with members(stores, files=guarded_rulebase(), clock=clock) as (one, other):
+            await publish(one, [call(each, "e1", NIGHT_US) for each in PEOPLE])
+            await one.states.hand_over()
+            assert await other.states.load([who])
+            clock.value_us = MORNING_US + 1
+            await decide_due(one.ingest, clock.now_us())
+            assert stores.rows("SELECT DISTINCT subscriber_id FROM deferrals") == [(who,)]
+            await other.states.release([who])
+            clock.value_us += SECOND_US
+            await decide_due(one.ingest, clock.now_us())
+            assert not stores.rows("SELECT 1 FROM deferrals")
 
     in_loop(body)
 

@@ -23,10 +23,11 @@ async def decide_deferred(ingest: Ingest, until_us: int) -> list[Verdict]:
 
 
 async def decide_due(ingest: Ingest, now_us: int, ahead_us: int = AHEAD_US) -> None:
-    """The same by the clock, which shows `now_us`: all that is due of a subscriber together."""
+    """The same by the clock, which shows `now_us`: all that is due of a subscriber together. Those whom
+    other members hold are left to the next call."""
     while await look_ahead(ingest, now_us, ahead_us):
         if not (await ingest.settle_deferred()).verdicts:
-            return  # the clock was set back meanwhile: nothing is due any more
+            return  # those left are held by others; or the clock was set back: nothing is due any more
 
 
 async def look_ahead(ingest: Ingest, until_us: int, ahead_us: int) -> bool:

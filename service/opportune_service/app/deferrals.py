@@ -83,6 +83,15 @@ class Deferrals:
         self._look_at(subscriber_id)
         return sorted(due, key=lambda each: each.campaign)
 
+    def put_off(self, subscriber_id: str, due: Iterable[Deferral], until_us: int) -> None:
+        """Those that were taken of the subscriber could not be decided: they are due again from then on."""
+        own = self._of.setdefault(subscriber_id, {})
+        for each in due:
+            own.setdefault(each.campaign, each)
+        self._look_at(subscriber_id)
+        if own:
+            self._at.set(subscriber_id, until_us)
+
     def _look_at(self, subscriber_id: str) -> None:
         own = self._of.get(subscriber_id)
         if own:

@@ -60,7 +60,8 @@ TURN = 200
 _NEVER_US = 2**62
 _LOOK_AGAIN_US = 1_000_000
 _BUSY_US = 50_000
-"""A timer whose subscriber another member holds is looked at again so much later: a commit of theirs."""
+"""A timer, or what was deferred, whose subscriber another member holds is looked at again so much later: a
+commit of theirs."""
 _SAY_AGAIN_US = 60_000_000
 _QUARTER_US = 15 * 60_000_000
 
@@ -379,8 +380,8 @@ class Observer:
             triggers = [(each.trigger.type, each.trigger.attributes) for each in due]
             states = await self._load(draft, [subscriber_id], self._named(draft, triggers))
             if subscriber_id not in states:
-                self.deferrals.forget()  # still due: they are read again
-                return
+                self.deferrals.put_off(subscriber_id, due, now_us + _BUSY_US)
+                continue
             state = states[subscriber_id]
             decides = draft.revision.of(subscriber_id)
             draft.decide(observe_deferred(decides, due, state, now_us, peers=self._states.peek))
