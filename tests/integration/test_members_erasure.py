@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from textwrap import dedent
 from typing import Any
@@ -21,14 +20,13 @@ from opportune_service.core.backfill import Fill
 from opportune_service.core.events import Due, Event
 from support.applications import in_loop
 from support.guarded_rulebase import MORNING_US, NIGHT_US, call, guarded_rulebase
-from support.members import Stores, leading, members, publish, until
+from support.members import PATIENCE_SECONDS, HeldCommit, Stores, leading, members, publish, until
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, small_rulebase, subscribers
 
 PEOPLE = subscribers(5)
 ANNE, BOB = PEOPLE[:2]
 REASON = "asked for it, case 7"
-ANSWER_SECONDS = 30
 
 
 @pytest.fixture
@@ -43,24 +41,6 @@ def logged(stores: Stores, who: str) -> int:
         return sum(item.subscriber_id == who for row in ledger.read_log(0) for item in items_of(row))
     finally:
         ledger.close()
-
-
-class HeldCommit:
-    """Commits of a member wait in the ledger's thread until they are let go."""
-
-    def __init__(self, app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reached, self._go = threading.Event(), threading.Event()
-        commit = app.ingest._commit
-
-        def held(group: object) -> object:
-            self.reached.set()
-            assert self._go.wait(ANSWER_SECONDS)
-            return commit(group)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(app.ingest, "_commit", held)
-
-    def let_go(self) -> None:
-        self._go.set()
 
 
 def test_a_row_that_comes_in_behind_those_read_already_is_erased(
@@ -114,7 +94,7 @@ def test_an_erasure_that_fails_leaves_nobody_held(
                 with pytest.raises(StoreUnavailableError):
                     await first.erasures.erase(ANNE, "operator", REASON)
             answer = publish(second, [mms(ANNE, "e2", NOON_US + 1)])
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert (await answer).accepted == 1
             await until(first.ingest.healthy.is_set, "the member has recovered")
             assert (await first.erasures.erase(ANNE, "operator", REASON)).existed

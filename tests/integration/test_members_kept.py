@@ -17,11 +17,12 @@ from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.log import Item
 from opportune_service.app.records import LogRow
 from opportune_service.app.takeover import hold
+from opportune_service.app.work_queue import GROUP_EVENTS
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import ContextRecord, ImportMode
 from support.applications import activate, in_loop
-from support.members import Gate, Stores, known, members, publish, until
+from support.members import PATIENCE_SECONDS, Gate, HeldCommit, Stores, known, members, publish, until
 from support.rulebases import NOON_US
 from support.small_rulebase import SECOND_US, mms, small_rulebase, subscribers
 
@@ -304,6 +305,35 @@ def test_whoever_is_used_without_end_is_given_to_others_in_turn(stores: Stores) 
             both = turns[: len(turns) - alone]
             waited = max(len(list(run)) for _, run in itertools.groupby(both))
             assert waited <= 30, "the other had to wait"
+
+    in_loop(body)
+
+
+def test_whoever_waits_for_another_member_holds_up_nobody_else(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much waits, and for however long: of the others everything is taken in, of whoever waits
+    nothing."""
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            held = HeldCommit(other, monkeypatch)
+            working = asyncio.create_task(other.ingest.publish("other", [mms(ANNE, "o", NOON_US)]))
+            await asyncio.to_thread(held.reached.wait)
+            batches = [
+                [mms(ANNE, f"{n}-{m}", NOON_US + m) for m in range(GROUP_EVENTS // 4)] for n in range(20)
+            ]
+            waiting = [await one.ingest.offer("stream", batch) for batch in batches]
+            waiting.append(asyncio.ensure_future(one.ingest.publish("call", [mms(ANNE, "c", NOON_US)])))
+            for n in range(20):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    receipt = await one.ingest.publish("call", [mms(PEOPLE[1], f"c{n}", NOON_US)])
+                assert receipt.accepted == 1
+            assert not any(each.done() for each in waiting)
+            held.let_go()
+            await working
+            receipts = await asyncio.gather(*waiting)
+            assert sum(each.accepted for each in receipts) == 1 + sum(map(len, batches))
 
     in_loop(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -99,6 +100,24 @@ async def known(app: Application, people: Sequence[str]) -> dict[str, bytes]:
         each: encode_state(msgspec.structs.replace(await app.states.view(each), position=0))
         for each in people
     }
+
+
+class HeldCommit:
+    """Commits of a member wait in the ledger's thread until they are let go."""
+
+    def __init__(self, app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self._go = threading.Event(), threading.Event()
+        commit = app.ingest._commit
+
+        def held(group: object) -> object:
+            self.reached.set()
+            assert self._go.wait(PATIENCE_SECONDS)
+            return commit(group)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(app.ingest, "_commit", held)
+
+    def let_go(self) -> None:
+        self._go.set()
 
 
 class Gate:

@@ -387,6 +387,7 @@ class Ingest:
         # written before the next commit, or the one after that.
         among_others = self._fellowship is not None and not self._idle
         group = self._observing = Group(busy=set(self._said) if among_others else set())
+        group.waits = self._queue.waiting.comes_first if self._queue.waiting else None
         taken = list(works)
         sound = await self._observe(works, group, taken)
         while sound and not self._astray and not self._idle and _size(taken) < GROUP_EVENTS:
@@ -399,7 +400,8 @@ class Ingest:
         if not sound:
             return
         self._wake.set()  # whatever else it was set for
-        self._queue.put_back(group.rests)
+        for rest in group.rests:
+            self._queue.waiting.put(rest)
         if self._committing is not None:
             await self._committing
         if self._astray:

@@ -163,7 +163,7 @@ class Observer:
         self, draft: Draft, subscriber_ids: Collection[str], peers: Collection[str] = ()
     ) -> States:
         """The states of these, ready to be folded into."""
-        states = await self._take_hold(draft.group, subscriber_ids, peers)
+        states = await self._take_hold(draft.group, draft.work.place, subscriber_ids, peers)
         if states:
             positions = [state.position for state in states.values()]
             draft.above(max(positions))
@@ -173,10 +173,13 @@ class Observer:
         return states
 
     async def _take_hold(
-        self, group: Group, subscriber_ids: Collection[str], peers: Collection[str] = ()
+        self, group: Group, place: int, subscriber_ids: Collection[str], peers: Collection[str]
     ) -> States:
         """Those that another member holds are not in it, and are busy for all of the group from then on. So
-        are those for whom another one waits since an earlier group: they have to be given up after that."""
+        are those for whom another one waits since an earlier group: they have to be given up after that;
+        and those for whom something waits since then, before that place: it comes first."""
+        if group.waits is not None:
+            group.busy.update(each for each in subscriber_ids if group.waits(each, place))
         others = self._states.wanted
         busy = others & set(subscriber_ids) - group.held - group.busy if others else set[str]()
         group.busy |= busy

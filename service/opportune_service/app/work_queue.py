@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app.waiting import Waiting
 from opportune_service.app.works import Work
 
 GROUP_EVENTS = 2_000
@@ -42,7 +43,8 @@ class WorkQueue:
     A stream sends many batches ahead, which may be a second of work, and a caller with one event, or a
     clerk with a customer at the counter, waits for each answer. So these have a lane of their own. Where
     something waits in both, each lane has about half of every group; within a lane works are taken in the
-    order in which they came. What was taken before and is put back comes before both.
+    order in which they came. What was taken before and is put back comes before both; so does what is
+    `waiting`, in its turn, in half of every group.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -51,6 +53,7 @@ class WorkQueue:
         self._asked = _Lane()
         self._ahead = _Lane()
         self._urgent: deque[Work] = deque()
+        self.waiting = Waiting()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
@@ -58,7 +61,7 @@ class WorkQueue:
     @property
     def events(self) -> int:
         """How many events and the like wait."""
-        return self._again.events + self._asked.events + self._ahead.events
+        return self.waiting.events + self._again.events + self._asked.events + self._ahead.events
 
     async def put(self, work: Work, *, ahead: bool = False) -> None:
         """Queue a work as soon as there is room. `ahead`: its caller sends more before it is answered.
@@ -75,10 +78,13 @@ class WorkQueue:
 
     def put_back(self, works: Sequence[Work]) -> None:
         """Put works that were taken before everything else that waits but what is urgent, also when it is
-        closed."""
-        self._again.works.extendleft(reversed(works))
-        self._again.events += sum(work.size for work in works)
-        if works:
+        closed. What is `waiting` came after these, so it follows them."""
+        for work in works:
+            work.place = 0
+        back = [*works, *self.waiting.take_all()]
+        self._again.works.extendleft(reversed(back))
+        self._again.events += sum(work.size for work in back)
+        if back:
             self._wake()
 
     def put_urgent(self, work: Work) -> None:
@@ -94,8 +100,9 @@ class WorkQueue:
         elif first.works and first.works[0].between:  # it stands alone
             works = [first.pop()]
         else:
-            works = self._next(0)
-        if self._urgent or self._again.works or self._asked.works or self._ahead.works:
+            works = self.waiting.take_turn(GROUP_EVENTS // 2)
+            works += self._next(sum(work.size for work in works))
+        if self._urgent or self._again.works or self._asked.works or self._ahead.works or self.waiting:
             self._wake()
         self._room.set()
         return works
@@ -130,6 +137,7 @@ class WorkQueue:
     def forget(self, subscriber_id: str) -> None:
         """Drop what the service itself has queued of a subscriber who is erased. What is queued of
         backfills goes whole: it was read from the log."""
+        self.put_back(())
         for lane in (self._again, self._asked):
             for work in lane.works:
                 size = work.size

@@ -47,7 +47,7 @@ class Work:
     `deferred_to_us`: decide again a turn's worth of what was deferred and is due by then. `showing`:
     prompts to decide again because the service itself shows them at the touch point. `generation`: of the
     record from which it was made (`LiveRevision.generation`); under another one it is refused. `faulty`:
-    events on which we failed, to be rejected.
+    events on which we failed, to be rejected. `place`: where it waits (`Waiting`); 0 if it never did.
     """
 
     done: asyncio.Future[Receipt]
@@ -64,6 +64,7 @@ class Work:
     showing: Sequence[OpenPrompt] = ()
     indexes: Sequence[int] = ()
     faulty: Collection[EventKey] = ()
+    place: int = 0
     generation: int | None = None
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
@@ -72,13 +73,23 @@ class Work:
     def size(self) -> int:
         return len(self.events) + len(self.records) + len(self.fills) + len(self.dues) + len(self.showing)
 
+    @property
+    def subscriber_ids(self) -> set[str]:
+        """Of whom it tells something that has to be taken in in order."""
+        told = (self.events, self.records, self.fills, self.dues)
+        return {each.subscriber_id for those in told for each in those}
+
     def split(self, busy: Collection[str]) -> tuple[Work, Work]:
         """The part of those who are not `busy`, and the rest. When both are answered, this is: with what
         became of both, or with the error of one, though the other may count already."""
         parts = (Work(_future(self)), Work(_future(self)))
+        if self.subscriber_ids.issubset(busy):  # however often it is tried, there is nothing to join
+            parts[0].source, parts[0].now_us = self.source, self.now_us
+            return parts[0], self
         for part, rest in zip(parts, (False, True), strict=True):
             part.source, part.now_us, part.generation = self.source, self.now_us, self.generation
             part.touch_point, part.prompts, part.faulty = self.touch_point, self.prompts, self.faulty
+            part.place = self.place
             indexes = self.indexes or range(len(self.events))
             chosen = [
                 (index, event)
@@ -171,7 +182,8 @@ class Group:
     `held`: subscribers whose states were loaded for it; `touched`: those whose states it changes; `said`:
     those of them of whom something was said that is in the context. `busy`: those whom another member held
     or waits for, or is to be told something of first: nothing of them is taken in before the next group.
-    `works`: what was taken in; `rests`: what was not, and comes first in the next group.
+    `waits` tells, of a subscriber and the place of a work, of whom something comes before that; None if
+    nothing waits. `works`: what was taken in; `rests`: what was not, and waits.
     """
 
     batches: list[Batch] = field(default_factory=list)
@@ -184,6 +196,7 @@ class Group:
     touched: set[str] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
+    waits: Callable[[str, int], bool] | None = None
     works: list[Work] = field(default_factory=list)
     rests: list[Work] = field(default_factory=list)
 
