@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import pytest
+from opportune_service.app.errors import StoreUnavailableError
 from opportune_service.app.waiting import Waiting
 from opportune_service.app.work_queue import GROUP_EVENTS, WorkQueue
 from opportune_service.app.works import Receipt, Work
@@ -80,6 +82,20 @@ def test_a_work_of_which_nothing_can_be_taken_in_stays_as_it_is() -> None:
     in_loop(body)
 
 
+def test_an_error_of_the_part_that_nobody_waits_for_is_not_reported_as_unseen() -> None:
+    async def body() -> None:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: reported.append(about))
+        part, _ = work("0", ANNE).split({ANNE})
+        part.done.set_exception(StoreUnavailableError("away"))
+        await asyncio.sleep(0)
+        del part
+        gc.collect()
+        assert reported == []
+
+    in_loop(body)
+
+
 class Pipeline:
     """As much of one as is about who waits: each group has its own subscribers who are busy. `orderly`: it
     asks for whom something comes first."""
@@ -133,8 +149,23 @@ def test_whoever_is_busy_when_all_is_taken_in_in_the_order_of_each_subscriber(se
 
 
 def test_control_without_asking_for_whom_something_comes_first_it_is_not() -> None:
-    came, taken = in_loop(lambda: live(1, orderly=False))
+    came, taken = in_loop(lambda: live(4, orderly=False))
     assert taken != came
     assert {who: sorted(ids) for who, ids in taken.items()} == {
         who: sorted(ids) for who, ids in came.items()
     }
+
+
+def test_whoever_waits_has_a_turn_though_more_come_to_wait_all_the_time() -> None:
+    """In each group another work comes to wait: those before have their turn all the same."""
+
+    async def body() -> None:
+        pipeline = Pipeline()
+        await pipeline.queue.put(work("first", ANNE))
+        for n in range(20):
+            await pipeline.queue.put(work(str(n), ANNE))
+            pipeline.group({ANNE} if n < 5 else set())
+        assert pipeline.taken[ANNE][:1] == ["first-0"]
+        assert pipeline.queue.waiting.events < 10
+
+    in_loop(body)

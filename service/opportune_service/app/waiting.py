@@ -10,7 +10,8 @@ from opportune_service.app.works import Work
 class Waiting:
     """Works in the order in which they came, each with its place, which what is left of it keeps when it is
     tried. They are tried in turn, so that those whose subscribers a dead member holds, which takes seconds,
-    do not hold up those who wait for a commit of a living one.
+    do not hold up those who wait for a commit of a living one. Who comes to wait meanwhile is tried in the
+    next round: else those before would never be, where some come all the time.
 
     Of each subscriber, nothing may be taken in before what waits: whoever uses this asks for whom it
     `comes_first`.
@@ -22,6 +23,7 @@ class Waiting:
         self._places: dict[str, list[int]] = {}
         self._last = 0
         self._tried = 0
+        self._round_to = 0
         self.events = 0
         """How many events and the like wait."""
 
@@ -46,10 +48,12 @@ class Waiting:
     def take_turn(self, most: int) -> list[Work]:
         """Those whose turn it is to be tried, in order: up to about so many events and the like."""
         places = sorted(self._works)
-        start = bisect_right(places, self._tried)
+        turn = places[bisect_right(places, self._tried) : bisect_right(places, self._round_to)]
+        if not turn:
+            turn, self._round_to = places, self._last
         works: list[Work] = []
         size = 0
-        for place in places[start:] or places:
+        for place in turn:
             if size >= most:
                 break
             self._tried = place

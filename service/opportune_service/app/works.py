@@ -85,6 +85,7 @@ class Work:
         parts = (Work(_future(self)), Work(_future(self)))
         if self.subscriber_ids.issubset(busy):  # however often it is tried, there is nothing to join
             parts[0].source, parts[0].now_us = self.source, self.now_us
+            parts[0].done.add_done_callback(_hear)
             return parts[0], self
         for part, rest in zip(parts, (False, True), strict=True):
             part.source, part.now_us, part.generation = self.source, self.now_us, self.generation
@@ -109,6 +110,12 @@ class Work:
 
 def _future(work: Work) -> asyncio.Future[Receipt]:
     return work.done.get_loop().create_future()
+
+
+def _hear(done: asyncio.Future[Receipt]) -> None:
+    """Nobody waits for it: its error is not to be reported as one that nobody has seen."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _give_up(done: asyncio.Future[Receipt], parts: Sequence[asyncio.Future[Receipt]]) -> None:
