@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from opportune_service.adapters.sql import SqlLedger
 from opportune_service.app import commit, faults
 from opportune_service.app.advise import Visit, advise
 from opportune_service.app.errors import StoreUnavailableError, SupersededError
 from opportune_service.app.faults import FaultyEventError
+from opportune_service.app.log import items_of
 from opportune_service.app.records import QuarantineFilter
 from opportune_service.app.works import Group, Work
 from opportune_service.bootstrap import Application
@@ -22,7 +24,7 @@ from opportune_service.core.events import Event, RejectionReason
 from opportune_service.core.state import encode_state
 from opportune_service.core.verdict import EventKey, Moment, Verdict
 from support.applications import in_loop, running
-from support.members import Stores, members
+from support.members import HeldCommit, Stores, members
 from support.rulebases import NOON_US
 from support.small_rulebase import mms, subscribers
 
@@ -175,5 +177,42 @@ def test_what_was_being_committed_is_taken_in_again_before_what_was_observed_aft
             await ingest._settle(Group(works=[earlier]), commit)
             assert ingest._again == [earlier, later]
             await asyncio.gather(earlier.done, later.done)
+
+    in_loop(body)
+
+
+def test_what_waits_for_another_member_keeps_its_order_though_an_event_is_put_aside(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of her waits than is tried in one group, so some of it is not in the group that fails."""
+    break_folding(monkeypatch)
+    stores = Stores(postgres_url, redis_url)
+    anne, bob = PEOPLE[:2]
+
+    async def body() -> None:
+        async with members(stores, people=PEOPLE) as (one, other):
+            held = HeldCommit(other, monkeypatch)
+            working = asyncio.create_task(other.ingest.publish("other", [mms(anne, "o", NOON_US)]))
+            await asyncio.to_thread(held.reached.wait)
+            sent = [[mms(anne, f"{n}-{m}", NOON_US + m) for m in range(700)] for n in range(6)]
+            waiting = [await one.ingest.offer("stream", each) for each in sent]
+            for n in range(4):
+                receipt = await one.ingest.publish("call", [faulty(bob, f"faulty{n}")])
+                assert [each.reason for each in receipt.rejections] == [RejectionReason.INTERNAL]
+            held.let_go()
+            await working
+            receipts = await asyncio.gather(*waiting)
+            assert [each.accepted for each in receipts] == [700] * 6
+
+        def logged() -> list[str]:
+            ledger = SqlLedger.open(stores.ledger)
+            try:
+                rows = [row for row in ledger.read_log(0) if row.source == "stream"]
+                items = [item for row in rows for item in items_of(row)]
+                return [item.id for item in items if isinstance(item, Event)]
+            finally:
+                ledger.close()
+
+        assert await asyncio.to_thread(logged) == [each.id for batch in sent for each in batch]
 
     in_loop(body)

@@ -434,9 +434,11 @@ class Ingest:
                 if not work.done.done():  # the caller may have gone
                     work.done.set_exception(error)
             except FaultyEventError as fault:
-                left = [*group.works, *group.rests, *works[number:]]
-                self._faults.put_aside(fault, left)
-                self._fail(left, fault, group.held)
+                left = [*group.rests, *works[number:]]
+                self._faults.put_aside(fault, [*group.works, *left])
+                for each in left:  # what waits since before any of it is not in this group, perhaps
+                    self._queue.waiting.put(each)
+                self._fail(group.works, fault, group.held)
                 return False
             except Exception as error:
                 # A fault of ours in one batch: its states may be half changed, so they are rebuilt.

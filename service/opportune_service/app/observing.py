@@ -123,8 +123,8 @@ class Observer:
 
     async def observe(self, work: Work, group: Group) -> None:
         """Raises `NoRulebaseError`, `OutdatedError` before anything has changed; any other error leaves
-        states half changed, of the subscribers in `group.held`. With `FaultyEventError`, what is left of
-        the work is among `group.rests`."""
+        states half changed, of the subscribers in `group.held`. With `FaultyEventError`, what could be
+        taken in of the work is among `group.works`."""
         if self._membership is not None and work.generation not in (None, self._live.generation):
             raise OutdatedError("another generation has begun; make it again of what the record says now")
         following = self._membership.positions() if self._membership else one_more
@@ -132,7 +132,7 @@ class Observer:
         try:
             await self._take(draft)
         except FaultyEventError:
-            group.rests.append(draft.work)
+            group.works.append(draft.work)
             raise
         self.position = draft.last_position
         group.works.append(draft.work)
