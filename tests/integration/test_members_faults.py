@@ -7,15 +7,16 @@ import threading
 from collections.abc import Collection, Sequence
 
 import pytest
-from opportune_service.app.errors import StoreUnavailableError
+from opportune_service.app import ingest
+from opportune_service.app.errors import StoreUnavailableError, SupersededError
 from opportune_service.app.takeover import hold
-from opportune_service.app.works import Group
+from opportune_service.app.works import Group, Work
 from opportune_service.bootstrap import Application
 from opportune_service.clocks import ManualClock
 from opportune_service.core.events import ContextRecord, Due, ImportMode
 from opportune_service.core.verdict import Verdict
 from support.applications import in_loop
-from support.members import Gate, Stores, leading, members, publish, until
+from support.members import Gate, HeldCommit, Stores, leading, members, publish, until
 from support.rulebases import NOON_US
 from support.servers import redis
 from support.small_rulebase import SECOND_US, mms, subscribers
@@ -197,5 +198,62 @@ def test_a_leader_that_is_told_to_stop_takes_over_first_whom_its_callers_wait_fo
             async with asyncio.timeout(60):
                 assert (await call).accepted == 1
             beats.open()
+
+    in_loop(body)
+
+
+def test_what_is_being_committed_at_the_end_is_answered_though_another_revision_was_activated(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            held = HeldCommit(one, monkeypatch)
+            call = asyncio.create_task(one.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))
+            await asyncio.to_thread(held.reached.wait)
+            await one.ingest.close()
+            await asyncio.sleep(0.1)
+            await other.thread.run(advanced, other)
+            held.let_go()
+            async with asyncio.timeout(20):
+                assert (await call).accepted == 1
+
+    in_loop(body)
+
+
+def advanced(app: Application) -> None:
+    with app.ledger.transaction() as tx:
+        tx.advance()
+
+
+def test_a_member_that_has_nothing_to_do_ends_in_good_order_though_redis_is_away(postgres_url: str) -> None:
+    async def body() -> None:
+        with redis() as server:
+            stores = Stores(postgres_url, server.url)
+            async with members(stores, 1) as (app,):
+                assert (await publish(app, [mms(ANNE, "e1", NOON_US)])).accepted == 1
+                server.kill()
+                await app.ingest.close()
+            assert not app.ingest.drained
+
+    in_loop(body)
+
+
+def test_whatever_keeps_a_member_from_recovering_at_the_end_what_is_to_be_taken_in_again_is_answered(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with members(stores, 1) as (app,):
+            work = Work(asyncio.get_running_loop().create_future())
+
+            async def begun_again(_: Collection[str]) -> None:
+                raise SupersededError("another generation began meanwhile")
+
+            monkeypatch.setattr(ingest, "_LAST_SECONDS", 0.0)
+            monkeypatch.setattr(app.ingest, "_make_sound", begun_again)
+            app.ingest._fail([work], SupersededError("another generation"), {ANNE})
+            await app.ingest.close()
+            with pytest.raises(StoreUnavailableError):
+                async with asyncio.timeout(20):
+                    await work.done
 
     in_loop(body)

@@ -321,7 +321,10 @@ class Ingest:
             elif works:
                 await self._process(works)
             elif self._closing:
-                break
+                if self._committing is not None:
+                    await self._committing
+                if not self._astray:  # else something of it may have to be taken in again
+                    break
             if self._checkpoints.due and not self._astray:
                 await self._checkpoint_step()
             if self._closing:
@@ -356,9 +359,12 @@ class Ingest:
             await self._checkpoints.wait()
             self._checkpoints.abandon()
             self._checkpoints.due = True
-            while self._checkpoints.due:
-                await self._checkpoints.wait()
-                await self._checkpoints.step(self._observed_to())
+            try:
+                while self._checkpoints.due:
+                    await self._checkpoints.wait()
+                    await self._checkpoints.step(self._observed_to())
+            except StoreUnavailableError as error:  # nothing is lost: the log has all of it
+                log.warning("ending while the store is unavailable: %s", error)
             await self._checkpoints.wait()
             with contextlib.suppress(StoreUnavailableError):  # the others will take who is left
                 await self._states.hand_over()
@@ -573,7 +579,8 @@ class Ingest:
                 if not isinstance(error, StoreUnavailableError):
                     raise
                 log.warning("ending while the store is unavailable: %s", error)
-                self._fail([], error, ())
+                # Whatever it was: what was to be taken in again is refused now.
+                self._fail([], StoreUnavailableError(_UNAVAILABLE), ())
                 return False
             log.warning("the store is still unavailable; trying again in half a second", exc_info=True)
             self._recover_at = loop.time() + _RECOVER_SECONDS
