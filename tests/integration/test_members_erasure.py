@@ -246,3 +246,24 @@ def test_a_prompt_whose_subscriber_another_member_is_at_work_on_is_shown_soon(
             assert [each.subscriber_id for each in leased] == [ANNE]
 
     in_loop(body)
+
+
+def test_what_waits_for_another_member_when_she_is_erased_is_erased(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent before."""
+
+    async def body() -> None:
+        async with members(stores) as (one, other):
+            held = HeldCommit(other, monkeypatch)
+            working = asyncio.create_task(other.ingest.publish("other", [mms(ANNE, "o", NOON_US)]))
+            await asyncio.to_thread(held.reached.wait)
+            call = asyncio.create_task(one.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))
+            await until(lambda: one.ingest.queued > 0, "it waits")
+            erasing = asyncio.create_task(one.erasures.erase(ANNE, "operator", REASON))
+            await asyncio.sleep(0.5)
+            held.let_go()
+            await asyncio.gather(working, erasing, call)
+            assert logged(stores, ANNE) == 0
+
+    in_loop(body)

@@ -129,7 +129,7 @@ class Erasures:
                 done.append(await self._finish(erasing, complete, by, reason))
 
             await self._ingest.forewarn()
-            await self._ingest.between(finish)
+            await self._ingest.between(finish, erasing.number)
             return Erased(done[0].existed or named, done[0].at_us)
 
     def _page(self, after: int) -> tuple[int, list[LogRow]]:

@@ -190,10 +190,11 @@ class Ingest:
         work = Work(_unanswered(), dues=dues, now_us=now_us, generation=self._live.generation)
         return await self._submit(work)
 
-    async def between(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Await `call` when everything observed so far is durable, and before anything else is observed.
-        Raises what it raises, and `StoreUnavailableError` if it was not called."""
-        await self._submit(Work(_unanswered(), between=call))
+    async def between(self, call: Callable[[], Awaitable[None]], about: str = "") -> None:
+        """Await `call` when everything observed so far is durable, and before anything else is observed;
+        `about` whom it is: not before what waits of that subscriber, whom another member holds. Raises what
+        it raises, and `StoreUnavailableError` if it was not called."""
+        await self._submit(Work(_unanswered(), between=call, about=about))
 
     def forget(self, subscriber_id: str) -> None:
         """Drop what the service itself holds of a subscriber who is erased: call it `between`, before

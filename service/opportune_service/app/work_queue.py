@@ -97,7 +97,7 @@ class WorkQueue:
         first = self._again if self._again.works else self._asked
         if self._urgent:
             works = [self._urgent.popleft()]
-        elif first.works and first.works[0].between:  # it stands alone
+        elif first.works and self._stands_alone(first.works[0]):
             works = [first.pop()]
         else:
             works = self.waiting.take_turn(GROUP_EVENTS // 2)
@@ -106,6 +106,9 @@ class WorkQueue:
             self._wake()
         self._room.set()
         return works
+
+    def _stands_alone(self, work: Work) -> bool:
+        return work.between is not None and not self.waiting.comes_first(work.about, 0)
 
     def take_more(self, size: int) -> list[Work]:
         """Works that may join a commit group which has so many events already."""

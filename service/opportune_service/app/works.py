@@ -48,6 +48,7 @@ class Work:
     prompts to decide again because the service itself shows them at the touch point. `generation`: of the
     record from which it was made (`LiveRevision.generation`); under another one it is refused. `faulty`:
     events on which we failed, to be rejected. `place`: where it waits (`Waiting`); 0 if it never did.
+    `between`: what to call between two groups; if it is about somebody (`about`), after what waits of them.
     """
 
     done: asyncio.Future[Receipt]
@@ -68,6 +69,7 @@ class Work:
     generation: int | None = None
     retire: Revision | None = None
     between: Callable[[], Awaitable[None]] | None = None
+    about: str = ""
 
     @property
     def size(self) -> int:
