@@ -261,7 +261,7 @@ def test_what_waits_for_another_member_when_she_is_erased_is_erased(
             call = asyncio.create_task(one.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))
             await until(lambda: one.ingest.queued > 0, "it waits")
             erasing = asyncio.create_task(one.erasures.erase(ANNE, "operator", REASON))
-            await asyncio.sleep(0.5)
+            await until(lambda: bool(one.ingest._queue._asked.works), "the last step of it waits, too")
             held.let_go()
             await asyncio.gather(working, erasing, call)
             assert logged(stores, ANNE) == 0

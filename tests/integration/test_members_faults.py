@@ -211,7 +211,6 @@ def test_what_is_being_committed_at_the_end_is_answered_though_another_revision_
             call = asyncio.create_task(one.ingest.publish("test", [mms(ANNE, "e", NOON_US)]))
             await asyncio.to_thread(held.reached.wait)
             await one.ingest.close()
-            await asyncio.sleep(0.1)
             await other.thread.run(advanced, other)
             held.let_go()
             async with asyncio.timeout(20):

@@ -76,6 +76,7 @@ def take_over(with_: Folding, own: int, numbers: Collection[int]) -> list[int]:
     Raises `StoreUnavailableError`: then nobody else can tell that anything has happened, and it is to be
     made again; but the states of those whom it had `begun` are half folded, and held."""
     with with_.ledger.transaction() as tx:
+        tx.lock((), [_TAKEOVER])
         dead = _dead(with_.ledger, own, numbers)
         for number in dead:
             tx.expel(number)  # for good: it is not to come back in the middle of what follows

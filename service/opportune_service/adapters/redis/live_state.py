@@ -60,7 +60,8 @@ class RedisLiveState(Holding):
             self._holders = {each: self._holders[each] for each in subscriber_ids if each in self._holders}
         given_up = self._wanted.given_up() & set(subscriber_ids)
         if given_up:
-            self._holders |= await self._store.holders(map(entry_of, given_up))
+            found = await self._store.holders(map(entry_of, given_up))
+            self._holders |= found
         by_holder: defaultdict[bytes, list[str]] = defaultdict(list)
         for each in subscriber_ids:
             holder = self._holders.pop(each, None)
