@@ -25,6 +25,7 @@ from support.applications import activate, in_loop
 from support.members import PATIENCE_SECONDS, Gate, HeldCommit, Stores, known, members, publish, until
 from support.rulebases import NOON_US
 from support.small_rulebase import SECOND_US, mms, small_rulebase, subscribers
+from support.timed_rulebase import MINUTE_US, low, plain, timed_rulebase
 
 PEOPLE = subscribers(5)
 ANNE, BOB = PEOPLE[:2]
@@ -90,6 +91,38 @@ async def taken_over(app: Application, stores: Stores) -> None:
     await until(
         lambda: not stores.rows("SELECT 1 FROM members WHERE number = :n", n=number), "it is taken over"
     )
+
+
+def test_what_waits_for_a_dead_member_stops_the_timer_that_it_kept(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent in time, and whoever takes over does not know of it: it is at a third member, which has
+    to find out first that she is free."""
+
+    async def body() -> None:
+        clock = ManualClock(NOON_US)
+        async with members(stores, 3, timed_rulebase(), clock=clock) as (one, leader, third):
+            await one.ingest.publish("bss", [low(ANNE, "e1", NOON_US)])
+            for gate in fall_silent(one, monkeypatch):
+                await gate.waiting.wait()
+            clock.value_us += 59 * MINUTE_US
+            in_time = plain("recharge", ANNE, "e2", clock.value_us)
+            call = asyncio.create_task(third.ingest.publish("bss", [in_time]))
+            await until(lambda: third.ingest.queued > 0, "it waits for her")
+            looking = Gate(third.states, "load", monkeypatch)
+            looking.shut()
+            clock.value_us += 3 * MINUTE_US
+            await leader.ingest.publish("bss", [plain("recharge", BOB, "e3", clock.value_us)])
+            await taken_over(one, stores)
+            await leader.ingest.settle_timers()
+            looking.open()
+            assert (await call).accepted == 1
+            clock.value_us += 10 * SECOND_US
+            for app in (leader, third):
+                await app.ingest.settle_timers()
+        assert not stores.rows("SELECT 1 FROM decisions")
+
+    in_loop(body)
 
 
 async def checkpoint(app: Application) -> None:

@@ -457,6 +457,7 @@ def test_the_timers_of_a_dead_member_fire_once_at_another(
             clock.value_us += HOUR_US + 2 * MINUTE_US
 
             async def fired() -> bool:
+                clock.value_us += SECOND_US
                 await asyncio.gather(second.ingest.settle_timers(), third.ingest.settle_timers())
                 return len(credit_of(stores)) >= 2
 

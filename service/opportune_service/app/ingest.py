@@ -62,6 +62,8 @@ _BUSY_SECONDS = 0.002
 """How long to wait when other members hold everybody: a good part of a commit."""
 
 _TIMERS_AT_ONCE = 1_000
+_HEARD_US = 1_000_000
+"""So long after a member died, whoever has something waiting of those whom it held has asked for them."""
 _UNAVAILABLE = "the store is unavailable; try again"
 _RECOVER_SECONDS = 0.5
 _LAST_SECONDS = 3.0
@@ -651,7 +653,8 @@ class Ingest:
         membership = fellowship.membership
         try:
             # First: who cannot reach live state is better taken over than thought to live.
-            late = await self._states.due(self._clock.now_us() - SILENT_US, _TIMERS_AT_ONCE)
+            now_us = self._clock.now_us()
+            late = await self._states.due(now_us - SILENT_US, _TIMERS_AT_ONCE)
             pulse = await membership.beat(self._observer.watermarks.marks())
         except StoreUnavailableError as error:
             if self.healthy.is_set():
@@ -662,10 +665,10 @@ class Ingest:
             self._fail([], ExpelledError("this member was taken for dead"), ())
         elif self._tending.done():
             self._tending = asyncio.create_task(self._tend(fellowship, pulse))
-        for subscriber_id, due_us in late if membership.leads else ():
+        for subscriber_id, _ in late if membership.leads else ():
             # Somebody should have settled it by now: whoever loaded it last is gone.
             if subscriber_id not in self._observer.timers:
-                self._observer.timers.set(subscriber_id, due_us)
+                self._observer.timers.set(subscriber_id, now_us + _HEARD_US)
 
     async def _tend(self, fellowship: Fellowship, pulse: Pulse) -> None:
         """What a pulse calls for; it may take longer than until the next one."""
@@ -699,6 +702,8 @@ class Ingest:
         finally:
             self._taking_over = False
         self._checkpoints.abandon()  # what they touched is to be in the next round
+        # At other members may wait what stops a timer that is due by now.
+        self._observer.timers.put_off(self._clock.now_us() + _HEARD_US)
 
     @property
     def taken_over(self) -> int:

@@ -47,6 +47,11 @@ class Timers:
             self._heap = [(at_us, subscriber_id) for subscriber_id, at_us in self._at.items()]
             heapq.heapify(self._heap)
 
+    def put_off(self, until_us: int) -> None:
+        """Look at nobody before then."""
+        while (subscriber_id := self.first(until_us)) is not None:
+            self.set(subscriber_id, until_us)
+
     def first(self, until_us: int) -> str | None:
         """Who is next before `until_us`: the earliest, and of those at one instant the least id. It stays
         first until it is set anew."""
